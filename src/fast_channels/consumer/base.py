@@ -1,0 +1,265 @@
+"""The consumer: a class with a method for each type of message.
+
+An instance is an ASGI application for one connection. All its handlers run in the
+task that the server runs it in, one after the other.
+"""
+
+import contextlib
+import functools
+import inspect
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Any, cast
+
+from fast_channels.exceptions import StopConsumer
+from fast_channels.layers.base import BaseChannelLayer
+from fast_channels.layers.registry import channel_layers
+from fast_channels.loop import DispatchLoop
+from fast_channels.type_defs import (
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ChannelMessage,
+    ChannelScope,
+)
+
+__all__ = ["AsyncConsumer", "ConsumerApplication"]
+
+logger = logging.getLogger(__name__)
+
+# The handlers that the base classes themselves have; what else they define is not
+# for a message to call.
+_EVENT_HANDLERS = frozenset(
+    {
+        "websocket_connect",
+        "websocket_receive",
+        "websocket_disconnect",
+        "http_request",
+        "http_disconnect",
+    }
+)
+_PACKAGE = __name__.partition(".")[0]
+
+# Classes whose missing layer was logged.
+_warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
+
+
+class AsyncConsumer:
+    """An ASGI application in which each type of message has a method.
+
+    A message of type ``chat.message`` is given to the method ``chat_message``, whether
+    it comes from the server or through the channel layer. Handlers of one consumer
+    never overlap, and messages of one source are handled in the order of arrival. A
+    handler ends the consumer by raising ``StopConsumer``; any other exception ends it
+    too, and reaches the server.
+
+    Routes take :meth:`as_asgi`. The constructor takes whatever it is given there, and
+    needs no event loop.
+    """
+
+    channel_layer_alias: str | None = None
+    """The alias of the layer to use; None for no layer."""
+
+    scope: ChannelScope
+    """What the server says of the connection."""
+
+    channel_layer: BaseChannelLayer | None = None
+    """The layer, or None if there is none."""
+
+    # Declared as str, since code that uses it has a layer; without one it is None.
+    channel_name: str = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    """The name of the channel that reaches this consumer; None without a layer."""
+
+    channel_receive: Callable[[], Awaitable[ChannelMessage]]
+    """Waits for the next message of the channel; unset without a layer."""
+
+    base_send: Callable[[ChannelMessage], Awaitable[None]]
+    """The server's ``send``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> "ConsumerApplication":
+        """Return an ASGI application that makes an instance for each connection.
+
+        It goes wherever an ASGI application goes: into a route of a framework, or to
+        a server.
+
+        Args:
+            **initkwargs: The keyword arguments of every instance.
+        """
+        return ConsumerApplication(cls, initkwargs)
+
+    async def __call__(
+        self,
+        scope: ChannelScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
+        """Serve one connection until it ends.
+
+        Cancelling ends the connection; what has to be released is released first.
+        """
+        self.scope = scope
+        self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
+        self.channel_layer = self._find_layer()
+        cause: BaseException | None = None
+        try:
+            await self._run(receive)
+        except StopConsumer as exc:
+            cause = exc
+        except BaseException as exc:
+            cause = exc
+            raise
+        finally:
+            await self._end(cause)
+
+    async def dispatch(self, message: ChannelMessage) -> None:
+        """Give a message to the method for its type.
+
+        Args:
+            message: The message; its ``type`` names the method, with an underscore
+                for each dot.
+
+        Raises:
+            ValueError: The message has no type, or there is no method for it.
+        """
+        message_type = message.get("type")
+        if not isinstance(message_type, str):
+            raise ValueError(  # noqa: TRY004 # as for any message without a handler
+                "a message needs a 'type', a str that names its handler; "
+                f"this one has {message_type!r}: {message!r}"
+            )
+        name = _handler_name(type(self), message_type)  # type: ignore[arg-type] # mypy looks at the hash of instances
+        handler = getattr(self, name, None)
+        if handler is None:
+            raise ValueError(
+                f"no handler for message type {message_type!r}: "
+                f"{type(self).__qualname__} has no method {name!r}"
+            )
+        await handler(message)
+
+    async def send(self, message: ChannelMessage) -> None:
+        """Send an event to the server.
+
+        Args:
+            message: The event, as the specification of the protocol has it.
+        """
+        await self.base_send(message)
+
+    async def _run(self, receive: ASGIReceiveCallable) -> None:
+        loop = DispatchLoop(self.dispatch)
+        layer = self.channel_layer
+        if layer is None:
+            await self._begin(receive)
+            await loop.run([receive])
+            return
+        self.channel_name = await layer.new_channel()
+        self.channel_receive = functools.partial(layer.receive, self.channel_name)
+        mailbox = layer.attach(self.channel_name, loop.wake)
+        await self._begin(receive)
+        if mailbox is None:
+            await loop.run([receive, self.channel_receive])
+        else:
+            await loop.run([receive], mailbox.take)
+
+    async def _begin(self, receive: ASGIReceiveCallable) -> None:
+        """Do what comes before the first message; subclasses may dispatch one."""
+
+    async def _end(self, cause: BaseException | None) -> None:
+        """Release what the connection held, whatever ended it.
+
+        It raises nothing but a cancellation, so that the cause reaches the server.
+
+        Args:
+            cause: What ended the connection.
+        """
+        if self.channel_layer is not None and self.channel_name is not None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
+            with self._logged("release its channel"):
+                await self.channel_layer.delete_channel(self.channel_name)
+
+    @contextlib.contextmanager
+    def _logged(self, step: str) -> Generator[None]:
+        """Log what goes wrong in one step of the ending, and go on with the next."""
+        try:
+            yield
+        except Exception:
+            logger.exception("%s could not %s", type(self).__qualname__, step)
+
+    def _find_layer(self) -> BaseChannelLayer | None:
+        alias = self.channel_layer_alias
+        layer = channel_layers.get(alias)
+        if layer is None and alias is not None and type(self) not in _warned:
+            _warned.add(type(self))
+            logger.warning("%s has no channel layer: %s", *self._explain_no_layer())
+        return layer
+
+    def _explain_no_layer(self) -> tuple[str, str]:
+        name = type(self).__qualname__
+        if self.channel_layer_alias is None:
+            return name, "its channel_layer_alias is None"
+        registered = ", ".join(map(repr, channel_layers)) or "none"
+        return name, (
+            f"no layer is registered for its channel_layer_alias "
+            f"{self.channel_layer_alias!r} (registered: {registered})"
+        )
+
+
+class ConsumerApplication:
+    """The ASGI application of a consumer class: one instance for each connection.
+
+    It has the name and the docstring of the class.
+    """
+
+    def __init__(
+        self,
+        consumer_class: type[AsyncConsumer],
+        consumer_initkwargs: Mapping[str, Any],
+    ) -> None:
+        self.consumer_class = consumer_class
+        """The class of which every connection gets an instance."""
+        self.consumer_initkwargs = consumer_initkwargs
+        """The keyword arguments of every instance."""
+        self.__name__ = consumer_class.__name__
+        self.__qualname__ = consumer_class.__qualname__
+        self.__module__ = consumer_class.__module__
+        self.__doc__ = consumer_class.__doc__
+
+    def __repr__(self) -> str:
+        return f"<ConsumerApplication {self.__module__}.{self.__qualname__}>"
+
+    async def __call__(
+        self,
+        scope: ChannelScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
+        """Serve one connection with an instance of its own."""
+        consumer = self.consumer_class(**self.consumer_initkwargs)
+        await consumer(scope, receive, send)
+
+
+@functools.lru_cache(maxsize=4096)
+def _handler_name(consumer_class: type[AsyncConsumer], message_type: str) -> str:
+    """Return the name of the method for a type of message.
+
+    Raises:
+        ValueError: A message of that type may not name a method of the class.
+    """
+    name = message_type.replace(".", "_")
+    if not name or name.startswith("_"):
+        raise ValueError(
+            f"malformed message type {message_type!r}: "
+            "it must not be empty nor start with '.' or '_'"
+        )
+    if name not in _EVENT_HANDLERS and any(
+        name in vars(base) or name in inspect.get_annotations(base)
+        for base in consumer_class.__mro__
+        if base.__module__.partition(".")[0] == _PACKAGE
+    ):
+        raise ValueError(
+            f"no handler for message type {message_type!r}: {name!r} is a method or "
+            "attribute that every consumer has, which no message may reach"
+        )
+    return name

@@ -1,0 +1,308 @@
+"""The layer of a single process: mailboxes and groups in dicts.
+
+Everything is decided in plain code under one lock, which no code ever waits for while
+it holds it; uncontended, it costs less than a dict look-up. With it the layer may be
+used from several event loops in several threads at once, as when a thread sends with
+``asgiref.sync.async_to_sync``.
+"""
+
+import copy
+import functools
+import marshal
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from fast_channels.exceptions import ChannelFull
+from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
+
+from .base import BaseChannelLayer, require_positive
+from .mailbox import Mailbox
+
+__all__ = ["InMemoryChannelLayer"]
+
+# What a shallow copy may share, because nobody can change it.
+_IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
+
+
+class InMemoryChannelLayer(BaseChannelLayer):
+    """A layer for one process: for tests, development, and servers of one process.
+
+    It reaches every consumer, task and thread of its process, and nothing else.
+    Messages may hold whatever ``copy.deepcopy`` copies; the Redis layers carry less.
+
+    Args:
+        expiry: After how many seconds a message that nobody received is dropped.
+        group_expiry: After how many seconds a channel that nobody receives from is
+            dropped from its groups.
+        capacity: How many messages may wait in one channel. ``send()`` to a full
+            channel raises ``ChannelFull``; ``group_send()`` drops that copy.
+        channel_capacity: A capacity of their own for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match counts.
+
+    Raises:
+        TypeError: An argument is not of the type it should be.
+        ValueError: A number is not positive.
+    """
+
+    extensions = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
+
+    def __init__(
+        self,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: ChannelCapacityDict | None = None,
+    ) -> None:
+        super().__init__(expiry, capacity, channel_capacity)
+        self.group_expiry = require_positive("group_expiry", group_expiry)
+        """After how many seconds an unread channel is dropped from its groups."""
+        self.channels: dict[str, Mailbox] = {}
+        """The mailbox of each channel in which a message or a receiver waits."""
+        self.groups: dict[str, dict[str, float]] = {}
+        """For each group its channels, and when each joined, in Unix time."""
+        # The groups of each channel: `groups` the other way round.
+        self._memberships: dict[str, set[str]] = {}
+        # Guards the three dicts above, and which mailbox they hold.
+        self._lock = threading.Lock()
+        # When to look again for what nobody will fetch any more.
+        self._next_sweep = time.monotonic() + self.expiry
+        # Copies that group_send() did not deliver because a channel was full.
+        self._dropped = 0
+
+    def __repr__(self) -> str:
+        state = self.statistics()
+        return (
+            f"<InMemoryChannelLayer [{state['channels']} channels, "
+            f"{state['groups']} groups, {state['waiting']} messages waiting]>"
+        )
+
+    def statistics(self) -> dict[str, int]:
+        """Return how much the layer holds at this moment.
+
+        ``channels`` and ``groups`` it knows, messages ``waiting`` in channels, and
+        copies ``dropped`` by ``group_send()`` since the layer was made, because a
+        channel was full.
+        """
+        with self._lock:
+            return {
+                "channels": len(self.channels),
+                "groups": len(self.groups),
+                "waiting": sum(map(len, self.channels.values())),
+                "dropped": self._dropped,
+            }
+
+    # Channels
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return the name of a new channel, which nobody else has.
+
+        Args:
+            prefix: What the name starts with.
+
+        Raises:
+            TypeError: The prefix is not valid in a name.
+        """
+        channel = f"{prefix}.inmemory!{secrets.token_hex(8)}"
+        self.require_valid_channel_name(channel)
+        return channel
+
+    async def send(self, channel: str, message: ChannelMessage) -> None:
+        """Send a copy of a message to one channel.
+
+        Raises:
+            ChannelFull: The channel is at capacity; the message was not sent.
+            TypeError: The name is not valid, or the message is not a dict with str
+                keys that can be copied.
+        """
+        self.require_valid_channel_name(channel)
+        self.require_valid_message(message)
+        copies = copies_of(message)
+        deadline = time.monotonic() + self.expiry
+        with self._lock:
+            if not self._mailbox(channel).put(copies, deadline):
+                raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a channel and return it.
+
+        Any number of tasks may wait for one channel; each message goes to one of
+        them. Cancelling is safe: no message is lost.
+
+        Raises:
+            TypeError: The name is not valid.
+        """
+        self.require_valid_channel_name(channel)
+        with self._lock:
+            mailbox = self._mailbox(channel)
+            mailbox.readers += 1
+        try:
+            return await mailbox.get()
+        finally:
+            with self._lock:
+                mailbox.readers -= 1
+                self._sweep_if_due()
+                if not mailbox.readers and not mailbox:
+                    self._forget_mailbox(channel, mailbox)
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Return the mailbox of a channel, for a reader that does not wait."""
+        with self._lock:
+            mailbox = self._mailbox(channel)
+            mailbox.readers += 1
+            mailbox.listener = listener
+            return mailbox
+
+    async def delete_channel(self, channel: str) -> None:
+        """Drop a channel's messages and memberships; a second call does nothing.
+
+        A task that still waits in ``receive()`` waits for a new channel of that name.
+        """
+        with self._lock:
+            mailbox = self.channels.get(channel)
+            if mailbox is not None:
+                mailbox.clear()
+                if mailbox.listener is not None:
+                    mailbox.listener = None
+                    mailbox.readers -= 1
+                if not mailbox.readers:
+                    self._forget_mailbox(channel, mailbox)
+            for group in self._memberships.pop(channel, ()):
+                self._forget_member(group, channel)
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; if it is in it, its time of joining is renewed.
+
+        Raises:
+            TypeError: A name is not valid.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        with self._lock:
+            self.groups.setdefault(group, {})[channel] = time.time()
+            self._memberships.setdefault(channel, set()).add(group)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; nothing changes if it is not in it.
+
+        Raises:
+            TypeError: A name is not valid.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        with self._lock:
+            self._discard(group, channel)
+
+    async def group_send(self, group: str, message: ChannelMessage) -> None:
+        """Send a copy of a message to every channel of a group.
+
+        A channel that is at capacity does not get one; ``statistics()`` counts it.
+
+        Raises:
+            TypeError: The name is not valid, or the message is not a dict with str
+                keys that can be copied.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_message(message)
+        copies = copies_of(message)
+        deadline = time.monotonic() + self.expiry
+        with self._lock:
+            for channel in self.groups.get(group, ()):
+                if not self._mailbox(channel).put(copies, deadline):
+                    self._dropped += 1
+
+    # The whole layer
+
+    async def flush(self) -> None:
+        """Drop every message and every group; whoever receives goes on waiting."""
+        with self._lock:
+            self.groups.clear()
+            self._memberships.clear()
+            for channel, mailbox in list(self.channels.items()):
+                mailbox.clear()
+                if not mailbox.readers:
+                    self._forget_mailbox(channel, mailbox)
+
+    async def close(self) -> None:
+        """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
+        await self.flush()
+
+    # What follows is called with the lock held.
+
+    def _mailbox(self, channel: str) -> Mailbox:
+        mailbox = self.channels.get(channel)
+        if mailbox is None:
+            self._sweep_if_due()
+            mailbox = self.channels[channel] = Mailbox(self.get_capacity(channel))
+        return mailbox
+
+    def _forget_mailbox(self, channel: str, mailbox: Mailbox) -> None:
+        # delete_channel() may have made room for a new one of the same name.
+        if self.channels.get(channel) is mailbox:
+            del self.channels[channel]
+
+    def _discard(self, group: str, channel: str) -> None:
+        self._forget_member(group, channel)
+        groups = self._memberships.get(channel)
+        if groups is not None:
+            groups.discard(group)
+            if not groups:
+                del self._memberships[channel]
+
+    def _forget_member(self, group: str, channel: str) -> None:
+        members = self.groups.get(group)
+        if members is not None:
+            members.pop(channel, None)
+            if not members:
+                del self.groups[group]
+
+    def _sweep_if_due(self) -> None:
+        """Drop what nobody will fetch any more, from time to time."""
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + self.expiry
+        for channel, mailbox in list(self.channels.items()):
+            if not mailbox.readers and mailbox.lapsed:
+                self._forget_mailbox(channel, mailbox)
+        joined_before = time.time() - self.group_expiry
+        for group, members in list(self.groups.items()):
+            for channel, joined in list(members.items()):
+                if joined < joined_before and channel not in self.channels:
+                    self._discard(group, channel)
+
+
+def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
+    """Return a function that returns a new copy of a message at every call.
+
+    The message is read now: changing it afterwards changes no copy.
+
+    Raises:
+        TypeError: The message holds something that cannot be copied.
+    """
+    own = dict(message)
+    if all(type(value) in _IMMUTABLE for value in own.values()):
+        return own.copy
+    try:
+        if _is_plain(own):
+            # Copies nested dicts and lists several times faster than deepcopy().
+            return functools.partial(marshal.loads, marshal.dumps(own))
+        return functools.partial(copy.deepcopy, copy.deepcopy(own))
+    except Exception as exc:
+        raise TypeError(
+            f"this message cannot be sent, as it cannot be copied ({exc}): {message!r}"
+        ) from exc
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is made of nothing but what JSON has, and bytes."""
+    kind = cast("type[object]", type(value))
+    if kind is dict:
+        return all(_is_plain(key) and _is_plain(value[key]) for key in value)
+    if kind is list:
+        return all(map(_is_plain, value))
+    return kind in _IMMUTABLE

@@ -1,0 +1,154 @@
+"""The queue in which the messages of one channel wait.
+
+Whatever carries a message, it ends in a :class:`Mailbox` of the receiving process:
+bounded, expiring, and emptied either by tasks that await :meth:`Mailbox.get` or by
+the loop of a consumer, which sets a ``listener`` and calls :meth:`Mailbox.take`.
+
+The rules:
+
+1. A message leaves only in ``take()``, which does not wait. A task that is cancelled
+   while it sleeps in ``get()`` has therefore taken nothing; and if it was woken
+   already, it wakes the next sleeper in its place.
+2. ``put()`` may be called in any event loop of any thread. The message is appended
+   first and the sleepers are looked at second; a sleeper registers first and looks at
+   the messages second. Whichever way two threads interleave, one sees the other.
+3. A future belongs to the event loop of the task that sleeps on it, and is resolved
+   in that loop only.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fast_channels.loop import wake
+
+__all__ = ["Mailbox"]
+
+
+class Mailbox:
+    """A bounded queue of messages that expire.
+
+    A message is put as a function that returns it, called for each receiver when it
+    takes the message: many mailboxes share one message while it waits, and every
+    receiver gets a dict of its own.
+
+    Args:
+        capacity: How many messages may wait.
+        clock: What deadlines are measured with, in seconds.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_messages",
+        "_sleepers",
+        "capacity",
+        "listener",
+        "readers",
+    )
+
+    def __init__(
+        self, capacity: int, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.capacity = capacity
+        """How many messages may wait."""
+        self.listener: Callable[[], None] | None = None
+        """Called after each ``put()`` for which no task sleeps in ``get()``."""
+        self.readers = 0
+        """For the layer to count who reads it, and to keep it while somebody does."""
+        self._clock = clock
+        # Pairs of (deadline, message), oldest first; deadlines never decrease.
+        self._messages: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque()
+        # One future for each task that sleeps in get(), in order of arrival.
+        self._sleepers: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether it holds nothing that has not expired."""
+        return not self._messages or self._messages[-1][0] <= self._clock()
+
+    def put(
+        self, message: Callable[[], dict[str, Any]], deadline: float = math.inf
+    ) -> bool:
+        """Add a message and wake whoever waits for it.
+
+        Args:
+            message: Returns the message.
+            deadline: When it expires, on the mailbox's clock.
+
+        Returns:
+            False if the mailbox is full; it is left as it was.
+        """
+        if len(self._messages) >= self.capacity and not self._drop_expired():
+            return False
+        self._messages.append((deadline, message))
+        if self._sleepers:
+            self._wake_next()
+        elif self.listener is not None:
+            self.listener()
+        return True
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the oldest message that has not expired, or None without waiting."""
+        messages = self._messages
+        while messages:
+            deadline, message = messages.popleft()
+            if deadline > self._clock():
+                return message()
+        return None
+
+    async def get(self) -> dict[str, Any]:
+        """Return the oldest message that has not expired; wait until there is one.
+
+        Any number of tasks may wait; each message goes to one of them. Cancelling a
+        waiting task is safe: no message is lost.
+        """
+        loop = asyncio.get_running_loop()
+        while (message := self.take()) is None:
+            sleeper: asyncio.Future[None] = loop.create_future()
+            self._sleepers.append(sleeper)
+            if self._messages:
+                # Put by another thread, between take() and the line above.
+                wake(sleeper)
+            try:
+                await sleeper
+            except asyncio.CancelledError:
+                if not self._forget(sleeper):
+                    self._wake_next()
+                raise
+            self._forget(sleeper)
+        return message
+
+    def clear(self) -> None:
+        """Drop every message; whoever waits goes on waiting."""
+        self._messages.clear()
+
+    def _drop_expired(self) -> bool:
+        """Return whether there is room now for one message more."""
+        # IndexError: a receiver in another thread has just taken the last one.
+        with contextlib.suppress(IndexError):
+            if self._messages[0][0] > self._clock():
+                return False
+            self._messages.popleft()
+        return True
+
+    def _wake_next(self) -> None:
+        while self._sleepers:
+            sleeper = self._sleepers.popleft()
+            if not sleeper.done():
+                wake(sleeper)
+                return
+
+    def _forget(self, sleeper: asyncio.Future[None]) -> bool:
+        """Return whether the sleeper was still there: whether nobody chose it."""
+        try:
+            self._sleepers.remove(sleeper)
+        except ValueError:
+            return False
+        return True

@@ -1,0 +1,115 @@
+"""Which layer each alias stands for."""
+
+from collections.abc import Iterator
+
+from .base import BaseChannelLayer
+
+__all__ = [
+    "ChannelLayerRegistry",
+    "channel_layers",
+    "get_channel_layer",
+    "has_layers",
+    "register_channel_layer",
+    "unregister_channel_layer",
+]
+
+
+class ChannelLayerRegistry:
+    """A mapping of aliases to layers.
+
+    The application fills it, usually once and before it serves. A consumer looks its
+    ``channel_layer_alias`` up for every new connection, so a layer may also be
+    registered, replaced or removed later; connections that are open keep theirs.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, BaseChannelLayer] = {}
+
+    def register(self, alias: str, layer: BaseChannelLayer) -> None:
+        """Make an alias stand for a layer, in place of any other it stood for.
+
+        Raises:
+            TypeError: The alias is not a str, or the layer is not an instance of a
+                layer class.
+            ValueError: The alias is empty.
+        """
+        _check_alias(alias)
+        _check_layer(alias, layer)
+        self._layers[alias] = layer
+
+    def unregister(self, alias: str) -> None:
+        """Remove an alias; nothing happens if it is unknown. The layer stays open."""
+        self._layers.pop(alias, None)
+
+    def get(self, alias: str | None) -> BaseChannelLayer | None:
+        """Return the layer of an alias, or None for an unknown alias and for None."""
+        return None if alias is None else self._layers.get(alias)
+
+    def clear(self) -> None:
+        """Remove every alias. The layers stay open."""
+        self._layers.clear()
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._layers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        layers = ", ".join(
+            f"{alias}={type(layer).__name__}" for alias, layer in self._layers.items()
+        )
+        return f"<ChannelLayerRegistry [{layers}]>"
+
+
+def _check_alias(alias: object) -> None:
+    if not isinstance(alias, str):
+        raise TypeError(f"the alias of a layer must be a str, not {alias!r}")
+    if not alias:
+        raise ValueError("the alias of a layer must not be empty")
+
+
+def _check_layer(alias: str, layer: object) -> None:
+    if isinstance(layer, type):
+        raise TypeError(
+            f"the layer for alias {alias!r} must be an instance, but "
+            f"{layer.__name__} is a class: write {layer.__name__}(...)"
+        )
+    if not isinstance(layer, BaseChannelLayer):
+        raise TypeError(
+            f"the layer for alias {alias!r} must be an instance of a subclass of "
+            f"BaseChannelLayer, not {layer!r}"
+        )
+
+
+channel_layers = ChannelLayerRegistry()
+"""The registry that consumers and the functions of this module use."""
+
+
+def register_channel_layer(alias: str, layer: BaseChannelLayer) -> None:
+    """Make an alias stand for a layer, in place of any other it stood for.
+
+    Raises:
+        TypeError: The alias is not a str, or the layer is not an instance of a
+            layer class.
+        ValueError: The alias is empty.
+    """
+    channel_layers.register(alias, layer)
+
+
+def unregister_channel_layer(alias: str) -> None:
+    """Remove an alias; nothing happens if it is unknown. The layer stays open."""
+    channel_layers.unregister(alias)
+
+
+def get_channel_layer(alias: str | None = "default") -> BaseChannelLayer | None:
+    """Return the layer of an alias, or None for an unknown alias and for None."""
+    return channel_layers.get(alias)
+
+
+def has_layers() -> bool:
+    """Return whether any layer is registered."""
+    return len(channel_layers) > 0

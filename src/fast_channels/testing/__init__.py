@@ -1,0 +1,6 @@
+"""Drive consumers and other ASGI applications in tests, without a server."""
+
+from .application import ApplicationCommunicator
+from .websocket import WebsocketCommunicator
+
+__all__ = ["ApplicationCommunicator", "WebsocketCommunicator"]

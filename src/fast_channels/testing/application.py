@@ -1,0 +1,122 @@
+"""Run any ASGI application in a test."""
+
+import asyncio
+import contextlib
+from collections.abc import Generator
+from types import TracebackType
+from typing import Any, Self, cast
+
+import asgiref.testing
+
+from fast_channels.consumer.base import AsyncConsumer
+from fast_channels.type_defs import ASGIApplication, ChannelMessage, ChannelScope
+
+__all__ = ["ApplicationCommunicator"]
+
+
+class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
+    """Runs an application for one connection, and plays its server.
+
+    The application starts with the first call that needs it, in a task and a context
+    of its own. An exception that ends it comes out of the next call.
+
+    Use it with ``async with``: however the block ends, the application has ended too
+    afterwards, and an exception of it that no call has shown yet comes out.
+
+    Args:
+        application: An ASGI application, or a consumer class.
+        scope: The scope of the connection. It may be changed until the application
+            starts.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApplication | type[AsyncConsumer],
+        scope: ChannelScope,
+    ) -> None:
+        if isinstance(application, type) and issubclass(application, AsyncConsumer):
+            application = application.as_asgi()
+        super().__init__(application, scope)  # type: ignore[no-untyped-call] # asgiref.testing has no types
+        # Whether a call has shown the exception that ended the application.
+        self._shown = False
+
+    @property
+    def future(self) -> asyncio.Task[None]:
+        """The task that runs the application; asking for it starts it."""
+        return cast("asyncio.Task[None]", super().future)  # pyright: ignore[reportUnknownMemberType] # asgiref.testing has no types
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._future is None:  # pyright: ignore[reportUnknownMemberType] # as above
+            return
+        future = self.future
+        future.cancel()
+        await asyncio.wait([future])
+        if not future.cancelled() and not self._shown and exc is None:
+            future.result()
+
+    async def send_input(self, message: ChannelMessage) -> None:
+        """Give the application an event from its server.
+
+        Raises:
+            Exception: The one that has ended the application.
+        """
+        with self._showing():
+            await super().send_input(message)  # type: ignore[no-untyped-call] # as above
+
+    async def receive_output(self, timeout: float = 1) -> dict[str, Any]:
+        """Wait for the next event that the application sends, and return it.
+
+        Args:
+            timeout: After how many seconds to give up.
+
+        Raises:
+            TimeoutError: There was none; the application has been cancelled.
+            Exception: The one that has ended the application.
+        """
+        with self._showing():
+            output = await super().receive_output(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # as above
+            return cast("dict[str, Any]", output)
+
+    async def receive_nothing(
+        self, timeout: float = 0.1, interval: float = 0.01
+    ) -> bool:
+        """Return whether the application sends nothing for a while.
+
+        Args:
+            timeout: For how many seconds to look.
+            interval: How many seconds to wait between two looks.
+
+        Raises:
+            Exception: The one that has ended the application.
+        """
+        with self._showing():
+            nothing: bool = await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call] # as above
+            return nothing
+
+    async def wait(self, timeout: float = 1) -> None:
+        """Wait for the application to end.
+
+        Args:
+            timeout: After how many seconds to cancel it.
+
+        Raises:
+            Exception: The one that has ended the application.
+        """
+        with self._showing():
+            await super().wait(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType] # as above
+
+    @contextlib.contextmanager
+    def _showing(self) -> Generator[None]:
+        try:
+            yield
+        except BaseException:
+            self._shown = True
+            raise

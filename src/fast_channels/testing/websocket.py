@@ -1,0 +1,177 @@
+"""Run a WebSocket application in a test."""
+
+import json
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote
+
+from fast_channels.consumer.base import AsyncConsumer
+from fast_channels.type_defs import ASGIApplication, ChannelHeaders
+
+from .application import ApplicationCommunicator
+
+__all__ = ["WebsocketCommunicator"]
+
+
+class WebsocketCommunicator(ApplicationCommunicator):
+    """Runs an application for one WebSocket, and plays its client.
+
+    At the end of an ``async with`` block the client disconnects, with code 1000.
+
+    Args:
+        application: An ASGI application, or a consumer class.
+        path: The path to connect to, with a query string if there is one.
+        headers: The headers of the client's request.
+        subprotocols: The subprotocols that the client offers.
+        spec_version: The version of the ASGI specification of the scope.
+
+    Raises:
+        TypeError: The path is not a str.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApplication | type[AsyncConsumer],
+        path: str,
+        headers: ChannelHeaders | None = None,
+        subprotocols: Iterable[str] | None = None,
+        spec_version: str | None = None,
+    ) -> None:
+        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+            raise TypeError(f"path must be a str, not {path!r}")
+        raw_path, _, query_string = path.partition("?")
+        asgi = {"version": "3.0"}
+        if spec_version is not None:
+            asgi["spec_version"] = spec_version
+        super().__init__(
+            application,
+            {
+                "type": "websocket",
+                "asgi": asgi,
+                "http_version": "1.1",
+                "scheme": "ws",
+                "path": unquote(raw_path),
+                "raw_path": raw_path.encode(),
+                "query_string": query_string.encode(),
+                "root_path": "",
+                "headers": list(headers or ()),
+                "subprotocols": list(subprotocols or ()),
+            },
+        )
+        self.response_headers: list[tuple[bytes, bytes]] = []
+        """The headers with which the application accepted the connection."""
+        # Whether the client has connected and has not disconnected yet.
+        self._connected = False
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if exc is None and self._connected and not self.future.done():
+                await self.disconnect()
+        finally:
+            await super().__aexit__(exc_type, exc, traceback)
+
+    async def connect(self, timeout: float = 1) -> tuple[bool, str | int | None]:
+        """Open the connection.
+
+        Args:
+            timeout: For how many seconds to wait for the application's answer.
+
+        Returns:
+            True and the subprotocol, or None if there is none; or False and the code
+            of the close, when the application refused.
+
+        Raises:
+            TimeoutError: There was no answer; the application has been cancelled.
+        """
+        await self.send_input({"type": "websocket.connect"})
+        self._connected = True
+        event = await self.receive_output(timeout)
+        if event["type"] == "websocket.accept":
+            self.response_headers = list(event.get("headers") or ())
+            return True, event.get("subprotocol")
+        _expect(event, "websocket.close")
+        return False, event.get("code", 1000)
+
+    async def send_to(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        """Send a text frame or a binary frame to the application.
+
+        Raises:
+            TypeError: The content is not of the type that its frame has.
+            ValueError: There is not exactly one of text and bytes.
+        """
+        if (text_data is None) is (bytes_data is None):
+            raise ValueError("send_to() needs either text_data or bytes_data")
+        if text_data is not None:
+            if not isinstance(text_data, str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+                raise TypeError(f"text_data must be a str, not {text_data!r}")
+            await self.send_input({"type": "websocket.receive", "text": text_data})
+        else:
+            if not isinstance(bytes_data, bytes):
+                raise TypeError(f"bytes_data must be bytes, not {bytes_data!r}")
+            await self.send_input({"type": "websocket.receive", "bytes": bytes_data})
+
+    async def send_json_to(self, data: Any) -> None:
+        """Send content as JSON, in a text frame, to the application."""
+        await self.send_to(text_data=json.dumps(data))
+
+    async def receive_from(self, timeout: float = 1) -> str | bytes:
+        """Wait for the next frame from the application, and return its content.
+
+        Args:
+            timeout: After how many seconds to give up.
+
+        Raises:
+            AssertionError: The application did something else, like closing.
+            TimeoutError: There was none; the application has been cancelled.
+        """
+        event = await self.receive_output(timeout)
+        _expect(event, "websocket.send")
+        text, data = event.get("text"), event.get("bytes")
+        assert (text is None) is not (data is None), (
+            f"a websocket.send event has either text or bytes, but got {event!r}"
+        )
+        content = data if text is None else text
+        kind = bytes if text is None else str
+        assert isinstance(content, kind), (
+            f"the content of a frame must be of type {kind.__name__}, not {content!r}"
+        )
+        return content
+
+    async def receive_json_from(self, timeout: float = 1) -> Any:
+        """Wait for the next text frame, and return its content, decoded from JSON.
+
+        Args:
+            timeout: After how many seconds to give up.
+
+        Raises:
+            AssertionError: The application did something else, like closing.
+            TimeoutError: There was none; the application has been cancelled.
+        """
+        content = await self.receive_from(timeout)
+        assert isinstance(content, str), f"JSON comes in text frames, not {content!r}"
+        return json.loads(content)
+
+    async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:
+        """Close the connection as a client does, and wait for the application to end.
+
+        Args:
+            code: The close code that the application is told.
+            timeout: After how many seconds to cancel the application.
+        """
+        self._connected = False
+        await self.send_input({"type": "websocket.disconnect", "code": code})
+        await self.wait(timeout)
+
+
+def _expect(event: dict[str, Any], event_type: str) -> None:
+    assert event["type"] == event_type, (
+        f"expected the application to send {event_type}, but it sent {event!r}"
+    )

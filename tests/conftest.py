@@ -1,0 +1,49 @@
+"""What every test stands on: both event loops, and nothing left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from blockbuster import blockbuster_ctx
+
+from fast_channels.layers import channel_layers
+
+_TESTS = Path(__file__).parent
+_ON_BOTH_LOOPS = (_TESTS / "unit", _TESTS / "contract")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests of layers and consumers on asyncio's loop and on uvloop's."""
+    if any(item.path.is_relative_to(folder) for folder in _ON_BOTH_LOOPS):
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_call() -> Iterator[None]:
+    """Fail a test in which fast_channels blocks the event loop."""
+    with blockbuster_ctx("fast_channels"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def empty_registry() -> Iterator[None]:
+    """Give each test an empty registry of layers."""
+    channel_layers.clear()
+    yield
+    channel_layers.clear()
+
+
+@pytest.fixture(autouse=True)
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test that leaves a task running."""
+    yield
+    # A task that was cancelled in the last line of a test needs a moment to end.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"the test left {len(left)} tasks running: {left}"
