@@ -15,14 +15,12 @@ time, all in the task that runs it. The rules:
 """
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
 
 from .type_defs import ChannelMessage
 
-__all__ = ["DispatchLoop", "await_many_dispatch", "wake"]
+__all__ = ["DispatchLoop", "Received", "await_many_dispatch", "wake"]
 
 # After so many messages in a row others get their turn on the event loop, even if no
 # handler ever waits for anything.
@@ -31,16 +29,30 @@ _RUN = 64
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
 
+Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
+"""What pumps have received: messages, each with the gate at which its pump waits, and
+the exceptions that ended a pump. It has one item for each source at the most."""
 
-def wake(sleeper: asyncio.Future[None]) -> None:
-    """Resolve the future that a task sleeps on, in whichever event loop it runs."""
+
+def wake(sleeper: asyncio.Future[None]) -> bool:
+    """Resolve the future that a task sleeps on. Safe in any thread.
+
+    Returns:
+        False if the task will not wake any more, since its event loop is closed.
+    """
     loop = sleeper.get_loop()
-    if loop is asyncio.get_running_loop():
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if loop is running:
         _resolve(sleeper)
-        return
-    # RuntimeError: that loop is closed, and with it the task is gone.
-    with contextlib.suppress(RuntimeError):
+        return True
+    try:
         loop.call_soon_threadsafe(_resolve, sleeper)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _resolve(sleeper: asyncio.Future[None]) -> None:
@@ -59,22 +71,22 @@ class DispatchLoop:
         dispatch: Awaited with each message.
     """
 
-    __slots__ = ("_dispatch", "_ready", "_sleeper")
+    __slots__ = ("_dispatch", "_ended", "_sleeper", "received")
 
     def __init__(self, dispatch: _Dispatch) -> None:
         self._dispatch = dispatch
-        # What the pumps have received: a message and the gate its pump waits at, or
-        # the exception that ended a pump.
-        self._ready: deque[
-            tuple[ChannelMessage, asyncio.Future[None]] | BaseException
-        ] = deque()
+        # Whether the pumps have been cancelled.
+        self._ended = False
+        self.received: Received = []
+        """What was received and not dispatched yet."""
         # What the loop sleeps on while there is nothing to dispatch.
         self._sleeper: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
         """Tell the loop that there may be something to take. Safe in any thread."""
-        if self._sleeper is not None:
-            wake(self._sleeper)
+        sleeper = self._sleeper
+        if sleeper is not None and not sleeper.done():
+            wake(sleeper)
 
     async def run(
         self,
@@ -97,9 +109,10 @@ class DispatchLoop:
         try:
             await self._run(take or _take_nothing)
         finally:
+            self._ended = True
             for pump in pumps:
                 pump.cancel()
-            await asyncio.wait(pumps)
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _run_alone(self, source: _Source) -> None:
         """Serve a single source, which needs neither a pump nor a sleeper."""
@@ -113,21 +126,22 @@ class DispatchLoop:
 
     async def _run(self, take: Callable[[], ChannelMessage | None]) -> None:
         loop = asyncio.get_running_loop()
-        ready, dispatch = self._ready, self._dispatch
+        ready, dispatch = self.received, self._dispatch
         run = 0
         while True:
-            if ready:
-                await self._dispatch_ready(ready.popleft())
-            message = take()
-            if message is None and not ready:
+            # Made before the look into the mailbox: what comes later resolves it.
+            sleeper = self._sleeper
+            if sleeper is None or sleeper.done():
                 sleeper = self._sleeper = loop.create_future()
-                message = take()
-                if message is None:
-                    run = 0
-                    await sleeper
-                self._sleeper = None
+            if ready:
+                await self._dispatch_ready(ready.pop(0))
+            message = take()
             if message is not None:
                 await dispatch(message)
+            elif not ready:
+                run = 0
+                await sleeper
+                continue
             run += 1
             if run >= _RUN:
                 run = 0
@@ -140,21 +154,23 @@ class DispatchLoop:
             raise item
         message, gate = item
         await self._dispatch(message)
-        gate.set_result(None)
+        _resolve(gate)
 
     async def _pump(self, source: _Source) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
+        try:
+            while True:
                 message = await source()
-            except BaseException as exc:  # noqa: BLE001 # the loop raises it
-                self._ready.append(exc)
+                if self._ended:
+                    # It returned although it was cancelled, as asyncio.wait_for() may.
+                    return
+                gate: asyncio.Future[None] = loop.create_future()
+                self.received.append((message, gate))
                 self.wake()
-                return
-            gate: asyncio.Future[None] = loop.create_future()
-            self._ready.append((message, gate))
+                await gate
+        except BaseException as exc:  # noqa: BLE001 # the loop raises it
+            self.received.append(exc)
             self.wake()
-            await gate
 
 
 async def await_many_dispatch(

@@ -48,7 +48,9 @@ ChannelHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 ChannelCapacityPattern: TypeAlias = str | re.Pattern[str]
 """Which channels a capacity is for: a glob, or a compiled regular expression."""
 
-ChannelCapacityDict: TypeAlias = Mapping[ChannelCapacityPattern, int]
+# The keys are patterns as above; but a Mapping is invariant in its keys, so that with
+# them named a plain dict[str, int] would be refused.
+ChannelCapacityDict: TypeAlias = Mapping[Any, int]
 """How many messages wait at the most in the channels that match each pattern."""
 
 CompiledChannelCapacity: TypeAlias = tuple[re.Pattern[str], int]

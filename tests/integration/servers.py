@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import socket
-import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeAlias, cast
 
 import hypercorn
 import hypercorn.asyncio
@@ -16,79 +14,76 @@ import uvicorn.config
 
 from fast_channels.type_defs import ASGIApplication
 
-__all__ = ["SERVERS", "serving"]
+__all__ = ["SERVERS", "Serve", "serving"]
 
-# How long a server waits, when it shuts down, for what its connections are doing.
-_GRACE = 0
+Serve: TypeAlias = Callable[
+    [ASGIApplication], contextlib.AbstractAsyncContextManager[str]
+]
+"""``serving()`` with a server of the test's choice."""
+
+# uvicorn with each implementation of WebSockets that it has, and hypercorn.
+SERVERS = [
+    f"uvicorn-{implementation}"
+    for implementation in uvicorn.config.WS_PROTOCOLS
+    if implementation not in {"auto", "none"}
+] + ["hypercorn"]
 
 
 @contextlib.asynccontextmanager
 async def serving(application: ASGIApplication, server: str) -> AsyncGenerator[str]:
-    """Serve an application; the server has shut down when the block ends.
+    """Serve an application; when the block ends, the server shuts down.
 
     Args:
         application: The application.
-        server: One of ``SERVERS``.
+        server: One of ``SERVERS``, or ``uvicorn-auto``.
 
     Yields:
         The host and the port.
     """
-    # Clients may connect from now on: they wait until the server accepts them.
-    listener = socket.create_server(("127.0.0.1", 0))
-    address = "{}:{}".format(*listener.getsockname())
-    stop = asyncio.Event()
-    task = asyncio.create_task(SERVERS[server](application, listener, stop))
-    try:
-        yield address
-    finally:
-        stop.set()
-        await task
+    # Clients may connect at once: they wait until the server accepts them.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        stop = asyncio.Event()
+        name, _, implementation = server.partition("-")
+        run = _uvicorn if name == "uvicorn" else _hypercorn
+        task = asyncio.create_task(run(application, implementation, listener, stop))
+        try:
+            yield f"{host}:{port}"
+        finally:
+            stop.set()
+            await task
 
 
 async def _uvicorn(
-    implementation: str,
     application: ASGIApplication,
+    implementation: str,
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
     config = uvicorn.Config(
-        application,
-        ws=implementation,
-        log_config=None,
-        timeout_graceful_shutdown=_GRACE,
+        application, ws=cast("Any", implementation), log_config=None
     )
-    with warnings.catch_warnings():
-        # The implementation called websockets was the default until 2025.
-        warnings.simplefilter("ignore")
-        config.load()
     server = uvicorn.Server(config)
 
-    async def main_loop() -> None:
+    async def wait_for_stop() -> None:
         await server.on_tick(0)
         await stop.wait()
 
-    # It looks ten times a second whether to stop, which is slow for so many tests.
-    server.main_loop = main_loop  # type: ignore[method-assign]
+    # Its own loop looks ten times a second whether to stop: slow for many tests.
+    server.main_loop = wait_for_stop  # type: ignore[method-assign]
     await server.serve([listener])
 
 
 async def _hypercorn(
-    application: ASGIApplication, listener: socket.socket, stop: asyncio.Event
+    application: ASGIApplication,
+    _: str,
+    listener: socket.socket,
+    stop: asyncio.Event,
 ) -> None:
     config = hypercorn.Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = logging.getLogger("hypercorn.error")
-    config.graceful_timeout = _GRACE
-    await hypercorn.asyncio.serve(
-        cast("Any", application), config, shutdown_trigger=stop.wait
-    )
-
-
-SERVERS: dict[
-    str,
-    Callable[[ASGIApplication, socket.socket, asyncio.Event], Awaitable[None]],
-] = {
-    f"uvicorn-{implementation}": functools.partial(_uvicorn, implementation)
-    for implementation in uvicorn.config.WS_PROTOCOLS
-    if implementation not in {"auto", "none"}
-} | {"hypercorn": _hypercorn}
+    # From Python 3.12 on it waits for its clients to leave, whatever is set here.
+    config.graceful_timeout = cast("Any", None)
+    serve = cast("Any", hypercorn.asyncio).serve  # its types are incomplete
+    await serve(application, config, shutdown_trigger=stop.wait)

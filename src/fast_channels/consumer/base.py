@@ -4,18 +4,19 @@ An instance is an ASGI application for one connection. All its handlers run in t
 task that the server runs it in, one after the other.
 """
 
+import asyncio
 import contextlib
 import functools
 import inspect
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.registry import channel_layers
-from fast_channels.loop import DispatchLoop
+from fast_channels.loop import DispatchLoop, Received
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,
@@ -39,6 +40,10 @@ _EVENT_HANDLERS = frozenset(
     }
 )
 _PACKAGE = __name__.partition(".")[0]
+
+# For how many seconds a layer may keep a cancelled connection from ending, each time
+# that something is to be released.
+_GRACE = 5.0
 
 # Classes whose missing layer was logged.
 _warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
@@ -76,6 +81,9 @@ class AsyncConsumer:
     base_send: Callable[[ChannelMessage], Awaitable[None]]
     """The server's ``send``."""
 
+    # What was received from the server and not dispatched yet.
+    _received: Received | tuple[()] = ()
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
 
@@ -103,6 +111,7 @@ class AsyncConsumer:
         """
         self.scope = scope
         self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
+        self._prepare()
         self.channel_layer = self._find_layer()
         cause: BaseException | None = None
         try:
@@ -132,37 +141,50 @@ class AsyncConsumer:
                 f"this one has {message_type!r}: {message!r}"
             )
         name = _handler_name(type(self), message_type)  # type: ignore[arg-type] # mypy looks at the hash of instances
-        handler = getattr(self, name, None)
-        if handler is None:
-            raise ValueError(
+        handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
+            self, name, None
+        )
+        if not callable(handler):
+            raise ValueError(  # noqa: TRY004 # as for any message without a handler
                 f"no handler for message type {message_type!r}: "
                 f"{type(self).__qualname__} has no method {name!r}"
             )
         await handler(message)
 
-    async def send(self, message: ChannelMessage) -> None:
-        """Send an event to the server.
+    if TYPE_CHECKING:
+        # Subclasses for a protocol, and theirs, have arguments of their own.
+        async def send(self, *args: Any, **kwargs: Any) -> None:
+            """Send an event to the server."""
 
-        Args:
-            message: The event, as the specification of the protocol has it.
-        """
-        await self.base_send(message)
+    else:
+
+        async def send(self, message: ChannelMessage) -> None:
+            """Send an event to the server.
+
+            Args:
+                message: The event, as the specification of the protocol has it.
+            """
+            await self.base_send(message)
+
+    def _prepare(self) -> None:
+        """Check what the connection is; there is nothing to release yet."""
 
     async def _run(self, receive: ASGIReceiveCallable) -> None:
         loop = DispatchLoop(self.dispatch)
+        self._received = loop.received
         layer = self.channel_layer
         if layer is None:
             await self._begin(receive)
             await loop.run([receive])
-            return
-        self.channel_name = await layer.new_channel()
-        self.channel_receive = functools.partial(layer.receive, self.channel_name)
-        mailbox = layer.attach(self.channel_name, loop.wake)
-        await self._begin(receive)
-        if mailbox is None:
-            await loop.run([receive, self.channel_receive])
         else:
-            await loop.run([receive], mailbox.take)
+            self.channel_name = await layer.new_channel()
+            self.channel_receive = functools.partial(layer.receive, self.channel_name)
+            mailbox = layer.attach(self.channel_name, loop.wake)
+            await self._begin(receive)
+            if mailbox is None:
+                await loop.run([receive, self.channel_receive])
+            else:
+                await loop.run([receive], mailbox.take)
 
     async def _begin(self, receive: ASGIReceiveCallable) -> None:
         """Do what comes before the first message; subclasses may dispatch one."""
@@ -176,16 +198,38 @@ class AsyncConsumer:
             cause: What ended the connection.
         """
         if self.channel_layer is not None and self.channel_name is not None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
-            with self._logged("release its channel"):
-                await self.channel_layer.delete_channel(self.channel_name)
+            await self._release(
+                functools.partial(self.channel_layer.delete_channel, self.channel_name),
+                "release its channel",
+            )
+
+    async def _release(self, step: Callable[[], Awaitable[None]], what: str) -> None:
+        """Make one step of the ending; log what goes wrong with it.
+
+        When it is cancelled half-way it is made again, out of reach of cancellations
+        and within a bounded time: each step may be made twice.
+        """
+        with self._logged(what):
+            try:
+                await step()
+            except asyncio.CancelledError:
+                again = asyncio.ensure_future(asyncio.wait_for(step(), _GRACE))
+                while not again.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([again])
+                with self._logged(what):
+                    again.result()
+                raise
 
     @contextlib.contextmanager
-    def _logged(self, step: str) -> Generator[None]:
-        """Log what goes wrong in one step of the ending, and go on with the next."""
+    def _logged(self, what: str) -> Generator[None]:
+        """Log what goes wrong in a step of the ending, so that the next one follows."""
         try:
             yield
+        except StopConsumer:
+            pass
         except Exception:
-            logger.exception("%s could not %s", type(self).__qualname__, step)
+            logger.exception("%s could not %s", type(self).__qualname__, what)
 
     def _find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
@@ -229,7 +273,16 @@ class ConsumerApplication:
     def __repr__(self) -> str:
         return f"<ConsumerApplication {self.__module__}.{self.__qualname__}>"
 
+    @overload
     async def __call__(
+        self,
+        scope: ChannelScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None: ...
+    @overload
+    async def __call__(self, websocket: Any, /) -> None: ...
+    async def __call__(  # type: ignore[misc] # pyright: ignore[reportInconsistentOverload] # the second is how Starlette types what add_websocket_route() takes; it calls applications with the first
         self,
         scope: ChannelScope,
         receive: ASGIReceiveCallable,

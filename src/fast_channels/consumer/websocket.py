@@ -1,5 +1,8 @@
 """Consumers for WebSockets."""
 
+import asyncio
+import contextlib
+import functools
 import json
 from typing import Any
 
@@ -12,10 +15,8 @@ from fast_channels.exceptions import (
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
-    ASGISendCallable,
     ChannelHeaders,
     ChannelMessage,
-    ChannelScope,
     WebSocketConnectEvent,
     WebSocketDisconnectEvent,
     WebSocketReceiveEvent,
@@ -24,6 +25,10 @@ from fast_channels.type_defs import (
 from .base import AsyncConsumer
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
+
+# For how many seconds a server may keep the news that the client has left, when it
+# would not send to that client any more.
+_PATIENCE = 1.0
 
 # Close codes, https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
 _NORMAL = 1000
@@ -40,10 +45,10 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     for each type of message that comes through the channel layer.
 
     ``disconnect(code)`` is called exactly once for every connection that was opened,
-    however it ends: closed by the client (with its code, or 1005 if it gave none), by
-    the server (with the code of the closing), lost (1006), by an exception in a
-    handler (1011; the exception still reaches the server), or by cancellation when the
-    server shuts down (1012). Then its groups and its channel are released.
+    however it ends: with the code that the server tells (1005 if it tells none), or
+    1006 when the client is gone without a word, 1011 after an exception in a handler
+    (which still reaches the server), 1012 when the connection is cancelled since the
+    server shuts down. Its groups and its channel are released in all of these.
     """
 
     groups: list[str] = []  # noqa: RUF012 # every instance gets a copy
@@ -53,42 +58,23 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     connection ends, those that were appended in the meantime too.
     """
 
-    # Whether there was a websocket.connect, and whether disconnect() was called for it.
+    # Whether there was a websocket.connect and no disconnect() for it yet.
     _connected = False
-    _disconnected = False
     # Whether close() was called.
     _closed = False
     # What disconnect() is to be told when no websocket.disconnect tells it.
     _close_code = _NORMAL
+    # The groups to leave at the end, beside those in `groups`.
+    _joined: list[str]
     # The groups that were left already.
     _left: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._own_groups()
-
-    async def __call__(
-        self,
-        scope: ChannelScope,
-        receive: ASGIReceiveCallable,
-        send: ASGISendCallable,
-    ) -> None:
-        """Serve one WebSocket until it is closed.
-
-        Cancelling ends it: ``disconnect(1012)`` is called, groups and channel are
-        released.
-
-        Raises:
-            ValueError: The scope is not that of a WebSocket.
-        """
-        if scope.get("type", "websocket") != "websocket":
-            raise ValueError(
-                f"{type(self).__qualname__} serves WebSockets, but was called for a "
-                f"scope of type {scope['type']!r}; give it a WebSocket route"
-            )
-        # A subclass may have a constructor that does not call ours.
-        self._own_groups()
-        await super().__call__(scope, receive, send)
+        groups = type(self).groups
+        if isinstance(groups, list):  # pyright: ignore[reportUnnecessaryIsInstance] # it may be a property
+            # Constructors may append to it.
+            self.groups = list(groups)
 
     # What subclasses override
 
@@ -138,7 +124,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             event["headers"] = list(headers)
         await self._transmit(event)
 
-    async def send(  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a frame here, an event in the base class, as in Channels
+    async def send(  # pyright: ignore[reportIncompatibleMethodOverride] # a frame here, an event in the base class, as in Channels
         self,
         text_data: str | None = None,
         bytes_data: bytes | None = None,
@@ -146,9 +132,10 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     ) -> None:
         """Send a frame to the client.
 
-        Nothing is sent once ``close()`` was called. When the client turns out to be
-        gone, ``StopConsumer`` is raised, and the connection ends with
-        ``disconnect(1006)``.
+        Nothing is sent any more once ``close()`` was called, nor in ``disconnect()``
+        to a client that has left. When the client turns out to be gone,
+        ``StopConsumer`` is raised: it ends the handler, and then the connection ends
+        with the disconnect that the server tells.
 
         Args:
             text_data: The content of a text frame.
@@ -167,7 +154,12 @@ class AsyncWebsocketConsumer(AsyncConsumer):
                 )
             event: dict[str, Any] = {"type": "websocket.send", "text": text_data}
         elif bytes_data is not None:
-            event = {"type": "websocket.send", "bytes": bytes_data}
+            if not isinstance(bytes_data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] # as above
+                raise TypeError(
+                    f"bytes_data must be bytes, not {bytes_data!r}; "
+                    "a str goes into text_data"
+                )
+            event = {"type": "websocket.send", "bytes": bytes(bytes_data)}
         else:
             raise ValueError("send() needs text_data or bytes_data")
         if not self._closed:
@@ -188,12 +180,18 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         Args:
             code: The close code; True and None mean 1000.
             reason: A text for the client, at most 123 bytes in UTF-8.
+
+        Raises:
+            TypeError: The code is not an int.
         """
-        if self._closed:
-            return
         event: dict[str, Any] = {"type": "websocket.close"}
         if code is not None:
-            event["code"] = self._close_code = _NORMAL if code is True else int(code)
+            if not isinstance(code, int):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
+                raise TypeError(f"a close code must be an int, not {code!r}")
+            event["code"] = _NORMAL if code is True else code
+        if self._closed:
+            return
+        self._close_code = event.get("code", _NORMAL)
         if reason is not None:
             event["reason"] = reason
         self._closed = True
@@ -208,9 +206,13 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         """
         layer = self._require_layer(f"cannot join group {group!r}")
         # First, so that it is left even if joining is cancelled half-way.
-        if group not in self.groups:
-            self.groups.append(group)
-        await layer.group_add(group, self.channel_name)
+        if group not in self._joined:
+            self._joined.append(group)
+        try:
+            await layer.group_add(group, self.channel_name)
+        except TypeError:
+            self._joined.remove(group)
+            raise
 
     async def leave_group(self, group: str) -> None:
         """Leave a group; nothing happens if it was left or never joined.
@@ -221,8 +223,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         """
         layer = self._require_layer(f"cannot leave group {group!r}")
         await layer.group_discard(group, self.channel_name)
-        if group in self.groups:
-            self.groups.remove(group)
+        if group in self._joined:
+            self._joined.remove(group)
 
     # Handlers of the ASGI events
 
@@ -254,16 +256,54 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Leave the groups, call ``disconnect()``, and end the consumer."""
         code = message.get("code")
+        if code is None:
+            code = self._close_code if self._closed else _NO_CODE
+        # There is nobody any more to send to.
+        self._closed = True
         await self._leave_groups()
-        await self._disconnect_once(_NO_CODE if code is None else code)
+        await self._disconnect_once(code)
         raise StopConsumer
 
     # How a connection begins and ends
 
+    def _prepare(self) -> None:
+        kind = self.scope.get("type", "websocket")
+        if kind != "websocket":
+            raise ValueError(
+                f"{type(self).__qualname__} serves WebSockets, but was called for a "
+                f"scope of type {kind!r}; give it a WebSocket route"
+            )
+        groups: object = self.groups
+        if isinstance(groups, str):
+            raise TypeError(
+                f"{type(self).__qualname__}.groups must be a list of names of groups, "
+                f"not a str: write [{groups!r}]"
+            )
+        self._joined = list(self.groups or ())
+        # AttributeError: it is a property, which tells the groups of the scope.
+        with contextlib.suppress(AttributeError):
+            self.groups = self._joined
+
     async def _begin(self, receive: ASGIReceiveCallable) -> None:
         event = await receive()
-        self._connected = event["type"] == "websocket.connect"
+        self._connected = event.get("type") == "websocket.connect"
         await self.dispatch(event)
+
+    async def _run(self, receive: ASGIReceiveCallable) -> None:
+        try:
+            await super()._run(receive)
+        except _ClientGone:
+            # The handler that could not send has ended; the event is what the server
+            # would have told had nothing been sent.
+            event = self._received_disconnect() or await _await_disconnect(receive)
+            await self.dispatch(event)
+
+    def _received_disconnect(self) -> ChannelMessage | None:
+        """Return the event that says that the client has left, if it was received."""
+        for item in self._received:
+            if not isinstance(item, BaseException) and _is_disconnect(item[0]):
+                return item[0]
+        return None
 
     async def _end(self, cause: BaseException | None) -> None:
         # A cancellation may end any of the steps; the others are made all the same.
@@ -271,9 +311,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             await self._leave_groups()
         finally:
             try:
-                if self._connected:
-                    with self._logged("disconnect"):
-                        await self._disconnect_once(self._code_for(cause))
+                with self._logged("disconnect"):
+                    await self._disconnect_once(self._code_for(cause))
             finally:
                 await super()._end(cause)
 
@@ -283,28 +322,37 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         return _INTERNAL_ERROR if isinstance(cause, Exception) else _SERVICE_RESTART
 
     async def _disconnect_once(self, code: int) -> None:
-        if not self._disconnected:
-            self._disconnected = True
+        if self._connected:
+            self._connected = False
             await self.disconnect(code)
 
     async def _leave_groups(self) -> None:
         layer = self.channel_layer
-        if layer is None:
+        if layer is None or self.channel_name is None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
             return
-        for group in tuple(self.groups):
-            if group not in self._left:
-                self._left = (*self._left, group)
-                with self._logged(f"leave group {group!r}"):
-                    await layer.group_discard(group, self.channel_name)
+        cancelled: asyncio.CancelledError | None = None
+        for group in dict.fromkeys((*self._joined, *(self.groups or ()))):
+            if group in self._left:
+                continue
+            self._left = (*self._left, group)
+            leave = functools.partial(layer.group_discard, group, self.channel_name)
+            try:
+                await self._release(leave, f"leave group {group!r}")
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
 
     async def _transmit(self, event: ChannelMessage) -> None:
         try:
             await self.base_send(event)
-        except OSError as exc:
-            # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event: what a
-            # server raises when the client is gone.
-            self._close_code = _ABNORMAL
-            raise StopConsumer from exc
+        except Exception as exc:
+            # Servers raise an OSError when the client is gone, see
+            # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, and what
+            # they like once they have said so.
+            if isinstance(exc, OSError) or self._received_disconnect() is not None:
+                raise _ClientGone from exc
+            raise
 
     def _require_layer(self, what: str) -> BaseChannelLayer:
         if self.channel_layer is None:
@@ -314,17 +362,23 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             )
         return self.channel_layer
 
-    def _own_groups(self) -> None:
-        """Give this connection a list of groups of its own."""
-        if "groups" in vars(self):
-            return
-        groups = self.groups
-        if isinstance(groups, str):
-            raise TypeError(
-                f"{type(self).__qualname__}.groups must be a list of names of groups, "
-                f"not a str: write [{groups!r}]"
-            )
-        self.groups = list(groups or ())
+
+class _ClientGone(StopConsumer):
+    """Signal: the client is gone, which ends the handler that sends to it."""
+
+
+def _is_disconnect(event: ChannelMessage) -> bool:
+    return event.get("type") == "websocket.disconnect"
+
+
+async def _await_disconnect(receive: ASGIReceiveCallable) -> ChannelMessage:
+    """Receive the event that says that the client has left; make one up if need be."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            while not _is_disconnect(event := await receive()):
+                pass
+            return event
+    return {"type": "websocket.disconnect", "code": _ABNORMAL}
 
 
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):

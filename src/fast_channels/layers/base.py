@@ -6,7 +6,7 @@ channel, which one consumer reads, or to a group of channels, each of which gets
 
 import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -152,12 +152,17 @@ class BaseChannelLayer:
         self, channel_capacity: "ChannelCapacityDict"
     ) -> "CompiledChannelCapacities":
         """Return the capacities with every glob compiled to a pattern."""
+        if not isinstance(channel_capacity, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+            raise TypeError(
+                "channel_capacity must be a dict of globs or compiled patterns to "
+                f"capacities, not {channel_capacity!r}"
+            )
         return [
             (
                 _compile_pattern(pattern),
                 require_positive_int(f"channel_capacity[{pattern!r}]", capacity),
             )
-            for pattern, capacity in dict(channel_capacity).items()
+            for pattern, capacity in channel_capacity.items()
         ]
 
     def get_capacity(self, channel: str) -> int:

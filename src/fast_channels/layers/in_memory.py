@@ -25,6 +25,8 @@ __all__ = ["InMemoryChannelLayer"]
 
 # What a shallow copy may share, because nobody can change it.
 _IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
+# What is nested deeper, or holds itself, is copied the slow way.
+_DEEP = 50
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
@@ -62,11 +64,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.channels: dict[str, Mailbox] = {}
         """The mailbox of each channel in which a message or a receiver waits."""
         self.groups: dict[str, dict[str, float]] = {}
-        """For each group its channels, and when each joined, in Unix time."""
+        """For each group its channels, and when each joined, in Unix time.
+
+        For a channel that is read with ``receive()`` that is renewed at each call.
+        """
         # The groups of each channel: `groups` the other way round.
         self._memberships: dict[str, set[str]] = {}
-        # Guards the three dicts above, and which mailbox they hold.
-        self._lock = threading.Lock()
+        # Guards the three dicts above, and which mailbox they hold. Reentrant, since
+        # the garbage collector may end a forgotten receiver in the middle of anything.
+        self._lock = threading.RLock()
         # When to look again for what nobody will fetch any more.
         self._next_sweep = time.monotonic() + self.expiry
         # Copies that group_send() did not deliver because a channel was full.
@@ -75,7 +81,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def __repr__(self) -> str:
         state = self.statistics()
         return (
-            f"<InMemoryChannelLayer [{state['channels']} channels, "
+            f"<{type(self).__name__} [{state['channels']} channels, "
             f"{state['groups']} groups, {state['waiting']} messages waiting]>"
         )
 
@@ -105,6 +111,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         Raises:
             TypeError: The prefix is not valid in a name.
         """
+        self.require_valid_channel_name(prefix)
         channel = f"{prefix}.inmemory!{secrets.token_hex(8)}"
         self.require_valid_channel_name(channel)
         return channel
@@ -122,6 +129,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         copies = copies_of(message)
         deadline = time.monotonic() + self.expiry
         with self._lock:
+            self._sweep_if_due()
             if not self._mailbox(channel).put(copies, deadline):
                 raise ChannelFull(channel)
 
@@ -143,15 +151,16 @@ class InMemoryChannelLayer(BaseChannelLayer):
         finally:
             with self._lock:
                 mailbox.readers -= 1
-                self._sweep_if_due()
+                self._renew_memberships(channel)
                 if not mailbox.readers and not mailbox:
-                    self._forget_mailbox(channel, mailbox)
+                    self.channels.pop(channel, None)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel, for a reader that does not wait."""
         with self._lock:
             mailbox = self._mailbox(channel)
-            mailbox.readers += 1
+            if mailbox.listener is None:
+                mailbox.readers += 1
             mailbox.listener = listener
             return mailbox
 
@@ -168,7 +177,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
                     mailbox.listener = None
                     mailbox.readers -= 1
                 if not mailbox.readers:
-                    self._forget_mailbox(channel, mailbox)
+                    self.channels.pop(channel, None)
             for group in self._memberships.pop(channel, ()):
                 self._forget_member(group, channel)
 
@@ -182,8 +191,12 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
+        joined = time.time()
         with self._lock:
-            self.groups.setdefault(group, {})[channel] = time.time()
+            members = self.groups.get(group)
+            if members is None:
+                members = self.groups[group] = {}
+            members[channel] = joined
             self._memberships.setdefault(channel, set()).add(group)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -211,7 +224,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         copies = copies_of(message)
         deadline = time.monotonic() + self.expiry
         with self._lock:
-            for channel in self.groups.get(group, ()):
+            self._sweep_if_due()
+            for channel in tuple(self.groups.get(group, ())):
                 if not self._mailbox(channel).put(copies, deadline):
                     self._dropped += 1
 
@@ -225,7 +239,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             for channel, mailbox in list(self.channels.items()):
                 mailbox.clear()
                 if not mailbox.readers:
-                    self._forget_mailbox(channel, mailbox)
+                    self.channels.pop(channel, None)
 
     async def close(self) -> None:
         """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
@@ -236,14 +250,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self.channels.get(channel)
         if mailbox is None:
-            self._sweep_if_due()
             mailbox = self.channels[channel] = Mailbox(self.get_capacity(channel))
         return mailbox
 
-    def _forget_mailbox(self, channel: str, mailbox: Mailbox) -> None:
-        # delete_channel() may have made room for a new one of the same name.
-        if self.channels.get(channel) is mailbox:
-            del self.channels[channel]
+    def _renew_memberships(self, channel: str) -> None:
+        now = time.time()
+        for group in self._memberships.get(channel, ()):
+            self.groups[group][channel] = now
 
     def _discard(self, group: str, channel: str) -> None:
         self._forget_member(group, channel)
@@ -251,14 +264,14 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if groups is not None:
             groups.discard(group)
             if not groups:
-                del self._memberships[channel]
+                self._memberships.pop(channel, None)
 
     def _forget_member(self, group: str, channel: str) -> None:
         members = self.groups.get(group)
         if members is not None:
             members.pop(channel, None)
             if not members:
-                del self.groups[group]
+                self.groups.pop(group, None)
 
     def _sweep_if_due(self) -> None:
         """Drop what nobody will fetch any more, from time to time."""
@@ -268,7 +281,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._next_sweep = now + self.expiry
         for channel, mailbox in list(self.channels.items()):
             if not mailbox.readers and mailbox.lapsed:
-                self._forget_mailbox(channel, mailbox)
+                self.channels.pop(channel, None)
         joined_before = time.time() - self.group_expiry
         for group, members in list(self.groups.items()):
             for channel, joined in list(members.items()):
@@ -288,7 +301,7 @@ def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
     if all(type(value) in _IMMUTABLE for value in own.values()):
         return own.copy
     try:
-        if _is_plain(own):
+        if _is_plain(own, _DEEP):
             # Copies nested dicts and lists several times faster than deepcopy().
             return functools.partial(marshal.loads, marshal.dumps(own))
         return functools.partial(copy.deepcopy, copy.deepcopy(own))
@@ -298,11 +311,15 @@ def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
         ) from exc
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int) -> bool:
     """Return whether a value is made of nothing but what JSON has, and bytes."""
     kind = cast("type[object]", type(value))
+    if kind in _IMMUTABLE:
+        return True
+    if not depth:
+        return False
     if kind is dict:
-        return all(_is_plain(key) and _is_plain(value[key]) for key in value)
-    if kind is list:
-        return all(map(_is_plain, value))
-    return kind in _IMMUTABLE
+        return all(type(key) is str for key in value) and all(
+            _is_plain(item, depth - 1) for item in value.values()
+        )
+    return kind is list and all(_is_plain(item, depth - 1) for item in value)

@@ -62,8 +62,9 @@ class Mailbox:
         self._clock = clock
         # Pairs of (deadline, message), oldest first; deadlines never decrease.
         self._messages: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque()
-        # One future for each task that sleeps in get(), in order of arrival.
-        self._sleepers: deque[asyncio.Future[None]] = deque()
+        # One future for each task that sleeps in get(), in order of arrival. A list: an
+        # empty deque takes 700 bytes more, for each consumer.
+        self._sleepers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -98,7 +99,11 @@ class Mailbox:
         """Return the oldest message that has not expired, or None without waiting."""
         messages = self._messages
         while messages:
-            deadline, message = messages.popleft()
+            try:
+                deadline, message = messages.popleft()
+            except IndexError:
+                # A receiver in another thread has just taken the last one.
+                break
             if deadline > self._clock():
                 return message()
         return None
@@ -118,7 +123,8 @@ class Mailbox:
                 wake(sleeper)
             try:
                 await sleeper
-            except asyncio.CancelledError:
+            except BaseException:
+                # Cancelled, or thrown away with its event loop.
                 if not self._forget(sleeper):
                     self._wake_next()
                 raise
@@ -131,19 +137,23 @@ class Mailbox:
 
     def _drop_expired(self) -> bool:
         """Return whether there is room now for one message more."""
-        # IndexError: a receiver in another thread has just taken the last one.
-        with contextlib.suppress(IndexError):
-            if self._messages[0][0] > self._clock():
+        # Whoever takes it in another thread in the meantime makes room as well.
+        with contextlib.suppress(IndexError, ValueError):
+            oldest = self._messages[0]
+            if oldest[0] > self._clock():
                 return False
-            self._messages.popleft()
+            self._messages.remove(oldest)
         return True
 
     def _wake_next(self) -> None:
-        while self._sleepers:
-            sleeper = self._sleepers.popleft()
-            if not sleeper.done():
-                wake(sleeper)
-                return
+        # IndexError: another thread has just woken the last one.
+        with contextlib.suppress(IndexError):
+            while self._sleepers:
+                sleeper = self._sleepers.pop(0)
+                if not sleeper.done() and wake(sleeper):
+                    return
+        if self.listener is not None:
+            self.listener()
 
     def _forget(self, sleeper: asyncio.Future[None]) -> bool:
         """Return whether the sleeper was still there: whether nobody chose it."""

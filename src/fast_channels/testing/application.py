@@ -29,6 +29,15 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             starts.
     """
 
+    application: ASGIApplication
+    """What is run."""
+
+    scope: ChannelScope
+    """The scope of the connection."""
+
+    # asgiref's __del__ looks for it, even if a constructor failed.
+    _future: asyncio.Task[None] | None = None
+
     def __init__(
         self,
         application: ASGIApplication | type[AsyncConsumer],
@@ -54,11 +63,13 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._future is None:  # pyright: ignore[reportUnknownMemberType] # as above
+        future = self._future
+        if future is None:
             return
-        future = self.future
-        future.cancel()
-        await asyncio.wait([future])
+        while not future.done():
+            # Again and again, for one that goes on although it was cancelled.
+            future.cancel()
+            await asyncio.wait([future], timeout=0.1)
         if not future.cancelled() and not self._shown and exc is None:
             future.result()
 
@@ -113,10 +124,20 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         with self._showing():
             await super().wait(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType] # as above
 
+    def stop(self, exceptions: bool = True) -> None:
+        """Cancel the application, without waiting for it to end.
+
+        Args:
+            exceptions: Whether to raise the exception that has ended the application.
+        """
+        with self._showing():
+            super().stop(exceptions)  # type: ignore[no-untyped-call] # as above
+
     @contextlib.contextmanager
     def _showing(self) -> Generator[None]:
         try:
             yield
         except BaseException:
-            self._shown = True
+            # One that comes while the application runs is not the application's.
+            self._shown = self._future is not None and self._future.done()
             raise

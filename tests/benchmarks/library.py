@@ -1,0 +1,105 @@
+"""What the measures take from a library, for whichever library is asked for.
+
+Each interpreter has only one of the two, so that nothing is imported but by name.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, TypeAlias
+
+__all__ = ["Application", "Layer", "Library", "Message", "load"]
+
+Message: TypeAlias = dict[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Dispatch: TypeAlias = Callable[[Message], Awaitable[None]]
+Application: TypeAlias = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
+
+_ALIAS = "benchmarks"
+
+
+class Layer(Protocol):
+    """What every channel layer has."""
+
+    async def new_channel(self) -> str: ...
+    async def send(self, channel: str, message: Message) -> None: ...
+    async def receive(self, channel: str) -> Message: ...
+    async def group_add(self, group: str, channel: str) -> None: ...
+    async def group_send(self, group: str, message: Message) -> None: ...
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the two libraries."""
+
+    consumer: Any
+    """Its ``AsyncWebsocketConsumer``."""
+    layer: Layer
+    """The in-memory layer that consumers get."""
+    new_layer: Callable[[], Layer]
+    """Makes another in-memory layer."""
+    new_loop: Callable[
+        [Receive, Dispatch], tuple[Coroutine[Any, Any, None], Callable[[Message], None]]
+    ]
+    """Makes what serves a consumer: an endless loop that dispatches from ``receive``
+    and from an in-process queue, and the function that puts into that queue."""
+
+    def application(self, handlers: type, *, with_layer: bool = False) -> Application:
+        """Return the application of a consumer class with these methods."""
+        # Without an alias of its own neither library gives a consumer a layer here.
+        attributes = {"channel_layer_alias": _ALIAS} if with_layer else {}
+        consumer: Any = type(handlers.__name__, (handlers, self.consumer), attributes)
+        application: Application = consumer.as_asgi()
+        return application
+
+
+def load(name: str) -> Library:
+    """Import a library: ``fast_channels`` or ``channels``."""
+    return {"fast_channels": _fast_channels, "channels": _channels}[name]()
+
+
+def _fast_channels() -> Library:
+    layers = import_module("fast_channels.layers")
+    layers.register_channel_layer(_ALIAS, layers.InMemoryChannelLayer())
+    loop_class = import_module("fast_channels.loop").DispatchLoop
+    mailbox_class = import_module("fast_channels.layers.mailbox").Mailbox
+
+    def new_loop(
+        receive: Receive, dispatch: Dispatch
+    ) -> tuple[Coroutine[Any, Any, None], Callable[[Message], None]]:
+        loop, mailbox = loop_class(dispatch), mailbox_class(100)
+        mailbox.listener = loop.wake
+        return loop.run([receive], mailbox.take), lambda message: mailbox.put(
+            message.copy
+        )
+
+    return Library(
+        consumer=import_module("fast_channels.consumer").AsyncWebsocketConsumer,
+        layer=layers.get_channel_layer(_ALIAS),
+        new_layer=layers.InMemoryChannelLayer,
+        new_loop=new_loop,
+    )
+
+
+def _channels() -> Library:
+    backend = "channels.layers.InMemoryChannelLayer"
+    import_module("django.conf").settings.configure(
+        CHANNEL_LAYERS={_ALIAS: {"BACKEND": backend}}
+    )
+    layers = import_module("channels.layers")
+    await_many_dispatch = import_module("channels.utils").await_many_dispatch
+
+    def new_loop(
+        receive: Receive, dispatch: Dispatch
+    ) -> tuple[Coroutine[Any, Any, None], Callable[[Message], None]]:
+        queue: asyncio.Queue[Message] = asyncio.Queue(100)
+        return await_many_dispatch([receive, queue.get], dispatch), queue.put_nowait
+
+    return Library(
+        consumer=import_module("channels.generic.websocket").AsyncWebsocketConsumer,
+        layer=layers.get_channel_layer(_ALIAS),
+        new_layer=layers.InMemoryChannelLayer,
+        new_loop=new_loop,
+    )

@@ -1,0 +1,335 @@
+"""The measurements, of the library that this interpreter has.
+
+``python -m tests.benchmarks.measures fast_channels 0.3`` takes each measurement for at
+least 0.3 seconds, and writes them to stdout as JSON: seconds for what takes time, bytes
+and tasks for what takes room. Each time is the median of its repetitions.
+"""
+
+import asyncio
+import functools
+import gc
+import json
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .library import Application, Layer, Library, Message, load
+
+_FRAMES = 500
+_IDLE = 100
+_MEMBERS = 1000
+_FLAT: Message = {"type": "chat.message", "room": "lobby", "number": 1, "text": "Hi"}
+_NESTED: Message = {
+    "type": "chat.message",
+    "user": {"id": 7, "name": "Ada", "roles": ["admin", "staff"]},
+    "items": [{"id": i, "text": f"item {i}"} for i in range(5)],
+}
+
+
+async def measure(library: Library, seconds: float) -> dict[str, float]:
+    """Take all measurements, each for about so long."""
+    results: dict[str, float] = {}
+
+    async def add(name: str, step: Callable[[], Awaitable[float]]) -> None:
+        gc.collect()
+        times: list[float] = []
+        enough = time.perf_counter() + seconds
+        while len(times) < 3 or time.perf_counter() < enough:
+            times.append(await step())
+        results[name] = statistics.median(times)
+
+    await add("frame", lambda: _frame(library.application(_Echo)))
+    await add("frame, by hand", lambda: _frame(_echo_by_hand))
+    await _add_events(library, add)
+    for name, message in (("flat", _FLAT), ("nested", _NESTED)):
+        group = await _Group.of(library.new_layer())
+        await add(f"group_receive, {name}", functools.partial(group.deliver, message))
+        await group.send(message, receive=False)
+        await add(f"group_send, {name}", functools.partial(group.send, message))
+    return results | await _idle(library)
+
+
+class _Countdown:
+    """Is waited for until so many things have happened."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._done = asyncio.get_running_loop().create_future()
+
+    def start(self, count: int) -> None:
+        self._left = count
+        self._done = asyncio.get_running_loop().create_future()
+
+    def tick(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._done.set_result(None)
+
+    async def wait(self) -> None:
+        await self._done
+
+
+async def _settle() -> None:
+    """Let every task go on until it waits for something."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# A frame
+
+
+class _Echo:
+    send: Callable[..., Awaitable[None]]
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.send(text_data=text_data)
+
+
+async def _echo_by_hand(scope: Message, receive: Any, send: Any) -> None:
+    """Do the same as ``_Echo`` with as little code as it takes."""
+
+    async def handler(message: Message) -> None:
+        if message["type"] == "websocket.disconnect":
+            raise EOFError
+        await send({"type": "websocket.send", "text": message["text"]})
+
+    await receive()
+    try:
+        while True:
+            await handler(await receive())
+    except EOFError:
+        pass
+
+
+async def _frame(application: Application) -> float:
+    """Return what it takes to receive a frame, handle it and send one.
+
+    The frame arrives as it does from a server: ``receive()`` sleeps on a future, which
+    another callback of the event loop resolves. Sending does nothing. There is no
+    layer. In Channels the handling of each message starts with a look for database
+    connections to close, in a thread; that is part of what its users wait for.
+    """
+    loop = asyncio.get_running_loop()
+    frames = iter(range(_FRAMES))
+    events: list[Message] = [{"type": "websocket.connect"}]
+
+    async def receive() -> Message:
+        if events:
+            return events.pop()
+        arrival: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(arrival.set_result, None)
+        await arrival
+        if next(frames, None) is None:
+            return {"type": "websocket.disconnect", "code": 1000}
+        return {"type": "websocket.receive", "text": "Hi"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    start = time.perf_counter()
+    await application({"type": "websocket"}, receive, send)
+    return (time.perf_counter() - start) / _FRAMES
+
+
+# An event
+
+
+async def _add_events(
+    library: Library,
+    add: Callable[[str, Callable[[], Awaitable[float]]], Awaitable[None]],
+) -> None:
+    """Measure what an event costs that wakes an idle consumer.
+
+    There are a hundred consumers, so that one turn of the event loop is a small part
+    of it. All of them wait, for their client and for their channel; each is sent one
+    message; the time ends when all handlers have run and all consumers wait again.
+
+    "loop" is what serves a consumer and nothing else: fast_channels' dispatch loop with
+    its mailbox, Channels' ``await_many_dispatch`` with an ``asyncio.Queue``, which is
+    the quickest that it can be given; the handler only counts. "event" is a message
+    sent through the in-memory layer to a whole consumer.
+    """
+    handled = _Countdown()
+
+    async def dispatch(message: Message) -> None:
+        handled.tick()
+
+    loops = [library.new_loop(_silence, dispatch) for _ in range(_IDLE)]
+    tasks = [asyncio.create_task(run) for run, _ in loops]
+    await _settle()
+
+    async def wake_loops() -> float:
+        handled.start(_IDLE)
+        start = time.perf_counter()
+        for _, put in loops:
+            put(_FLAT)
+        await handled.wait()
+        await _settle()
+        return (time.perf_counter() - start) / _IDLE
+
+    await add("loop", wake_loops)
+    await _end(tasks)
+
+    tasks, channels = await _connect(library, _IDLE, handled)
+
+    async def wake_consumers() -> float:
+        handled.start(_IDLE)
+        start = time.perf_counter()
+        for channel in channels:
+            await library.layer.send(channel, _FLAT)
+        await handled.wait()
+        await _settle()
+        return (time.perf_counter() - start) / _IDLE
+
+    await add("event", wake_consumers)
+    await _end(tasks)
+
+
+async def _silence() -> Message:
+    """Be the client that says nothing."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody resolves that future")
+
+
+async def _connect(
+    library: Library, count: int, countdown: _Countdown
+) -> tuple[list[asyncio.Task[None]], list[str]]:
+    """Return the tasks and the channels of so many connected, idle consumers.
+
+    The countdown ticks for every ``chat.message``.
+    """
+    channels: list[str] = []
+
+    class Idle:
+        channel_name: str
+        accept: Callable[[], Awaitable[None]]
+
+        async def connect(self) -> None:
+            await self.accept()
+            channels.append(self.channel_name)
+            countdown.tick()
+
+        async def chat_message(self, message: Message) -> None:
+            countdown.tick()
+
+    application = library.application(Idle, with_layer=True)
+    loop = asyncio.get_running_loop()
+
+    async def send(message: Message) -> None:
+        pass
+
+    def serve() -> asyncio.Task[None]:
+        events: list[Message] = [{"type": "websocket.connect"}]
+
+        async def receive() -> Message:
+            if not events:
+                await loop.create_future()
+            return events.pop()
+
+        return asyncio.create_task(application({"type": "websocket"}, receive, send))
+
+    countdown.start(count)
+    tasks = [serve() for _ in range(count)]
+    await countdown.wait()
+    await _settle()
+    return tasks, channels
+
+
+# A group
+
+
+class _Group:
+    """A thousand channels in a group of an in-memory layer; no consumers."""
+
+    def __init__(self, layer: Layer, channels: list[str]) -> None:
+        self._layer = layer
+        self._channels = channels
+
+    @classmethod
+    async def of(cls, layer: Layer) -> "_Group":
+        channels = [await layer.new_channel() for _ in range(_MEMBERS)]
+        for channel in channels:
+            await layer.group_add("members", channel)
+        return cls(layer, channels)
+
+    async def send(self, message: Message, *, receive: bool = True) -> float:
+        """Return what ``group_send()`` takes while nobody waits to receive.
+
+        As long as something waits in a channel the layer keeps its queue, which it
+        also keeps for a consumer; so let there be something.
+        """
+        start = time.perf_counter()
+        await self._layer.group_send("members", message)
+        taken = time.perf_counter() - start
+        if receive:
+            received = [await self._layer.receive(c) for c in self._channels]
+            _check_copies(message, received)
+        return taken
+
+    async def deliver(self, message: Message) -> float:
+        """Return what it takes until all members, who wait for it, have received."""
+        tasks = [asyncio.create_task(self._layer.receive(c)) for c in self._channels]
+        await _settle()
+        start = time.perf_counter()
+        await self._layer.group_send("members", message)
+        received = [await task for task in tasks]
+        taken = time.perf_counter() - start
+        _check_copies(message, received)
+        return taken
+
+
+def _check_copies(message: Message, received: list[Message]) -> None:
+    """Check that everybody has received the message, and has a copy of their own."""
+    assert all(copy == message for copy in received)
+    own = [message, *received]
+    mutable = [key for key, value in message.items() if isinstance(value, dict | list)]
+    assert len({id(copy) for copy in own}) == _MEMBERS + 1
+    for key in mutable:
+        assert len({id(copy[key]) for copy in own}) == _MEMBERS + 1
+
+
+# A connection
+
+
+async def _idle(library: Library) -> dict[str, float]:
+    """Return the tasks and the memory of an idle consumer that has a layer.
+
+    The task that a server runs every connection in is one of them, and is included in
+    the memory with what the fake server needs: a future and two functions.
+    """
+    count = 1000
+    tracemalloc.start()
+    gc.collect()
+    memory, tasks_before = tracemalloc.get_traced_memory()[0], len(asyncio.all_tasks())
+    tasks, channels = await _connect(library, count, _Countdown())
+    gc.collect()
+    results = {
+        "bytes": (tracemalloc.get_traced_memory()[0] - memory) / count,
+        "tasks": (len(asyncio.all_tasks()) - tasks_before) / count,
+    }
+    tracemalloc.stop()
+    assert len(channels) == count
+    await _end(tasks)
+    return results
+
+
+def main() -> None:
+    """Measure, and print the results."""
+    library = load(sys.argv[1])
+    results = asyncio.run(measure(library, float(sys.argv[2])), debug=False)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The example chat as a process of its own, as a user starts it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["ChatServer", "start_chat"]
+
+_CHECKOUT = Path(__file__).parents[1]
+
+
+def start_chat(*arguments: str, redis_url: str | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m examples`` with arguments.
+
+    Args:
+        *arguments: What follows on the command line.
+        redis_url: The value of REDIS_URL; None leaves it unset.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
+    if redis_url is not None:
+        environment["REDIS_URL"] = redis_url
+    return subprocess.Popen(
+        [sys.executable, "-m", "examples", *arguments],
+        cwd=_CHECKOUT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+class ChatServer:
+    """A chat that is served while the ``with`` block runs.
+
+    It may be stopped and started again within the block, on the same port.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        """The address that the process prints."""
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self.stop()
+
+    def start(self) -> None:
+        """Start the process; clients may connect once this returns."""
+        port = self.url.rpartition(":")[2] or "0"
+        self._process = start_chat("--port", port)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("Chat: http://"):
+            _, stderr = self._process.communicate()
+            raise AssertionError(f"the chat did not start: {line}{stderr}")
+        self.url = line.removeprefix("Chat: ").rstrip("\n")
+
+    def stop(self) -> tuple[int, str, str]:
+        """Press Ctrl-C; return the exit code, and what stdout and stderr got."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.send_signal(signal.SIGINT)
+        try:
+            stdout, stderr = process.communicate(timeout=10)
+        finally:
+            process.kill()
+        return process.returncode, stdout, stderr

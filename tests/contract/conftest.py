@@ -1,0 +1,62 @@
+"""Each layer in turn, closed after the test and empty then."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Protocol, Unpack
+
+import pytest
+
+from fast_channels.layers import BaseChannelLayer
+
+from .backends import BACKENDS, Backend, Options, Pair
+
+
+class MakePair(Protocol):
+    """Makes two layers that reach one another, and nobody else."""
+
+    async def __call__(self, **options: Unpack[Options]) -> Pair: ...
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Give a test each kind of layer in turn."""
+    chosen = request.param
+    assert isinstance(chosen, Backend)
+    return chosen
+
+
+@pytest.fixture
+async def make_pair(backend: Backend) -> AsyncIterator[MakePair]:
+    """Give a test layers with options of its choice."""
+    pairs: list[Pair] = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make_pair(**options: Unpack[Options]) -> Pair:
+            make_layer = await stack.enter_async_context(backend.processes())
+            pairs.append(Pair(make_layer(**options), make_layer(**options)))
+            return pairs[-1]
+
+        yield make_pair
+        for pair in pairs:
+            for layer in (pair.layer, pair.other):
+                await layer.close()
+                held = backend.held_by(layer)
+                assert not any(held.values()), f"{layer!r} still holds {held}"
+
+
+@pytest.fixture
+async def pair(make_pair: MakePair) -> Pair:
+    """Give a test two layers with the default options."""
+    return await make_pair()
+
+
+@pytest.fixture
+def layer(pair: Pair) -> BaseChannelLayer:
+    """Give a test the layer that receives."""
+    return pair.layer
+
+
+@pytest.fixture
+def other(pair: Pair) -> BaseChannelLayer:
+    """Give a test the layer that sends, as if from another process."""
+    return pair.other

@@ -1,0 +1,98 @@
+"""Which names of channels and groups every layer takes."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fast_channels.layers import BaseChannelLayer
+
+from .backends import Backend, Pair
+
+MESSAGE = {"type": "test.message"}
+
+USES_OF_A_CHANNEL: dict[str, Callable[[BaseChannelLayer, Any], Awaitable[object]]] = {
+    "send": lambda layer, name: layer.send(name, MESSAGE),
+    "receive": lambda layer, name: layer.receive(name),
+    "group_add": lambda layer, name: layer.group_add("group", name),
+    "group_discard": lambda layer, name: layer.group_discard("group", name),
+}
+USES_OF_A_GROUP: dict[str, Callable[[BaseChannelLayer, Any], Awaitable[object]]] = {
+    "group_add": lambda layer, name: layer.group_add(name, "channel"),
+    "group_discard": lambda layer, name: layer.group_discard(name, "channel"),
+    "group_send": lambda layer, name: layer.group_send(name, MESSAGE),
+}
+# Names that only some layers take.
+FREE = ["Weekly Sync", "a/b", "caf\u00e9", "\u4f1a\u8b70\u5ba4", "x" * 100]
+FREE_IDS = ["space", "slash", "accent", "CJK", "long"]
+# Names that no layer takes.
+NEVER = ["", None, 5, b"bytes"]
+
+
+@pytest.mark.parametrize("name", NEVER, ids=repr)
+@pytest.mark.parametrize("use", USES_OF_A_CHANNEL)
+async def test_what_is_no_name_of_a_channel_is_refused(
+    layer: BaseChannelLayer, use: str, name: Any
+) -> None:
+    """Every use of a channel says what is wrong with its name."""
+    error = rf"{re.escape(repr(name))} is not a channel name: it must be a .*str"
+    with pytest.raises(TypeError, match=error):
+        await USES_OF_A_CHANNEL[use](layer, name)
+
+
+@pytest.mark.parametrize("name", NEVER, ids=repr)
+@pytest.mark.parametrize("use", USES_OF_A_GROUP)
+async def test_what_is_no_name_of_a_group_is_refused(
+    layer: BaseChannelLayer, use: str, name: Any
+) -> None:
+    """Every use of a group says what is wrong with its name."""
+    error = rf"{re.escape(repr(name))} is not a group name: it must be a .*str"
+    with pytest.raises(TypeError, match=error):
+        await USES_OF_A_GROUP[use](layer, name)
+
+
+@pytest.mark.parametrize("name", ["A.b_c-9", "x" * 99], ids=["characters", "long"])
+async def test_names_that_every_layer_takes(pair: Pair, name: str) -> None:
+    """Names of ASCII letters, digits and ``._-`` work for channels and for groups."""
+    channel = await pair.layer.new_channel()
+    await pair.layer.group_add(name, channel)
+    await pair.other.group_send(name, MESSAGE)
+    assert await pair.rest(channel) == [MESSAGE]
+    received = await pair.next_after(pair.other.send, name, MESSAGE, name)
+    assert received == MESSAGE
+
+
+@pytest.mark.parametrize("name", FREE, ids=FREE_IDS)
+async def test_free_name_of_a_group_works_or_is_refused(
+    backend: Backend, pair: Pair, name: str
+) -> None:
+    """A layer that does not take every name says which it takes, at every use."""
+    if backend.any_name_is_valid:
+        channel = await pair.layer.new_channel()
+        await pair.layer.group_add(name, channel)
+        await pair.other.group_send(name, MESSAGE)
+        await pair.layer.group_discard(name, channel)
+        assert await pair.rest(channel) == [MESSAGE]
+        return
+    for use in USES_OF_A_GROUP.values():
+        with pytest.raises(TypeError, match=r"must be (a str of ASCII|shorter than)"):
+            await use(pair.layer, name)
+
+
+@pytest.mark.parametrize("name", FREE, ids=FREE_IDS)
+async def test_free_name_of_a_channel_works_or_is_refused(
+    backend: Backend, pair: Pair, name: str
+) -> None:
+    """A layer that does not take every name says which it takes, at every use."""
+    if backend.any_name_is_valid:
+        received = await pair.next_after(pair.other.send, name, MESSAGE, name)
+        assert received == MESSAGE
+        assert (await pair.layer.new_channel(name)).startswith(name)
+        return
+    error = r"must be (a str of ASCII|shorter than)"
+    for use in USES_OF_A_CHANNEL.values():
+        with pytest.raises(TypeError, match=error):
+            await use(pair.layer, name)
+    with pytest.raises(TypeError, match=error):
+        await pair.layer.new_channel(name)

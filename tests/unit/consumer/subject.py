@@ -1,0 +1,113 @@
+"""The consumers of these tests: a harmless one, and one that gets into trouble."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+from fast_channels.consumer import AsyncWebsocketConsumer
+from fast_channels.exceptions import (
+    StopConsumer,
+)
+from fast_channels.layers import (
+    InMemoryChannelLayer,
+)
+
+from .fakes import Boom, FakeServer, Layer, members, until
+
+
+class Member(AsyncWebsocketConsumer):
+    """Is in two groups, and tells the client what it hears there."""
+
+    channel_layer_alias = "default"
+    groups = ["lobby", "news"]
+
+    async def chat_message(self, message: Mapping[str, Any]) -> None:
+        await self.send(message["text"])
+
+
+Trouble: TypeAlias = Callable[["Subject"], Awaitable[None]]
+
+
+async def fail(consumer: "Subject") -> None:
+    """Raise an exception."""
+    raise Boom(consumer.places[-1])
+
+
+async def stop(consumer: "Subject") -> None:
+    """Say that the consumer is done."""
+    raise StopConsumer
+
+
+async def talk(consumer: "Subject") -> None:
+    """Send to the client, which is gone in these tests."""
+    await consumer.send("hello?")
+
+
+async def hang(consumer: "Subject") -> None:
+    """Wait until cancelled."""
+    await asyncio.Event().wait()
+
+
+class Subject(AsyncWebsocketConsumer):
+    """Gets into trouble where it is told to, and counts the calls of disconnect()."""
+
+    channel_layer_alias: str | None = "default"
+    groups = ["lobby", "news"]
+
+    def __init__(self, layer: Layer | None, **trouble: Trouble) -> None:
+        super().__init__()
+        if layer is None:
+            self.channel_layer_alias = None
+            self.groups = []
+        self.trouble = trouble
+        self.places: list[str] = []
+        self.codes: list[int] = []
+
+    async def connect(self) -> None:
+        await self.come_to("connect")
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.come_to("receive")
+
+    async def chat_message(self, message: Mapping[str, Any]) -> None:
+        await self.come_to("chat_message")
+
+    async def disconnect(self, code: int) -> None:
+        self.codes.append(code)
+        await self.come_to("disconnect")
+
+    async def come_to(self, place: str) -> None:
+        self.places.append(place)
+        if place in self.trouble:
+            await self.trouble[place](self)
+
+
+async def bring_to(place: str, consumer: Subject, server: FakeServer) -> None:
+    """Bring a connection to a handler of its consumer."""
+    server.put({"type": "websocket.connect"})
+    if place == "connect":
+        await until(lambda: place in consumer.places)
+        return
+    await until(lambda: server.idle)
+    if place == "receive":
+        server.put({"type": "websocket.receive", "text": "hello"})
+    elif place == "disconnect":
+        server.put({"type": "websocket.disconnect", "code": 1001})
+    elif consumer.channel_layer is None:
+        server.put({"type": "chat.message"})
+    else:
+        await consumer.channel_layer.send(
+            consumer.channel_name, {"type": "chat.message"}
+        )
+    await until(lambda: place in consumer.places)
+
+
+def assert_released(layer: Layer | None) -> None:
+    """Assert that nothing is left of the connections of a layer."""
+    if layer is not None:
+        assert members(layer) == set()
+    if isinstance(layer, InMemoryChannelLayer):
+        assert layer.channels == {}
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,395 @@
+"""However a connection ends, disconnect() is called once and all is released."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fast_channels.layers import (
+    register_channel_layer,
+)
+from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
+
+from .fakes import Boom, FakeServer, Layer, QueueLayer, members, until
+from .subject import (
+    Subject,
+    Trouble,
+    assert_released,
+    bring_to,
+    fail,
+    hang,
+    stop,
+    talk,
+)
+
+TROUBLES = [
+    pytest.param(fail, 1011, Boom, id="fails"),
+    pytest.param(stop, 1000, type(None), id="stops"),
+    pytest.param(talk, 1006, type(None), id="client_gone"),
+    pytest.param(hang, 1012, asyncio.CancelledError, id="cancelled"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "code", "outcome"), TROUBLES)
+@pytest.mark.parametrize("place", ["connect", "receive", "chat_message"])
+async def test_trouble(
+    place: str,
+    trouble: Trouble,
+    code: int,
+    outcome: type,
+    any_layer: Layer | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever ends a handler, disconnect() is called once and all is released."""
+    consumer = Subject(any_layer, **{place: trouble})
+    async with FakeServer(consumer) as server:
+        server.gone = trouble is talk
+        await bring_to(place, consumer, server)
+        if trouble is hang:
+            server.task.cancel()
+        assert type(await server.end()) is outcome
+        assert_released(any_layer)
+    assert consumer.codes == [code]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("trouble", "_", "outcome"), TROUBLES)
+async def test_trouble_in_disconnect(
+    trouble: Trouble,
+    _: int,
+    outcome: type,
+    any_layer: Layer | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever ends disconnect(), it is not called again and all is released."""
+    consumer = Subject(any_layer, disconnect=trouble)
+    async with FakeServer(consumer) as server:
+        server.gone = trouble is talk
+        await bring_to("disconnect", consumer, server)
+        if trouble is hang:
+            server.task.cancel()
+        assert type(await server.end()) is outcome
+        assert_released(any_layer)
+    assert consumer.codes == [1001]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "outcome"), [(fail, 1011, Boom), (stop, 1000, type(None))]
+)
+@pytest.mark.parametrize("second", [fail, stop, talk, hang])
+async def test_trouble_in_disconnect_after_trouble(
+    first: Trouble,
+    code: int,
+    outcome: type,
+    second: Trouble,
+    any_layer: Layer | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What ended a handler reaches the server, and an error in disconnect() the log."""
+    consumer = Subject(any_layer, receive=first, disconnect=second)
+    async with FakeServer(consumer) as server:
+        server.gone = second is talk
+        await bring_to("receive", consumer, server)
+        if second is hang:
+            await until(lambda: "disconnect" in consumer.places)
+            server.task.cancel()
+        ended_with = await server.end()
+        assert_released(any_layer)
+    assert consumer.codes == [code]
+    if second is hang:
+        assert isinstance(ended_with, asyncio.CancelledError)
+    else:
+        assert type(ended_with) is outcome
+        assert outcome is not Boom or str(ended_with) == "receive"
+    logged = ["Subject could not disconnect"] if second is fail else []
+    assert caplog.messages == logged
+
+
+async def test_client_disconnects(any_layer: Layer | None) -> None:
+    """When the client disconnects, disconnect() gets its code, and all is released."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert await server.disconnect(code=4005) is None
+        assert_released(any_layer)
+    assert consumer.codes == [4005]
+
+
+async def test_server_closes(any_layer: Layer | None) -> None:
+    """After close(), messages are dispatched until the disconnect arrives."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await consumer.close(4001)
+        await server.give({"type": "websocket.receive", "text": "still here"})
+        assert consumer.places[-1] == "receive"
+        await server.give({"type": "chat.message"})
+        assert consumer.places[-1] == "chat_message"
+        assert consumer.codes == []
+        assert await server.disconnect(code=1005) is None
+        assert_released(any_layer)
+    assert consumer.codes == [1005]
+
+
+async def test_server_closes_and_stops() -> None:
+    """Without a websocket.disconnect, disconnect() gets the code of the closing."""
+    consumer = Subject(None, receive=stop)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await consumer.close(4001)
+        await server.give({"type": "websocket.receive", "text": "hello"})
+        assert await server.end() is None
+    assert consumer.codes == [4001]
+
+
+async def send(consumer: Subject) -> None:
+    await consumer.send("hello?")
+
+
+async def accept(consumer: Subject) -> None:
+    await consumer.accept()
+
+
+async def close(consumer: Subject) -> None:
+    await consumer.close(4001)
+
+
+@pytest.mark.parametrize("act", [send, accept, close])
+async def test_client_is_gone(act: Trouble) -> None:
+    """Whatever is sent to a client that is gone ends the handler, and no more."""
+
+    async def trouble(consumer: Subject) -> None:
+        await act(consumer)
+        raise AssertionError
+
+    consumer = Subject(None, receive=trouble)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.gone = True
+        # What the client sent before it left is not handled any more.
+        frame = {"type": "websocket.receive", "text": "hello"}
+        server.put(frame, frame, {"type": "websocket.disconnect", "code": 4002})
+        assert await server.end() is None
+    assert consumer.places == ["connect", "receive", "disconnect"]
+    assert consumer.codes == [4002]
+
+
+async def test_client_leaves_while_a_message_is_handled(layer: Layer) -> None:
+    """A server that refuses to send, once it told that the client left, is right."""
+
+    async def answer(consumer: Subject) -> None:
+        await until(lambda: "websocket.disconnect" in server.received)
+        consumer.base_send = refuse
+        await consumer.send("hello?")
+
+    async def refuse(event: ChannelMessage) -> None:
+        raise RuntimeError("it told you")
+
+    consumer = Subject(layer, chat_message=answer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await layer.send(consumer.channel_name, {"type": "chat.message"})
+        await until(lambda: "chat_message" in consumer.places)
+        server.put({"type": "websocket.disconnect", "code": 4002})
+        assert await server.end() is None
+        assert_released(layer)
+    assert consumer.codes == [4002]
+
+
+async def test_server_cannot_send(any_layer: Layer | None) -> None:
+    """A server that refuses to send while the client is there has found an error."""
+
+    async def refuse(event: ChannelMessage) -> None:
+        raise RuntimeError("no such event")
+
+    consumer = Subject(any_layer, receive=send)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        consumer.base_send = refuse
+        server.put({"type": "websocket.receive", "text": "hello"})
+        outcome = await server.end()
+    assert str(outcome) == "no such event"
+    assert consumer.codes == [1011]
+
+
+async def test_client_is_gone_without_a_word(
+    any_layer: Layer | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the server does not tell that the client has left, the code is 1006."""
+    monkeypatch.setattr("fast_channels.consumer.websocket._PATIENCE", 0.01)
+    consumer = Subject(any_layer, receive=send)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.gone = server.silent = True
+        server.put({"type": "websocket.receive", "text": "hello"})
+        assert await server.end() is None
+        assert_released(any_layer)
+    assert consumer.codes == [1006]
+
+
+async def test_oserror_of_a_handler() -> None:
+    """An OSError that does not come from sending is an error like any other."""
+
+    async def open_a_file(consumer: Subject) -> None:
+        raise FileNotFoundError("no such file")
+
+    consumer = Subject(None, receive=open_a_file)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await server.give({"type": "websocket.receive", "text": "hello"})
+        assert isinstance(await server.end(), FileNotFoundError)
+    assert consumer.codes == [1011]
+
+
+async def test_websocket_disconnect_fails(any_layer: Layer | None) -> None:
+    """An override of websocket_disconnect() that fails before super is an error."""
+
+    class Careless(Subject):
+        async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
+            raise Boom
+
+    consumer = Careless(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert isinstance(await server.disconnect(code=1000), Boom)
+        assert_released(any_layer)
+    assert consumer.codes == [1011]
+
+
+async def test_receive_of_the_server_fails(any_layer: Layer | None) -> None:
+    """An exception of the server's receive() is an error like any other."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await server.give(Boom())
+        assert isinstance(await server.end(), Boom)
+        assert_released(any_layer)
+    assert consumer.codes == [1011]
+
+
+async def test_cancelled_while_idle(any_layer: Layer | None) -> None:
+    """Cancelling a connection that waits ends it with disconnect(1012)."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.task.cancel()
+        assert isinstance(await server.end(), asyncio.CancelledError)
+        assert_released(any_layer)
+    assert consumer.codes == [1012]
+
+
+# What ends a connection before it has begun
+
+
+@pytest.mark.parametrize(
+    ("event", "outcome"),
+    [
+        ({"type": "websocket.disconnect", "code": 1006}, type(None)),
+        ({"type": "nothing.known"}, ValueError),
+        (Boom(), Boom),
+        (None, asyncio.CancelledError),
+    ],
+)
+async def test_no_disconnect_without_connect(
+    event: Any, outcome: type, any_layer: Layer | None
+) -> None:
+    """disconnect() is not called for a connection that was never opened."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await until(lambda: server.idle)
+        if event is None:
+            server.task.cancel()
+        else:
+            server.put(event)
+        assert type(await server.end()) is outcome
+        assert_released(any_layer)
+    assert consumer.codes == []
+
+
+async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """When the layer has no channel to give, there is nothing to disconnect."""
+
+    class Broken(QueueLayer):
+        async def new_channel(self, prefix: str = "specific") -> str:
+            raise Boom
+
+        async def group_discard(self, group: str, channel: str) -> None:
+            raise AssertionError
+
+    layer = Broken()
+    register_channel_layer("default", layer)
+    consumer = Subject(layer)
+    async with FakeServer(consumer) as server:
+        assert isinstance(await server.end(), Boom)
+        assert_released(layer)
+    assert consumer.codes == []
+    assert caplog.messages == []
+
+
+# What a layer can do to the end of a connection
+
+
+async def test_group_add_fails() -> None:
+    """When one group cannot be joined, the others are left, and the error is seen."""
+
+    class Broken(QueueLayer):
+        async def group_add(self, group: str, channel: str) -> None:
+            if group == "news":
+                raise Boom
+            await super().group_add(group, channel)
+
+    layer = Broken()
+    register_channel_layer("default", layer)
+    consumer = Subject(layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert isinstance(await server.end(), Boom)
+        assert_released(layer)
+    assert consumer.codes == [1011]
+
+
+@pytest.mark.parametrize("outcome", [type(None), Boom])
+async def test_group_discard_fails(
+    outcome: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When one group cannot be left, that is logged once, and the others are left."""
+
+    class Broken(QueueLayer):
+        async def group_discard(self, group: str, channel: str) -> None:
+            if group == "lobby":
+                raise OSError("the layer is gone")
+            await super().group_discard(group, channel)
+
+    layer = Broken()
+    register_channel_layer("default", layer)
+    consumer = Subject(layer, receive=fail)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        if outcome is Boom:
+            await server.give({"type": "websocket.receive", "text": "hello"})
+        else:
+            server.put({"type": "websocket.disconnect", "code": 1011})
+        assert type(await server.end()) is outcome
+    assert consumer.codes == [1011]
+    assert members(layer, "news") == set()
+    assert caplog.messages == ["Subject could not leave group 'lobby'"]
+    assert "the layer is gone" in caplog.text
+
+
+async def test_delete_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """When the channel cannot be released, that is logged after disconnect()."""
+
+    class Broken(QueueLayer):
+        async def delete_channel(self, channel: str) -> None:
+            raise OSError("the layer is gone")
+
+    layer = Broken()
+    register_channel_layer("default", layer)
+    consumer = Subject(layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert await server.disconnect(code=1000) is None
+        assert_released(layer)
+    assert consumer.codes == [1000]
+    assert caplog.messages == ["Subject could not release its channel"]

@@ -1,0 +1,296 @@
+"""What all layers share, and what a layer of one's own need not do."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fast_channels.layers import BaseChannelLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MESSAGE = {"type": "test.message"}
+
+
+class MyLayer(BaseChannelLayer):
+    """A layer that implements nothing."""
+
+
+@pytest.fixture
+def layer() -> MyLayer:
+    """Give a test a layer that has what all of them have."""
+    return MyLayer()
+
+
+# Names
+
+VALID = ["a", "Z", "0", ".", "_", "-", "chat.room_1-A", "x" * 99]
+INVALID = [
+    "",
+    "a b",
+    "a\n",
+    "\na",
+    "a\0",
+    "a/b",
+    "a:b",
+    "a!b!c",
+    "!",
+    "!a",
+    "a!b\n",
+    "caf\u00e9",
+    "a!caf\u00e9",
+    "\u0661",  # a digit, though not of ASCII
+    None,
+    5,
+    b"a",
+    ["a"],
+]
+TOO_LONG = ["x" * 100, "x" * 1000]
+
+
+@pytest.mark.parametrize("name", [*VALID, "a!b", "a!", "specific.a!" + "x" * 88])
+def test_name_of_a_channel_may_have_one_mark(layer: MyLayer, name: str) -> None:
+    """Names of letters, digits and ``._-``, with at most one '!', are valid."""
+    assert layer.require_valid_channel_name(name) is True
+
+
+@pytest.mark.parametrize("name", INVALID, ids=repr)
+def test_other_names_of_channels_are_refused(layer: MyLayer, name: Any) -> None:
+    """A name that is not valid is named, and so is the rule it breaks."""
+    rule = (
+        f"{name!r} is not a channel name: it must be a str of ASCII letters, digits, "
+        "'.', '_' and '-', optionally with one '!' after the first part"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(rule)}$"):
+        layer.require_valid_channel_name(name)
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_name_of_a_group_has_no_mark(layer: MyLayer, name: str) -> None:
+    """Names of letters, digits and ``._-`` are valid."""
+    assert layer.require_valid_group_name(name) is True
+
+
+@pytest.mark.parametrize("name", [*INVALID, "a!b", "a!"], ids=repr)
+def test_other_names_of_groups_are_refused(layer: MyLayer, name: Any) -> None:
+    """A name that is not valid is named, and so is the rule it breaks."""
+    rule = (
+        f"{name!r} is not a group name: it must be a str of ASCII letters, digits, "
+        "'.', '_' and '-'"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(rule)}$"):
+        layer.require_valid_group_name(name)
+
+
+@pytest.mark.parametrize("name", TOO_LONG, ids=len)
+@pytest.mark.parametrize("kind", ["channel", "group"])
+def test_long_names_are_refused(layer: MyLayer, kind: str, name: str) -> None:
+    """A name of a hundred characters or more is too long."""
+    check: Callable[[str], bool] = getattr(layer, f"require_valid_{kind}_name")
+    rule = (
+        f"a {kind} name must be shorter than 100 characters; this one has {len(name)}"
+    )
+    with pytest.raises(TypeError, match=f"{rule}: '{name}'"):
+        check(name)
+
+
+def test_layer_may_have_a_limit_of_its_own() -> None:
+    """MAX_NAME_LENGTH of a subclass is what its names are measured against."""
+
+    class Short(BaseChannelLayer):
+        MAX_NAME_LENGTH = 4
+
+    assert Short().require_valid_group_name("abc")
+    with pytest.raises(TypeError, match="shorter than 4 characters; this one has 4"):
+        Short().require_valid_group_name("abcd")
+
+
+@pytest.mark.parametrize("name", ["a", "a!"])
+def test_name_to_receive_on_ends_at_the_mark(layer: MyLayer, name: str) -> None:
+    """A name without a local part may be received on."""
+    assert layer.require_valid_channel_name(name, receive=True) is True
+
+
+def test_name_to_receive_on_has_no_local_part(layer: MyLayer) -> None:
+    """A name with something after the '!' may not be received on."""
+    with pytest.raises(TypeError, match=r"'a!b': .* must end at the '!'"):
+        layer.require_valid_channel_name("a!b", receive=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "process"), [("a", "a"), ("a!", "a!"), ("specific.a!b", "specific.a!")]
+)
+def test_non_local_name_ends_at_the_mark(
+    layer: MyLayer, name: str, process: str
+) -> None:
+    """The part of a name that tells the process goes up to the '!', or to the end."""
+    assert layer.non_local_name(name) == process
+
+
+# Messages
+
+
+@pytest.mark.parametrize("message", [{}, MESSAGE, {"": None, "nested": {1: 2}}])
+def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
+    """A dict with str keys is a message, whatever its values are."""
+    layer.require_valid_message(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (None, "a message must be a dict, not NoneType: None"),
+        ("text", "a message must be a dict, not str: 'text'"),
+        ([("type", "a")], r"a message must be a dict, not list: \[\('type', 'a'\)\]"),
+        ({1: "a"}, "keys of a message must be str, but 1 is of type int"),
+        ({b"type": "a"}, "keys of a message must be str, but b'type' is of type bytes"),
+        ({"type": "a", None: 1}, "must be str, but None is of type NoneType"),
+    ],
+)
+def test_anything_else_is_no_message(layer: MyLayer, message: Any, error: str) -> None:
+    """What is not a message is named, and so is what it should be."""
+    with pytest.raises(TypeError, match=error):
+        layer.require_valid_message(message)
+
+
+# Options
+
+
+def test_options_have_defaults(layer: MyLayer) -> None:
+    """A layer keeps a message for a minute, and a hundred of them in a channel."""
+    assert layer.expiry == 60
+    assert layer.capacity == 100
+    assert layer.channel_capacity == []
+    assert layer.extensions == []
+
+
+@pytest.mark.parametrize("expiry", [1, 0.5, float("inf")])
+def test_expiry_is_a_number_of_seconds(expiry: float) -> None:
+    """Any positive number is an expiry."""
+    assert BaseChannelLayer(expiry=expiry).expiry == expiry
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"expiry": 0}, ValueError, "expiry must be positive, not 0"),
+        ({"expiry": -1.5}, ValueError, "expiry must be positive, not -1.5"),
+        ({"expiry": float("nan")}, ValueError, "expiry must be positive, not nan"),
+        ({"expiry": "60"}, TypeError, "expiry must be a number, not '60'"),
+        ({"expiry": None}, TypeError, "expiry must be a number, not None"),
+        ({"expiry": True}, TypeError, "expiry must be a number, not True"),
+        ({"capacity": 0}, ValueError, "capacity must be at least 1, not 0"),
+        ({"capacity": 1.5}, TypeError, "capacity must be an int, not 1.5"),
+        ({"capacity": "1"}, TypeError, "capacity must be an int, not '1'"),
+        ({"capacity": True}, TypeError, "capacity must be an int, not True"),
+        (
+            {"channel_capacity": {"a*": 0}},
+            ValueError,
+            r"channel_capacity\['a\*'\] must be at least 1, not 0",
+        ),
+        (
+            {"channel_capacity": {"a*": "5"}},
+            TypeError,
+            r"channel_capacity\['a\*'\] must be an int, not '5'",
+        ),
+        (
+            {"channel_capacity": {5: 5}},
+            TypeError,
+            r"globs or compiled patterns .* 5 is neither a str nor a re\.Pattern",
+        ),
+        ({"channel_capacity": 5}, TypeError, "channel_capacity must be .*, not 5"),
+    ],
+)
+def test_other_options_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """An option that makes no sense is named, and so is what it should be."""
+    with pytest.raises(error, match=message):
+        BaseChannelLayer(**options)
+
+
+def test_capacity_of_a_channel_is_that_of_the_first_match() -> None:
+    """Globs match whole names, patterns their beginning, and the first one counts."""
+    layer = BaseChannelLayer(
+        capacity=9,
+        channel_capacity={
+            "http.request": 1,
+            "http.*": 2,
+            re.compile(r"websocket\.send!\d+"): 3,
+            re.compile("web"): 4,
+        },
+    )
+    assert layer.get_capacity("http.request") == 1
+    assert layer.get_capacity("http.requests") == 2
+    assert layer.get_capacity("websocket.send!123abc") == 3
+    assert layer.get_capacity("websocket.send!abc") == 4
+    assert layer.get_capacity("a.websocket.send!123") == 9
+
+
+def test_capacities_are_compiled_in_order(layer: MyLayer) -> None:
+    """compile_capacities() returns pairs of a pattern and a capacity."""
+    pattern = re.compile("b")
+    (glob, first), (second_pattern, second) = layer.compile_capacities(
+        {"a*": 1, pattern: 2}
+    )
+    assert glob.match("abc")
+    assert not glob.match("bac")
+    assert (first, second_pattern, second) == (1, pattern, 2)
+
+
+# What a layer of one's own may leave out
+
+
+@pytest.mark.parametrize("method", ["send", "receive", "new_channel", "flush"])
+async def test_method_that_is_not_implemented_says_so(
+    layer: MyLayer, method: str
+) -> None:
+    """The error names the class and the method that it lacks."""
+    arguments = {"send": ("a", MESSAGE), "receive": ("a",)}.get(method, ())
+    error = rf"^MyLayer does not implement {method}\(\)$"
+    with pytest.raises(NotImplementedError, match=error):
+        await getattr(layer, method)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [("group_add", "a"), ("group_discard", "a"), ("group_send", MESSAGE)],
+)
+async def test_layer_without_groups_says_so(
+    layer: MyLayer, method: str, argument: object
+) -> None:
+    """The error names the class that has no groups."""
+    with pytest.raises(NotImplementedError, match=r"^MyLayer has no groups$"):
+        await getattr(layer, method)("group", argument)
+
+
+async def test_what_is_optional_does_nothing(layer: MyLayer) -> None:
+    """Without an implementation channels are not deleted, attached or closed."""
+    await layer.delete_channel("a")
+    assert layer.attach("a", lambda: None) is None
+    await layer.close()
+
+
+async def test_leaving_the_context_of_a_layer_closes_it() -> None:
+    """``async with`` gives the layer, closes it, and lets exceptions through."""
+    closed: list[BaseChannelLayer] = []
+
+    class Closing(BaseChannelLayer):
+        async def close(self) -> None:
+            closed.append(self)
+
+    layer = Closing()
+    async with layer as entered:
+        assert entered is layer
+        assert closed == []
+    assert closed == [layer]
+    with pytest.raises(ValueError, match="broken"):
+        async with layer:
+            raise ValueError("broken")
+    assert closed == [layer, layer]
+
+
+def test_layer_is_truthy(layer: MyLayer) -> None:
+    """A layer can be told from None by its truth value."""
+    assert bool(layer) is True

@@ -1,0 +1,142 @@
+"""What can be imported is what is documented."""
+
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import fast_channels
+
+# The public names of each package and module that has such, and no others.
+PUBLIC: dict[str, set[str]] = {
+    "fast_channels": {"__version__"},
+    "fast_channels.consumer": {
+        "AsyncConsumer",
+        "AsyncJsonWebsocketConsumer",
+        "AsyncWebsocketConsumer",
+    },
+    "fast_channels.exceptions": {
+        "AcceptConnection",
+        "ChannelFull",
+        "DenyConnection",
+        "InvalidChannelLayerError",
+        "MessageTooLarge",
+        "RequestAborted",
+        "RequestTimeout",
+        "StopConsumer",
+    },
+    "fast_channels.layers": {
+        "BaseChannelLayer",
+        "ChannelLayerRegistry",
+        "InMemoryChannelLayer",
+        "channel_layers",
+        "get_channel_layer",
+        "has_layers",
+        "register_channel_layer",
+        "unregister_channel_layer",
+    },
+    "fast_channels.testing": {"ApplicationCommunicator", "WebsocketCommunicator"},
+    "fast_channels.type_defs": {
+        "ASGI3Application",
+        "ASGIApplication",
+        "ASGIApplicationProtocol",
+        "ASGIReceiveCallable",
+        "ASGISendCallable",
+        "ChannelApplication",
+        "ChannelCapacityDict",
+        "ChannelCapacityPattern",
+        "ChannelHeaders",
+        "ChannelMessage",
+        "ChannelScope",
+        "CompiledChannelCapacities",
+        "CompiledChannelCapacity",
+        "HttpDisconnectEvent",
+        "HttpRequestEvent",
+        "HttpResponseBodyEvent",
+        "HttpResponseStartEvent",
+        "MiddlewareProtocol",
+        "WebSocketAcceptEvent",
+        "WebSocketCloseEvent",
+        "WebSocketConnectEvent",
+        "WebSocketDisconnectEvent",
+        "WebSocketReceiveEvent",
+        "WebSocketSendEvent",
+    },
+    "fast_channels.utils": {"await_many_dispatch", "is_same_domain"},
+}
+
+# Where else a part of them can be imported from, for code written for older releases.
+ALSO: dict[str, set[str]] = {
+    "fast_channels.consumer.base": {"AsyncConsumer"},
+    "fast_channels.consumer.websocket": {
+        "AsyncJsonWebsocketConsumer",
+        "AsyncWebsocketConsumer",
+    },
+    "fast_channels.layers.base": {"BaseChannelLayer"},
+    "fast_channels.layers.in_memory": {"InMemoryChannelLayer"},
+    "fast_channels.layers.registry": {
+        "ChannelLayerRegistry",
+        "channel_layers",
+        "get_channel_layer",
+        "has_layers",
+        "register_channel_layer",
+        "unregister_channel_layer",
+    },
+}
+
+# What the core has to work without.
+OPTIONAL = ("cryptography", "fastapi", "msgpack", "redis", "starlette", "uvicorn")
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter, and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert not result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_names_are_the_documented_ones(module: str) -> None:
+    """A package exports all that is documented, and nothing else."""
+    imported = importlib.import_module(module)
+    assert set(imported.__all__) == PUBLIC[module]
+    assert [name for name in imported.__all__ if not hasattr(imported, name)] == []
+
+
+@pytest.mark.parametrize("module", ALSO)
+def test_names_can_be_imported_from_their_modules_too(module: str) -> None:
+    """A module exports the very objects that its package exports."""
+    imported = importlib.import_module(module)
+    package = importlib.import_module(module.rpartition(".")[0])
+    assert ALSO[module] <= set(imported.__all__)
+    for name in ALSO[module]:
+        assert getattr(imported, name) is getattr(package, name)
+
+
+def test_importing_the_library_imports_none_of_its_parts() -> None:
+    """What an application does not use costs it nothing."""
+    assert (
+        run(
+            "import sys, fast_channels;"
+            "print([name for name in sys.modules if name.startswith('fast_channels.')])"
+        )
+        == "[]\n"
+    )
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_core_imports_nothing_optional(module: str) -> None:
+    """Every part of the core can be imported where only the core is installed."""
+    hidden = f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
+    assert run(f"import sys; {hidden}; import {module}; print('imported')") == (
+        "imported\n"
+    )
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    """__version__ tells what pip tells."""
+    assert fast_channels.__version__ == version("fast-channels")

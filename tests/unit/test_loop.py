@@ -1,0 +1,633 @@
+"""How messages of several sources are dispatched one at a time."""
+
+import asyncio
+import contextlib
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeAlias
+
+import pytest
+
+from fast_channels.exceptions import StopConsumer
+from fast_channels.loop import DispatchLoop, await_many_dispatch, wake
+from fast_channels.type_defs import ChannelMessage
+
+LAST = "last"
+
+Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
+
+
+class Handler:
+    """Notes what it is given, and ends the loop at the message named ``LAST``."""
+
+    def __init__(self, *, turns: int = 0) -> None:
+        self.names: list[str] = []
+        self.turns = turns
+
+    async def __call__(self, message: ChannelMessage) -> None:
+        self.names.append(message["type"])
+        await turn(self.turns)
+        if message["type"] == LAST:
+            raise StopConsumer
+
+
+async def turn(times: int = 5) -> None:
+    """Let every task that can go on do so."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def nothing() -> ChannelMessage:
+    """Wait for a message that never comes."""
+    never = asyncio.get_running_loop().create_future()
+    await never
+    raise AssertionError("nobody resolves it")
+
+
+def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
+    """Return a source that has these messages and then nothing more."""
+    left = deque(names)
+
+    async def source() -> ChannelMessage:
+        return {"type": left.popleft()} if left else await nothing()
+
+    return source
+
+
+class Box(deque[str]):
+    """A mailbox in which messages of these names wait."""
+
+    def take(self) -> ChannelMessage | None:
+        return {"type": self.popleft()} if self else None
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """Return all tasks but the test's own."""
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+class Serve(Protocol):
+    """Serves messages of the given names from one kind of source."""
+
+    def __call__(
+        self, dispatch: Dispatch, *names: str
+    ) -> Coroutine[Any, Any, None]: ...
+
+
+def serve_one_source(dispatch: Dispatch, *names: str) -> Coroutine[Any, Any, None]:
+    return DispatchLoop(dispatch).run([source_of(*names)])
+
+
+def serve_source_beside_others(
+    dispatch: Dispatch, *names: str
+) -> Coroutine[Any, Any, None]:
+    return DispatchLoop(dispatch).run([nothing, source_of(*names)], Box().take)
+
+
+def serve_mailbox(dispatch: Dispatch, *names: str) -> Coroutine[Any, Any, None]:
+    return DispatchLoop(dispatch).run([nothing], Box(names).take)
+
+
+@pytest.fixture(
+    params=[serve_one_source, serve_source_beside_others, serve_mailbox],
+    ids=["one source", "source beside others", "mailbox"],
+)
+def serve(request: pytest.FixtureRequest) -> Serve:
+    """Give a test each kind of source that messages come from."""
+    function: Serve = request.param
+    return function
+
+
+# Order
+
+
+async def test_messages_of_one_source_are_dispatched_in_order(serve: Serve) -> None:
+    """Messages of one source are dispatched in the order in which they arrived."""
+    handler = Handler(turns=2)
+    with pytest.raises(StopConsumer):
+        await serve(handler, "a", "b", "c", LAST)
+    assert handler.names == ["a", "b", "c", LAST]
+
+
+async def test_handlers_run_in_the_task_that_runs_the_loop(serve: Serve) -> None:
+    """A context variable that one handler sets is there in the next."""
+    variable = contextvars.ContextVar[tuple[str, ...]]("variable", default=())
+
+    async def remember(message: ChannelMessage) -> None:
+        variable.set((*variable.get(), message["type"]))
+        if message["type"] == LAST:
+            raise StopConsumer
+
+    with pytest.raises(StopConsumer):
+        await serve(remember, "a", LAST)
+    assert variable.get() == ("a", LAST)
+
+
+async def test_source_and_mailbox_take_turns() -> None:
+    """A source and a mailbox that both have something are served alternately."""
+    handler = Handler(turns=3)
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run(
+            [source_of("a", "a", "a", LAST)], Box(["b", "b", "b"]).take
+        )
+    # The source is awaited in a task of its own, so the mailbox begins.
+    assert handler.names == ["b", "a", "b", "a", "b", "a", LAST]
+
+
+async def test_several_sources_take_turns() -> None:
+    """Of several sources that all have something, each gets its turn."""
+    handler = Handler(turns=3)
+    with pytest.raises(StopConsumer):
+        await await_many_dispatch(
+            [source_of("a", "a", "a", LAST), source_of("b", "b", "b")], handler
+        )
+    assert handler.names == ["a", "b", "a", "b", "a", "b", LAST]
+
+
+# No overlap
+
+
+async def test_dispatches_never_overlap() -> None:
+    """A message is dispatched when the dispatch of the one before has returned."""
+    busy: list[str] = []
+    overlaps: list[list[str]] = []
+    count = 0
+
+    async def handler(message: ChannelMessage) -> None:
+        nonlocal count
+        busy.append(message["type"])
+        await turn()
+        if len(busy) > 1:
+            overlaps.append(list(busy))
+        busy.pop()
+        count += 1
+        if count == 9:
+            raise StopConsumer
+
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run(
+            [source_of("a", "a", "a"), source_of("b", "b", "b")],
+            Box(["c", "c", "c"]).take,
+        )
+    assert overlaps == []
+
+
+async def test_source_is_not_awaited_while_its_message_is_dispatched() -> None:
+    """A source is awaited again only when its last message has been dispatched."""
+    awaited = 0
+    seen: list[tuple[int, int]] = []
+
+    async def source() -> ChannelMessage:
+        nonlocal awaited
+        awaited += 1
+        return {"type": LAST if awaited == 3 else "a"}
+
+    async def handler(message: ChannelMessage) -> None:
+        before = awaited
+        await turn()
+        seen.append((before, awaited))
+        if message["type"] == LAST:
+            raise StopConsumer
+
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run([source], Box().take)
+    assert seen == [(1, 1), (2, 2), (3, 3)]
+
+
+async def test_other_sources_are_awaited_while_a_message_is_dispatched() -> None:
+    """A handler that waits keeps no other source from receiving."""
+    received = asyncio.Event()
+
+    async def later() -> ChannelMessage:
+        if received.is_set():
+            return await nothing()
+        await turn()
+        received.set()
+        return {"type": LAST}
+
+    async def handler(message: ChannelMessage) -> None:
+        if message["type"] == LAST:
+            raise StopConsumer
+        await received.wait()
+
+    with pytest.raises(StopConsumer):
+        await await_many_dispatch([source_of("a"), later], handler)
+
+
+async def test_mailbox_keeps_its_messages_while_another_is_dispatched() -> None:
+    """A message is taken from the mailbox right before it is dispatched."""
+    messages = Box(["a", "b", LAST])
+    left: list[list[str]] = []
+
+    async def handler(message: ChannelMessage) -> None:
+        await turn()
+        left.append(list(messages))
+        if message["type"] == LAST:
+            raise StopConsumer
+
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run([nothing], messages.take)
+    assert left == [["b", LAST], [LAST], []]
+
+
+# Exceptions
+
+
+class Broken(BaseException):
+    """Not even an ``Exception``."""
+
+
+ERRORS = [ValueError("broken"), StopConsumer(), Broken(), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+async def test_exception_of_a_handler_ends_the_loop(
+    serve: Serve, error: BaseException
+) -> None:
+    """What a handler raises comes out, and no task is left."""
+
+    async def handler(message: ChannelMessage) -> None:
+        await turn()
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await serve(handler, "a")
+    assert caught.value is error
+    assert others() == set()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("count", [1, 2])
+async def test_exception_of_a_source_ends_the_loop(
+    count: int, error: BaseException
+) -> None:
+    """What a source raises comes out, and the other sources are cancelled."""
+
+    async def failing() -> ChannelMessage:
+        await turn()
+        raise error
+
+    sources = [failing, nothing][:count]
+    with pytest.raises(type(error)) as caught:
+        await await_many_dispatch(sources, Handler())
+    assert caught.value is error
+    assert others() == set()
+
+
+async def test_exception_of_take_ends_the_loop() -> None:
+    """What taking a message raises comes out, and no task is left."""
+
+    def take() -> ChannelMessage:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await DispatchLoop(Handler()).run([nothing], take)
+    assert others() == set()
+
+
+async def test_messages_before_an_exception_are_dispatched_first() -> None:
+    """A source that fails is noticed after what came before it was dispatched."""
+    handler = Handler(turns=5)
+
+    async def failing() -> ChannelMessage:
+        await turn(2)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await await_many_dispatch([source_of("a", "b"), failing], handler)
+    assert handler.names == ["a"]
+
+
+# Cancellation
+
+
+async def test_cancelling_an_idle_loop_ends_it(serve: Serve) -> None:
+    """Cancelling a loop that has nothing to dispatch ends it and its sources."""
+    running = asyncio.create_task(serve(Handler()))
+    await turn()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert others() == set()
+
+
+async def test_cancelling_reaches_the_handler(serve: Serve) -> None:
+    """A handler is cancelled where it waits, and ends before the loop does."""
+    steps: list[str] = []
+
+    async def handler(message: ChannelMessage) -> None:
+        try:
+            await nothing()
+        except asyncio.CancelledError:
+            steps.append("cancelled")
+            await turn()
+            steps.append("ended")
+            raise
+
+    running = asyncio.create_task(serve(handler, "a", "b"))
+    await turn()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert steps == ["cancelled", "ended"]
+    assert others() == set()
+
+
+async def test_cancelling_again_interrupts_the_end_of_a_handler(serve: Serve) -> None:
+    """A handler that waits in its cleaning up is cancelled there, too."""
+
+    async def handler(message: ChannelMessage) -> None:
+        try:
+            await nothing()
+        finally:
+            await nothing()
+
+    running = asyncio.create_task(serve(handler, "a"))
+    await turn()
+    running.cancel()
+    await turn()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert others() == set()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelling_twice_leaves_no_source_behind(turns: int) -> None:
+    """The loop ends after its sources, even if it is cancelled again meanwhile."""
+
+    async def slow_to_end() -> ChannelMessage:
+        try:
+            return await nothing()
+        finally:
+            await turn()
+
+    running = asyncio.create_task(DispatchLoop(Handler()).run([slow_to_end, nothing]))
+    await turn()
+    running.cancel()
+    await turn(turns)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert others() == set()
+
+
+async def test_cancelling_during_the_end_is_not_swallowed() -> None:
+    """A cancellation while the loop waits for its sources comes out of it."""
+
+    async def slow_to_end() -> ChannelMessage:
+        try:
+            return await nothing()
+        finally:
+            await turn()
+
+    waiting = Box()
+    loop = DispatchLoop(Handler())
+    running = asyncio.create_task(loop.run([slow_to_end], waiting.take))
+    await turn()
+    waiting.append(LAST)
+    loop.wake()
+    await turn(2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert others() == set()
+
+
+async def test_cancelling_all_tasks_ends_the_loop_of_a_stubborn_handler() -> None:
+    """Where everything is cancelled, a handler that suppresses it cannot go on."""
+
+    async def stubborn(message: ChannelMessage) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await nothing()
+
+    running = asyncio.create_task(
+        DispatchLoop(stubborn).run([source_of("a")], Box().take)
+    )
+    await turn()
+    for task in others():
+        task.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert others() == set()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_no_message_is_taken_and_not_dispatched(turns: int) -> None:
+    """Wherever the loop is cancelled, each message waits or was dispatched."""
+    waiting = Box(["a", "b", "c", "d"])
+    handler = Handler(turns=2)
+
+    running = asyncio.create_task(
+        DispatchLoop(handler).run([source_of("x")], waiting.take)
+    )
+    await turn(turns)
+    running.cancel()
+    await asyncio.wait([running])
+    handled = [name for name in handler.names if name != "x"]
+    assert handled + list(waiting) == ["a", "b", "c", "d"]
+
+
+async def test_loop_that_is_cancelled_when_just_woken_takes_nothing() -> None:
+    """A message that arrives together with the cancellation stays in the mailbox."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+    waiting = Box()
+    running = asyncio.create_task(loop.run([nothing], waiting.take))
+    await turn()
+    waiting.append("a")
+    loop.wake()
+    running.cancel()
+    await asyncio.wait([running])
+    assert list(waiting) == ["a"]
+    assert handler.names == []
+
+
+# Fairness
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("take", [None, lambda: {"type": "mailbox"}])
+async def test_handlers_that_never_wait_do_not_starve_the_event_loop(
+    sources: int, take: Callable[[], ChannelMessage] | None
+) -> None:
+    """Other tasks get their turns while messages never end and nothing waits."""
+    count = 0
+
+    async def endless() -> ChannelMessage:
+        return {"type": "source"}
+
+    async def handler(message: ChannelMessage) -> None:
+        nonlocal count
+        count += 1
+        assert count < 2000, "no other task had a turn"
+
+    running = asyncio.create_task(DispatchLoop(handler).run([endless] * sources, take))
+    await turn(10)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
+async def test_source_is_heard_though_the_mailbox_never_gets_empty() -> None:
+    """A message of a source gets its turn soon, even if no handler ever waits."""
+    count = 0
+
+    async def handler(message: ChannelMessage) -> None:
+        nonlocal count
+        count += 1
+        assert count < 200, "the source had no turn"
+        if message["type"] == LAST:
+            raise StopConsumer
+
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run([source_of(LAST)], lambda: {"type": "mailbox"})
+
+
+# Waking
+
+
+async def test_wake_makes_the_loop_look_into_the_mailbox() -> None:
+    """A message is dispatched after wake(), once, and not before."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+    waiting = Box()
+    running = asyncio.create_task(loop.run([nothing], waiting.take))
+    await turn()
+    waiting.append("a")
+    await turn()
+    assert handler.names == []
+    loop.wake()
+    loop.wake()
+    await turn()
+    assert handler.names == ["a"]
+    waiting.append(LAST)
+    loop.wake()
+    with pytest.raises(StopConsumer):
+        await running
+    assert handler.names == ["a", LAST]
+
+
+async def test_message_that_arrives_while_the_loop_falls_asleep_is_seen() -> None:
+    """A message that is put between the look into the mailbox and the sleep is seen."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+    waiting = Box()
+
+    def look() -> ChannelMessage | None:
+        message = waiting.take()
+        if message is None:
+            waiting.append(LAST)
+            loop.wake()
+        return message
+
+    with pytest.raises(StopConsumer):
+        await loop.run([nothing], look)
+    assert handler.names == [LAST]
+
+
+async def test_wake_without_need_does_nothing() -> None:
+    """A loop that does not run, sleeps for nothing, or has ended may be woken."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+    loop.wake()
+    running = asyncio.create_task(loop.run([nothing], Box().take))
+    await turn()
+    loop.wake()
+    await turn()
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    loop.wake()
+    assert handler.names == []
+
+
+def wake_from_an_event_loop(loop: DispatchLoop) -> None:
+    """Call wake() in an event loop of its own."""
+
+    async def main() -> None:
+        loop.wake()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("wake_loop", [DispatchLoop.wake, wake_from_an_event_loop])
+async def test_wake_works_in_any_thread(
+    wake_loop: Callable[[DispatchLoop], None],
+) -> None:
+    """A thread wakes the loop, whether it runs an event loop of its own or none."""
+    waiting = Box()
+    loop = DispatchLoop(Handler())
+    running = asyncio.create_task(loop.run([nothing], waiting.take))
+    await turn()
+    waiting.append(LAST)
+    try:
+        await asyncio.to_thread(wake_loop, loop)
+        with pytest.raises(StopConsumer):
+            await running
+    finally:
+        running.cancel()
+
+
+async def test_wake_bears_with_a_loop_that_goes_on_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop may take its sleeper away while another thread is in wake()."""
+    sleeper = asyncio.get_running_loop().create_future()
+    reads = [sleeper, None]
+    monkeypatch.setattr(DispatchLoop, "_sleeper", property(lambda _: reads.pop(0)))
+    # The constructor would set what only can be read here.
+    loop = DispatchLoop.__new__(DispatchLoop)
+    loop.wake()
+    assert sleeper.done()
+
+
+async def test_waking_twice_is_waking_once() -> None:
+    """A sleeper that was woken, or whose task was cancelled, may be woken again."""
+    woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    wake(woken)
+    wake(woken)
+    assert woken.result() is None
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    wake(cancelled)
+    assert cancelled.cancelled()
+
+
+async def test_sleeper_of_a_closed_event_loop_is_left_alone() -> None:
+    """Waking a task whose event loop is closed does nothing."""
+    closed = asyncio.new_event_loop()
+    sleeper: asyncio.Future[None] = closed.create_future()
+    closed.close()
+    wake(sleeper)
+    assert not sleeper.done()
+
+
+# Which sources there are
+
+
+async def test_mailbox_needs_no_source() -> None:
+    """A loop may serve a mailbox alone."""
+    handler = Handler()
+    with pytest.raises(StopConsumer):
+        await DispatchLoop(handler).run([], Box(["a", LAST]).take)
+    assert handler.names == ["a", LAST]
+
+
+async def test_await_many_dispatch_serves_one_callable() -> None:
+    """await_many_dispatch() with a single callable dispatches what it returns."""
+    handler = Handler()
+    with pytest.raises(StopConsumer):
+        await await_many_dispatch([source_of("a", LAST)], handler)
+    assert handler.names == ["a", LAST]
+
+
+async def test_await_many_dispatch_without_callables_waits_to_be_cancelled() -> None:
+    """await_many_dispatch() without a callable has nothing to do until cancelled."""
+    running = asyncio.create_task(await_many_dispatch([], Handler()))
+    await turn()
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
