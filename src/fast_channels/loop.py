@@ -45,13 +45,13 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
         running = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    if loop is running:
-        _resolve(sleeper)
-        return True
-    try:
-        loop.call_soon_threadsafe(_resolve, sleeper)
-    except RuntimeError:
-        return False
+    if loop is not running:
+        try:
+            loop.call_soon_threadsafe(_resolve, sleeper)
+        except RuntimeError:
+            return False
+    elif not sleeper.done():
+        sleeper.set_result(None)
     return True
 
 

@@ -3,7 +3,7 @@
 Each interpreter has only one of the two, so that nothing is imported but by name.
 """
 
-import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,11 +40,9 @@ class Library:
     """The in-memory layer that consumers get."""
     new_layer: Callable[[], Layer]
     """Makes another in-memory layer."""
-    new_loop: Callable[
-        [Receive, Dispatch], tuple[Coroutine[Any, Any, None], Callable[[Message], None]]
-    ]
-    """Makes what serves a consumer: an endless loop that dispatches from ``receive``
-    and from an in-process queue, and the function that puts into that queue."""
+    serve: Callable[[Receive, str, Dispatch], Coroutine[Any, Any, None]]
+    """What serves a consumer: an endless loop that dispatches from ``receive`` and from
+    a channel of ``layer``."""
 
     def application(self, handlers: type, *, with_layer: bool = False) -> Application:
         """Return the application of a consumer class with these methods."""
@@ -63,23 +61,18 @@ def load(name: str) -> Library:
 def _fast_channels() -> Library:
     layers = import_module("fast_channels.layers")
     layers.register_channel_layer(_ALIAS, layers.InMemoryChannelLayer())
+    layer = layers.get_channel_layer(_ALIAS)
     loop_class = import_module("fast_channels.loop").DispatchLoop
-    mailbox_class = import_module("fast_channels.layers.mailbox").Mailbox
 
-    def new_loop(
-        receive: Receive, dispatch: Dispatch
-    ) -> tuple[Coroutine[Any, Any, None], Callable[[Message], None]]:
-        loop, mailbox = loop_class(dispatch), mailbox_class(100)
-        mailbox.listener = loop.wake
-        return loop.run([receive], mailbox.take), lambda message: mailbox.put(
-            message.copy
-        )
+    async def serve(receive: Receive, channel: str, dispatch: Dispatch) -> None:
+        loop = loop_class(dispatch)
+        await loop.run([receive], layer.attach(channel, loop.wake).take)
 
     return Library(
         consumer=import_module("fast_channels.consumer").AsyncWebsocketConsumer,
-        layer=layers.get_channel_layer(_ALIAS),
+        layer=layer,
         new_layer=layers.InMemoryChannelLayer,
-        new_loop=new_loop,
+        serve=serve,
     )
 
 
@@ -89,17 +82,16 @@ def _channels() -> Library:
         CHANNEL_LAYERS={_ALIAS: {"BACKEND": backend}}
     )
     layers = import_module("channels.layers")
+    layer = layers.get_channel_layer(_ALIAS)
     await_many_dispatch = import_module("channels.utils").await_many_dispatch
 
-    def new_loop(
-        receive: Receive, dispatch: Dispatch
-    ) -> tuple[Coroutine[Any, Any, None], Callable[[Message], None]]:
-        queue: asyncio.Queue[Message] = asyncio.Queue(100)
-        return await_many_dispatch([receive, queue.get], dispatch), queue.put_nowait
+    async def serve(receive: Receive, channel: str, dispatch: Dispatch) -> None:
+        channel_receive = functools.partial(layer.receive, channel)
+        await await_many_dispatch([receive, channel_receive], dispatch)
 
     return Library(
         consumer=import_module("channels.generic.websocket").AsyncWebsocketConsumer,
-        layer=layers.get_channel_layer(_ALIAS),
+        layer=layer,
         new_layer=layers.InMemoryChannelLayer,
-        new_loop=new_loop,
+        serve=serve,
     )

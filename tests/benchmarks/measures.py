@@ -153,46 +153,38 @@ async def _add_events(
 
     There are a hundred consumers, so that one turn of the event loop is a small part
     of it. All of them wait, for their client and for their channel; each is sent one
-    message; the time ends when all handlers have run and all consumers wait again.
+    message through the in-memory layer; the time ends when all handlers have run and
+    all consumers wait again.
 
-    "loop" is what serves a consumer and nothing else: fast_channels' dispatch loop with
-    its mailbox, Channels' ``await_many_dispatch`` with an ``asyncio.Queue``, which is
-    the quickest that it can be given; the handler only counts. "event" is a message
-    sent through the in-memory layer to a whole consumer.
+    "loop" is what serves a consumer and nothing else: fast_channels' dispatch loop,
+    Channels' ``await_many_dispatch``; the handler only counts. "event" is a whole
+    consumer.
     """
-    handled = _Countdown()
+    layer, handled = library.layer, _Countdown()
 
     async def dispatch(message: Message) -> None:
         handled.tick()
 
-    loops = [library.new_loop(_silence, dispatch) for _ in range(_IDLE)]
-    tasks = [asyncio.create_task(run) for run, _ in loops]
-    await _settle()
-
-    async def wake_loops() -> float:
-        handled.start(_IDLE)
-        start = time.perf_counter()
-        for _, put in loops:
-            put(_FLAT)
-        await handled.wait()
-        await _settle()
-        return (time.perf_counter() - start) / _IDLE
-
-    await add("loop", wake_loops)
-    await _end(tasks)
-
-    tasks, channels = await _connect(library, _IDLE, handled)
-
-    async def wake_consumers() -> float:
+    async def wake(channels: list[str]) -> float:
         handled.start(_IDLE)
         start = time.perf_counter()
         for channel in channels:
-            await library.layer.send(channel, _FLAT)
+            await layer.send(channel, _FLAT)
         await handled.wait()
         await _settle()
         return (time.perf_counter() - start) / _IDLE
 
-    await add("event", wake_consumers)
+    channels = [await layer.new_channel() for _ in range(_IDLE)]
+    tasks = [
+        asyncio.create_task(library.serve(_silence, channel, dispatch))
+        for channel in channels
+    ]
+    await _settle()
+    await add("loop", functools.partial(wake, channels))
+    await _end(tasks)
+
+    tasks, channels = await _connect(library, _IDLE, handled)
+    await add("event", functools.partial(wake, channels))
     await _end(tasks)
 
 

@@ -81,8 +81,11 @@ class AsyncConsumer:
     base_send: Callable[[ChannelMessage], Awaitable[None]]
     """The server's ``send``."""
 
+    # Private names begin with _consumer_ or with two underscores: subclasses are other
+    # people's, and have names of their own.
+
     # What was received from the server and not dispatched yet.
-    _received: Received | tuple[()] = ()
+    _consumer_received: Received | tuple[()] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -111,18 +114,18 @@ class AsyncConsumer:
         """
         self.scope = scope
         self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
-        self._prepare()
-        self.channel_layer = self._find_layer()
+        self._consumer_prepare()
+        self.channel_layer = self.__find_layer()
         cause: BaseException | None = None
         try:
-            await self._run(receive)
+            await self._consumer_run(receive)
         except StopConsumer as exc:
             cause = exc
         except BaseException as exc:
             cause = exc
             raise
         finally:
-            await self._end(cause)
+            await self._consumer_end(cause)
 
     async def dispatch(self, message: ChannelMessage) -> None:
         """Give a message to the method for its type.
@@ -166,30 +169,30 @@ class AsyncConsumer:
             """
             await self.base_send(message)
 
-    def _prepare(self) -> None:
+    def _consumer_prepare(self) -> None:
         """Check what the connection is; there is nothing to release yet."""
 
-    async def _run(self, receive: ASGIReceiveCallable) -> None:
+    async def _consumer_run(self, receive: ASGIReceiveCallable) -> None:
         loop = DispatchLoop(self.dispatch)
-        self._received = loop.received
+        self._consumer_received = loop.received
         layer = self.channel_layer
         if layer is None:
-            await self._begin(receive)
+            await self._consumer_begin(receive)
             await loop.run([receive])
         else:
             self.channel_name = await layer.new_channel()
             self.channel_receive = functools.partial(layer.receive, self.channel_name)
             mailbox = layer.attach(self.channel_name, loop.wake)
-            await self._begin(receive)
+            await self._consumer_begin(receive)
             if mailbox is None:
                 await loop.run([receive, self.channel_receive])
             else:
                 await loop.run([receive], mailbox.take)
 
-    async def _begin(self, receive: ASGIReceiveCallable) -> None:
+    async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
         """Do what comes before the first message; subclasses may dispatch one."""
 
-    async def _end(self, cause: BaseException | None) -> None:
+    async def _consumer_end(self, cause: BaseException | None) -> None:
         """Release what the connection held, whatever ended it.
 
         It raises nothing but a cancellation, so that the cause reaches the server.
@@ -198,18 +201,20 @@ class AsyncConsumer:
             cause: What ended the connection.
         """
         if self.channel_layer is not None and self.channel_name is not None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
-            await self._release(
+            await self._consumer_release(
                 functools.partial(self.channel_layer.delete_channel, self.channel_name),
                 "release its channel",
             )
 
-    async def _release(self, step: Callable[[], Awaitable[None]], what: str) -> None:
+    async def _consumer_release(
+        self, step: Callable[[], Awaitable[None]], what: str
+    ) -> None:
         """Make one step of the ending; log what goes wrong with it.
 
         When it is cancelled half-way it is made again, out of reach of cancellations
         and within a bounded time: each step may be made twice.
         """
-        with self._logged(what):
+        with self._consumer_logged(what):
             try:
                 await step()
             except asyncio.CancelledError:
@@ -217,12 +222,12 @@ class AsyncConsumer:
                 while not again.done():
                     with contextlib.suppress(asyncio.CancelledError):
                         await asyncio.wait([again])
-                with self._logged(what):
+                with self._consumer_logged(what):
                     again.result()
                 raise
 
     @contextlib.contextmanager
-    def _logged(self, what: str) -> Generator[None]:
+    def _consumer_logged(self, what: str) -> Generator[None]:
         """Log what goes wrong in a step of the ending, so that the next one follows."""
         try:
             yield
@@ -231,15 +236,15 @@ class AsyncConsumer:
         except Exception:
             logger.exception("%s could not %s", type(self).__qualname__, what)
 
-    def _find_layer(self) -> BaseChannelLayer | None:
+    def __find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
         layer = channel_layers.get(alias)
         if layer is None and alias is not None and type(self) not in _warned:
             _warned.add(type(self))
-            logger.warning("%s has no channel layer: %s", *self._explain_no_layer())
+            logger.warning("%s has no channel layer: %s", *self._consumer_explain())
         return layer
 
-    def _explain_no_layer(self) -> tuple[str, str]:
+    def _consumer_explain(self) -> tuple[str, str]:
         name = type(self).__qualname__
         if self.channel_layer_alias is None:
             return name, "its channel_layer_alias is None"

@@ -59,15 +59,15 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     """
 
     # Whether there was a websocket.connect and no disconnect() for it yet.
-    _connected = False
+    __connected = False
     # Whether close() was called.
-    _closed = False
+    __closed = False
     # What disconnect() is to be told when no websocket.disconnect tells it.
-    _close_code = _NORMAL
+    __close_code = _NORMAL
     # The groups to leave at the end, beside those in `groups`.
-    _joined: list[str]
+    __joined: list[str]
     # The groups that were left already.
-    _left: tuple[str, ...] = ()
+    __left: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -122,7 +122,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             event["subprotocol"] = subprotocol
         if headers is not None:
             event["headers"] = list(headers)
-        await self._transmit(event)
+        await self.__transmit(event)
 
     async def send(  # pyright: ignore[reportIncompatibleMethodOverride] # a frame here, an event in the base class, as in Channels
         self,
@@ -162,8 +162,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             event = {"type": "websocket.send", "bytes": bytes(bytes_data)}
         else:
             raise ValueError("send() needs text_data or bytes_data")
-        if not self._closed:
-            await self._transmit(event)
+        if not self.__closed:
+            await self.__transmit(event)
         if close:
             await self.close(close)
 
@@ -189,13 +189,13 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             if not isinstance(code, int):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
                 raise TypeError(f"a close code must be an int, not {code!r}")
             event["code"] = _NORMAL if code is True else code
-        if self._closed:
+        if self.__closed:
             return
-        self._close_code = event.get("code", _NORMAL)
+        self.__close_code = event.get("code", _NORMAL)
         if reason is not None:
             event["reason"] = reason
-        self._closed = True
-        await self._transmit(event)
+        self.__closed = True
+        await self.__transmit(event)
 
     async def join_group(self, group: str) -> None:
         """Join a group; it is left when the connection ends.
@@ -204,14 +204,14 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = self._require_layer(f"cannot join group {group!r}")
+        layer = self.__require_layer(f"cannot join group {group!r}")
         # First, so that it is left even if joining is cancelled half-way.
-        if group not in self._joined:
-            self._joined.append(group)
+        if group not in self.__joined:
+            self.__joined.append(group)
         try:
             await layer.group_add(group, self.channel_name)
         except TypeError:
-            self._joined.remove(group)
+            self.__joined.remove(group)
             raise
 
     async def leave_group(self, group: str) -> None:
@@ -221,10 +221,10 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = self._require_layer(f"cannot leave group {group!r}")
+        layer = self.__require_layer(f"cannot leave group {group!r}")
         await layer.group_discard(group, self.channel_name)
-        if group in self._joined:
-            self._joined.remove(group)
+        if group in self.__joined:
+            self.__joined.remove(group)
 
     # Handlers of the ASGI events
 
@@ -235,7 +235,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             InvalidChannelLayerError: There are groups, but there is no channel layer.
         """
         if self.groups:
-            layer = self._require_layer(f"cannot join its groups {self.groups!r}")
+            layer = self.__require_layer(f"cannot join its groups {self.groups!r}")
             for group in self.groups:
                 await layer.group_add(group, self.channel_name)
         try:
@@ -257,16 +257,16 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         """Leave the groups, call ``disconnect()``, and end the consumer."""
         code = message.get("code")
         if code is None:
-            code = self._close_code if self._closed else _NO_CODE
+            code = self.__close_code if self.__closed else _NO_CODE
         # There is nobody any more to send to.
-        self._closed = True
-        await self._leave_groups()
-        await self._disconnect_once(code)
+        self.__closed = True
+        await self.__leave_groups()
+        await self.__disconnect_once(code)
         raise StopConsumer
 
     # How a connection begins and ends
 
-    def _prepare(self) -> None:
+    def _consumer_prepare(self) -> None:
         kind = self.scope.get("type", "websocket")
         if kind != "websocket":
             raise ValueError(
@@ -279,84 +279,84 @@ class AsyncWebsocketConsumer(AsyncConsumer):
                 f"{type(self).__qualname__}.groups must be a list of names of groups, "
                 f"not a str: write [{groups!r}]"
             )
-        self._joined = list(self.groups or ())
+        self.__joined = list(self.groups or ())
         # AttributeError: it is a property, which tells the groups of the scope.
         with contextlib.suppress(AttributeError):
-            self.groups = self._joined
+            self.groups = self.__joined
 
-    async def _begin(self, receive: ASGIReceiveCallable) -> None:
+    async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
         event = await receive()
-        self._connected = event.get("type") == "websocket.connect"
+        self.__connected = event.get("type") == "websocket.connect"
         await self.dispatch(event)
 
-    async def _run(self, receive: ASGIReceiveCallable) -> None:
+    async def _consumer_run(self, receive: ASGIReceiveCallable) -> None:
         try:
-            await super()._run(receive)
+            await super()._consumer_run(receive)
         except _ClientGone:
             # The handler that could not send has ended; the event is what the server
             # would have told had nothing been sent.
-            event = self._received_disconnect() or await _await_disconnect(receive)
+            event = self.__received_disconnect() or await _await_disconnect(receive)
             await self.dispatch(event)
 
-    def _received_disconnect(self) -> ChannelMessage | None:
+    def __received_disconnect(self) -> ChannelMessage | None:
         """Return the event that says that the client has left, if it was received."""
-        for item in self._received:
+        for item in self._consumer_received:
             if not isinstance(item, BaseException) and _is_disconnect(item[0]):
                 return item[0]
         return None
 
-    async def _end(self, cause: BaseException | None) -> None:
+    async def _consumer_end(self, cause: BaseException | None) -> None:
         # A cancellation may end any of the steps; the others are made all the same.
         try:
-            await self._leave_groups()
+            await self.__leave_groups()
         finally:
             try:
-                with self._logged("disconnect"):
-                    await self._disconnect_once(self._code_for(cause))
+                with self._consumer_logged("disconnect"):
+                    await self.__disconnect_once(self.__code_for(cause))
             finally:
-                await super()._end(cause)
+                await super()._consumer_end(cause)
 
-    def _code_for(self, cause: BaseException | None) -> int:
+    def __code_for(self, cause: BaseException | None) -> int:
         if isinstance(cause, StopConsumer):
-            return self._close_code
+            return self.__close_code
         return _INTERNAL_ERROR if isinstance(cause, Exception) else _SERVICE_RESTART
 
-    async def _disconnect_once(self, code: int) -> None:
-        if self._connected:
-            self._connected = False
+    async def __disconnect_once(self, code: int) -> None:
+        if self.__connected:
+            self.__connected = False
             await self.disconnect(code)
 
-    async def _leave_groups(self) -> None:
+    async def __leave_groups(self) -> None:
         layer = self.channel_layer
         if layer is None or self.channel_name is None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
             return
         cancelled: asyncio.CancelledError | None = None
-        for group in dict.fromkeys((*self._joined, *(self.groups or ()))):
-            if group in self._left:
+        for group in dict.fromkeys((*self.__joined, *(self.groups or ()))):
+            if group in self.__left:
                 continue
-            self._left = (*self._left, group)
+            self.__left = (*self.__left, group)
             leave = functools.partial(layer.group_discard, group, self.channel_name)
             try:
-                await self._release(leave, f"leave group {group!r}")
+                await self._consumer_release(leave, f"leave group {group!r}")
             except asyncio.CancelledError as exc:
                 cancelled = exc
         if cancelled is not None:
             raise cancelled
 
-    async def _transmit(self, event: ChannelMessage) -> None:
+    async def __transmit(self, event: ChannelMessage) -> None:
         try:
             await self.base_send(event)
         except Exception as exc:
             # Servers raise an OSError when the client is gone, see
             # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, and what
             # they like once they have said so.
-            if isinstance(exc, OSError) or self._received_disconnect() is not None:
+            if isinstance(exc, OSError) or self.__received_disconnect() is not None:
                 raise _ClientGone from exc
             raise
 
-    def _require_layer(self, what: str) -> BaseChannelLayer:
+    def __require_layer(self, what: str) -> BaseChannelLayer:
         if self.channel_layer is None:
-            name, reason = self._explain_no_layer()
+            name, reason = self._consumer_explain()
             raise InvalidChannelLayerError(
                 f"{name} {what}, as it has no channel layer: {reason}"
             )

@@ -23,6 +23,7 @@ __all__ = ["BaseChannelLayer"]
 
 _GROUP_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _CHANNEL_NAME = re.compile(r"[A-Za-z0-9._-]+(![A-Za-z0-9._-]*)?")
+_STR = frozenset({str})
 _CHARACTERS = "ASCII letters, digits, '.', '_' and '-'"
 
 
@@ -212,6 +213,8 @@ class BaseChannelLayer:
         Raises:
             TypeError: It is not a dict, or one of its keys is not a str.
         """
+        if type(message) is dict and _STR.issuperset(map(type, cast("Any", message))):
+            return
         if not isinstance(message, dict):
             raise TypeError(
                 f"a message must be a dict, not {type(message).__name__}: {message!r}"

@@ -124,13 +124,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that can be copied.
         """
-        self.require_valid_channel_name(channel)
+        # The name of a channel that somebody waits for was valid when they came.
+        if type(channel) is not str or channel not in self.channels:
+            self.require_valid_channel_name(channel)
         self.require_valid_message(message)
         copies = copies_of(message)
-        deadline = time.monotonic() + self.expiry
+        now = time.monotonic()
         with self._lock:
-            self._sweep_if_due()
-            if not self._mailbox(channel).put(copies, deadline):
+            self._sweep_if_due(now)
+            if not self._mailbox(channel).put(copies, now + self.expiry):
                 raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -222,9 +224,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.require_valid_group_name(group)
         self.require_valid_message(message)
         copies = copies_of(message)
-        deadline = time.monotonic() + self.expiry
+        now = time.monotonic()
+        deadline = now + self.expiry
         with self._lock:
-            self._sweep_if_due()
+            self._sweep_if_due(now)
             for channel in tuple(self.groups.get(group, ())):
                 if not self._mailbox(channel).put(copies, deadline):
                     self._dropped += 1
@@ -273,9 +276,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
             if not members:
                 self.groups.pop(group, None)
 
-    def _sweep_if_due(self) -> None:
+    def _sweep_if_due(self, now: float) -> None:
         """Drop what nobody will fetch any more, from time to time."""
-        now = time.monotonic()
         if now < self._next_sweep:
             return
         self._next_sweep = now + self.expiry
@@ -298,7 +300,7 @@ def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
         TypeError: The message holds something that cannot be copied.
     """
     own = dict(message)
-    if all(type(value) in _IMMUTABLE for value in own.values()):
+    if _IMMUTABLE.issuperset(map(type, own.values())):
         return own.copy
     try:
         if _is_plain(own, _DEEP):

@@ -1,5 +1,7 @@
 """Consumers for WebSockets: what they send, receive, and let be overridden."""
 
+import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -282,6 +284,19 @@ def test_consumers_are_plain_classes() -> None:
     """Consumer classes have no metaclass, and take any arguments without a loop."""
     assert type(AsyncJsonWebsocketConsumer) is type
     AsyncJsonWebsocketConsumer(1, "two", three=3)
+
+
+def test_private_names_leave_room_for_those_of_subclasses() -> None:
+    """Our private names are mangled, or carry a prefix that nobody else chooses."""
+    private = {
+        name
+        for base in AsyncJsonWebsocketConsumer.__mro__[:-1]
+        for name in {*vars(base), *inspect.get_annotations(base)}
+        if name.startswith("_") and not name.endswith("__")
+    }
+    assert private
+    ours = re.compile(r"_consumer_|_Async(Json)?(Websocket)?Consumer__")
+    assert [name for name in private if not ours.match(name)] == []
 
 
 async def test_constructor_without_super(layer: Layer) -> None:
