@@ -11,10 +11,11 @@ import hypercorn
 import hypercorn.asyncio
 import uvicorn
 import uvicorn.config
+from packaging.version import Version
 
 from fast_channels.type_defs import ASGIApplication
 
-__all__ = ["SERVERS", "Serve", "serving"]
+__all__ = ["SERVERS", "SERVERS_THAT_NOTICE", "Serve", "serving"]
 
 Serve: TypeAlias = Callable[
     [ASGIApplication], contextlib.AbstractAsyncContextManager[str]
@@ -27,6 +28,10 @@ SERVERS = [
     for implementation in uvicorn.config.WS_PROTOCOLS
     if implementation not in {"auto", "none"}
 ] + ["hypercorn"]
+
+# Before 0.53 uvicorn with wsproto never ends to send to a slow client that vanishes.
+_STUCK = ["uvicorn-wsproto"] if Version(uvicorn.__version__) < Version("0.53") else []
+SERVERS_THAT_NOTICE = [server for server in SERVERS if server not in _STUCK]
 
 
 @contextlib.asynccontextmanager

@@ -38,7 +38,7 @@ from fast_channels.type_defs import (
     WebSocketDisconnectEvent,
 )
 
-from .servers import Serve, serving
+from .servers import SERVERS_THAT_NOTICE, Serve, serving
 
 # What uvicorn calls "websockets" is deprecated, and was the default for many years.
 pytestmark = [
@@ -323,6 +323,7 @@ async def test_sending_to_a_client_that_left(
     assert events == ["websocket.disconnect"]
 
 
+@pytest.mark.parametrize("server", SERVERS_THAT_NOTICE, indirect=True)
 async def test_client_that_stops_reading_and_vanishes(
     serve: Serve, codes: list[int]
 ) -> None:

@@ -26,7 +26,7 @@ from fast_channels.type_defs import (
 
 __all__ = ["AsyncConsumer", "ConsumerApplication"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # The handlers that the base classes themselves have; what else they define is not
 # for a message to call.
@@ -234,14 +234,14 @@ class AsyncConsumer:
         except StopConsumer:
             pass
         except Exception:
-            logger.exception("%s could not %s", type(self).__qualname__, what)
+            _logger.exception("%s could not %s", type(self).__qualname__, what)
 
     def __find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
         layer = channel_layers.get(alias)
         if layer is None and alias is not None and type(self) not in _warned:
             _warned.add(type(self))
-            logger.warning("%s has no channel layer: %s", *self._consumer_explain())
+            _logger.warning("%s has no channel layer: %s", *self._consumer_explain())
         return layer
 
     def _consumer_explain(self) -> tuple[str, str]:
@@ -270,7 +270,7 @@ class ConsumerApplication:
         """The class of which every connection gets an instance."""
         self.consumer_initkwargs = consumer_initkwargs
         """The keyword arguments of every instance."""
-        self.__name__ = consumer_class.__name__
+        self.__name__: str = consumer_class.__name__
         self.__qualname__ = consumer_class.__qualname__
         self.__module__ = consumer_class.__module__
         self.__doc__ = consumer_class.__doc__

@@ -59,11 +59,13 @@ class BaseChannelLayer:
         capacity: int = 100,
         channel_capacity: "ChannelCapacityDict | None" = None,
     ) -> None:
-        self.expiry = require_positive("expiry", expiry)
+        self.expiry: float = require_positive("expiry", expiry)
         """After how many seconds a message that nobody received is dropped."""
-        self.capacity = require_positive_int("capacity", capacity)
+        self.capacity: int = require_positive_int("capacity", capacity)
         """How many messages may wait in a channel that ``channel_capacity`` omits."""
-        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.channel_capacity: CompiledChannelCapacities = self.compile_capacities(
+            channel_capacity or {}
+        )
         """The compiled ``channel_capacity``."""
 
     # What a layer implements.

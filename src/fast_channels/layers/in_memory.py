@@ -49,7 +49,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         ValueError: A number is not positive.
     """
 
-    extensions = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
+    extensions: list[str] = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         channel_capacity: ChannelCapacityDict | None = None,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
-        self.group_expiry = require_positive("group_expiry", group_expiry)
+        self.group_expiry: float = require_positive("group_expiry", group_expiry)
         """After how many seconds an unread channel is dropped from its groups."""
         self.channels: dict[str, Mailbox] = {}
         """The mailbox of each channel in which a message or a receiver waits."""

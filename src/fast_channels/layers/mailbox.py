@@ -53,11 +53,11 @@ class Mailbox:
     def __init__(
         self, capacity: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.capacity = capacity
+        self.capacity: int = capacity
         """How many messages may wait."""
         self.listener: Callable[[], None] | None = None
         """Called after each ``put()`` for which no task sleeps in ``get()``."""
-        self.readers = 0
+        self.readers: int = 0
         """For the layer to count who reads it, and to keep it while somebody does."""
         self._clock = clock
         # Pairs of (deadline, message), oldest first; deadlines never decrease.

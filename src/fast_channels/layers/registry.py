@@ -85,7 +85,7 @@ def _check_layer(alias: str, layer: object) -> None:
         )
 
 
-channel_layers = ChannelLayerRegistry()
+channel_layers: ChannelLayerRegistry = ChannelLayerRegistry()
 """The registry that consumers and the functions of this module use."""
 
 

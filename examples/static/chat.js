@@ -1,0 +1,276 @@
+// The page of a room. What the browser and the server say to each other is described
+// at the top of chat.py.
+
+const BAD_ROOM = 4400; // The close code after which it is no use to come back.
+const ROOM_NAME = /^[A-Za-z0-9_-]{1,50}$/;
+
+const $ = (id) => document.getElementById(id);
+const inLobby = location.pathname === "/";
+const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length));
+
+// A tab keeps its name; a new one begins with the name that was chosen last.
+let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
+let socket;
+let visits = 0; // How often the server has let us into the room.
+let failures = 0; // How many connections in a row have ended since it last did.
+let retry; // The timer of the next attempt; undefined unless we wait for one.
+
+// The connection
+
+function connect() {
+  clearTimeout(retry);
+  retry = undefined;
+  if (failures) showState("reconnecting", "Reconnecting…");
+  else showState("connecting", "Connecting…");
+  const url = new URL(inLobby ? "/ws/lobby" : `/ws${location.pathname}`, location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  socket = new WebSocket(url);
+  socket.onopen = () => {
+    showState("connected", "Connected");
+    join();
+  };
+  socket.onmessage = (event) => {
+    const content = JSON.parse(event.data);
+    handlers[content.type](content);
+  };
+  socket.onclose = (event) => {
+    allowWriting(false);
+    if (event.code === BAD_ROOM) refuse(event.reason);
+    else reconnectLater();
+  };
+}
+
+// Wait for 0.5 to 1 s after the first failure, then longer, but never beyond 10 s. The
+// random part keeps browsers from coming back all at once.
+function reconnectLater() {
+  const delay = Math.min(5000, 500 * 2 ** failures++) * (1 + Math.random());
+  const due = Date.now() + delay;
+  const tick = () => {
+    const left = due - Date.now();
+    if (left <= 0) return connect();
+    showState("reconnecting", "Reconnecting", ` in ${Math.ceil(left / 1000)} s…`);
+    retry = setTimeout(tick, left % 1000 || 1000);
+  };
+  tick();
+}
+
+function reconnectNow() {
+  if (retry !== undefined && document.visibilityState === "visible") connect();
+}
+
+addEventListener("online", reconnectNow);
+document.addEventListener("visibilitychange", reconnectNow);
+
+function send(content) {
+  socket.send(JSON.stringify(content));
+}
+
+function join() {
+  if (name && socket.readyState === WebSocket.OPEN) send({ type: "join", name });
+}
+
+// What the server sends: a function for each type
+
+const handlers = {
+  joined() {
+    if (visits++ && failures) addNotice("You are back. What was written meanwhile is not shown.");
+    failures = 0;
+    allowWriting(true);
+  },
+  notice({ event, name }) {
+    addNotice(`${name} ${event === "join" ? "joined" : "left"}`);
+  },
+  message: addMessage,
+  error({ detail }) {
+    showError(detail);
+  },
+};
+
+// The conversation
+
+const log = $("log");
+
+function addMessage({ name: author, text, time, own }) {
+  const message = $("message").content.firstElementChild.cloneNode(true);
+  const find = (selector) => message.querySelector(selector);
+  const date = new Date(time);
+  message.dataset.author = `${own} ${author}`;
+  message.classList.toggle("own", own);
+  message.classList.toggle("more", log.lastElementChild?.dataset.author === message.dataset.author);
+  find(".avatar").textContent = [...author][0].toUpperCase();
+  find(".avatar").style.setProperty("--hue", hue(author));
+  find(".author").textContent = author;
+  find("time").dateTime = time;
+  find("time").title = date.toLocaleString();
+  find("time").textContent = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  find(".text").textContent = text;
+  $("empty").hidden = true;
+  append(message);
+}
+
+function addNotice(text) {
+  const notice = document.createElement("p");
+  notice.className = "notice";
+  notice.textContent = text;
+  append(notice);
+}
+
+// Show what is new to whom is at the end; leave alone whom reads further up.
+function append(element) {
+  const follow = atEnd();
+  log.append(element);
+  if (follow) scrollToEnd();
+  else $("newer").hidden = false;
+}
+
+function atEnd() {
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+}
+
+function scrollToEnd() {
+  log.scrollTop = log.scrollHeight;
+}
+
+let wasAtEnd = true;
+log.addEventListener("scroll", () => {
+  wasAtEnd = atEnd();
+  if (wasAtEnd) $("newer").hidden = true;
+});
+// The log changes its height when a phone shows its keyboard, or a draft grows.
+new ResizeObserver(() => wasAtEnd && scrollToEnd()).observe(log);
+
+$("newer").addEventListener("click", () => {
+  scrollToEnd();
+  $("text").focus();
+});
+
+// A colour for a name: the same one in every browser.
+function hue(author) {
+  let sum = 0;
+  for (const letter of author) sum = (sum * 31 + letter.codePointAt(0)) % 360;
+  return sum;
+}
+
+// The composer
+
+const text = $("text");
+let hadFocus = false;
+
+function allowWriting(allowed) {
+  if (!allowed) hadFocus ||= document.activeElement === text;
+  $("writing").disabled = !allowed;
+  if (allowed && hadFocus) text.focus();
+  if (allowed) hadFocus = false;
+}
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const draft = text.value.trim();
+  if (draft && socket.readyState === WebSocket.OPEN) {
+    send({ type: "message", text: draft });
+    text.value = "";
+    hideError();
+    scrollToEnd();
+  }
+  text.focus();
+});
+
+text.addEventListener("keydown", (event) => {
+  // While characters are composed, as in Japanese, Enter chooses one of them.
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+
+function showError(detail) {
+  $("error-text").textContent = detail;
+  $("error").hidden = false;
+}
+
+function hideError() {
+  $("error").hidden = true;
+}
+
+$("error-close").addEventListener("click", () => {
+  hideError();
+  text.focus();
+});
+
+// The name
+
+function askName() {
+  $("name").value = name;
+  $("name-cancel").hidden = !name;
+  $("name-submit").textContent = name ? "Change name" : "Join the chat";
+  setProblem("name", "");
+  $("name-dialog").showModal();
+}
+
+$("me").addEventListener("click", askName);
+$("name-cancel").addEventListener("click", () => $("name-dialog").close());
+$("name-form").addEventListener("submit", (event) => {
+  const chosen = $("name").value.trim();
+  setProblem("name", chosen ? "" : "Enter a name of 1 to 40 characters.");
+  if (!chosen) return event.preventDefault();
+  if (chosen === name) return;
+  name = chosen;
+  for (const storage of [sessionStorage, localStorage]) storage.setItem("chat.name", name);
+  showName();
+  hadFocus = true;
+  join();
+});
+
+function showName() {
+  $("me").textContent = name || "Choose a name";
+}
+
+// The other rooms
+
+$("room-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const chosen = $("room-name").value.trim();
+  if (ROOM_NAME.test(chosen)) location.assign(`/room/${chosen}`);
+  else setProblem("room-name", "Use 1 to 50 letters (A–Z), digits, hyphens and underscores.");
+});
+$("room-name").addEventListener("input", () => setProblem("room-name", ""));
+
+function refuse(reason) {
+  showState("disconnected", "Disconnected");
+  $("refused-reason").textContent = reason;
+  $("refused").hidden = false;
+  $("empty").hidden = true;
+  $("name-dialog").close();
+}
+
+// Small things
+
+function showState(state, text, countdown = "") {
+  $("state").dataset.state = state;
+  // Set only if it is new: screen readers read it out.
+  if ($("state-text").textContent !== text) $("state-text").textContent = text;
+  $("countdown").textContent = countdown;
+}
+
+function setProblem(field, problem) {
+  $(field).setAttribute("aria-invalid", String(Boolean(problem)));
+  $(`${field.replace("-name", "")}-problem`).textContent = problem;
+  if (problem) $(field).focus();
+}
+
+function decode(path) {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path; // Not a valid name either; the server says so.
+  }
+}
+
+const title = inLobby ? "Lobby" : room;
+$("room").textContent = title;
+document.title = `${title} · fast_channels chat`;
+$("second-tab").href = location.pathname;
+if (inLobby) $("lobby").setAttribute("aria-current", "page");
+showName();
+connect();
+if (!name) askName();

@@ -1,0 +1,84 @@
+"""A chat that is served, and people who use it in a browser."""
+
+import os
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import TypeAlias
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.chat_server import ChatServer
+
+__all__ = ["Visit"]
+
+Visit: TypeAlias = Callable[..., Awaitable[Page]]
+"""``visit(path, name="", width=1280)`` opens a page in a browser profile of its own."""
+
+expect.set_options(timeout=30_000)
+_CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Find a Chromium, or fail with a line that says how to get one."""
+    named = os.environ.get("FAST_CHANNELS_TEST_CHROMIUM")
+    for name in (named,) if named else _CHROMIUMS:
+        if path := shutil.which(name):
+            return path
+    pytest.fail(
+        f"no Chromium found, looked for {named or ', '.join(_CHROMIUMS)}: "
+        "apt-get install chromium, or name one in FAST_CHANNELS_TEST_CHROMIUM",
+        pytrace=False,
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    """Serve the chat for one test, which may stop it and start it again."""
+    with ChatServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncGenerator[Browser]:
+    """Run a browser for one test."""
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=arguments
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+def console() -> list[str]:
+    """Collect the errors and warnings of all pages."""
+    return []
+
+
+@pytest.fixture
+def visit(browser: Browser, server: ChatServer, console: list[str]) -> Visit:
+    """Open pages, each in a profile of its own; with a name, join the room."""
+
+    async def visit(path: str, name: str = "", width: int = 1280) -> Page:
+        context = await browser.new_context(viewport={"width": width, "height": 800})
+        page = await context.new_page()
+        page.on(
+            "console",
+            lambda message: (
+                console.append(message.text)
+                if message.type in {"error", "warning"}
+                else None
+            ),
+        )
+        page.on("pageerror", lambda error: console.append(str(error)))
+        await page.goto(server.url + path)
+        if name:
+            await page.get_by_label("Your name", exact=True).fill(name)
+            await page.get_by_role("button", name="Join the chat").click()
+            await expect(page.get_by_label("Message", exact=True)).to_be_enabled()
+        return page
+
+    return visit
