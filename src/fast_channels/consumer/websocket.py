@@ -279,6 +279,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
                 f"{type(self).__qualname__}.groups must be a list of names of groups, "
                 f"not a str: write [{groups!r}]"
             )
+        # An instance may serve several connections, one after the other.
+        self.__closed, self.__close_code, self.__left = False, _NORMAL, ()
         self.__joined = list(self.groups or ())
         # AttributeError: it is a property, which tells the groups of the scope.
         with contextlib.suppress(AttributeError):

@@ -299,6 +299,20 @@ def test_private_names_leave_room_for_those_of_subclasses() -> None:
     assert [name for name in private if not ours.match(name)] == []
 
 
+async def test_instance_serves_again(layer: Layer) -> None:
+    """An instance is an ASGI application, for one connection after the other."""
+    consumer = Member()
+    for _ in range(2):
+        async with FakeServer(consumer) as server:
+            await server.connect()
+            await layer.group_send("news", {"type": "chat.message", "text": "hello"})
+            await until(lambda: server.sent[1:])
+            assert server.sent[1] == {"type": "websocket.send", "text": "hello"}
+            await consumer.close()
+            assert await server.disconnect() is None
+        assert members(layer) == set()
+
+
 async def test_constructor_without_super(layer: Layer) -> None:
     """A subclass may have a constructor that does not call the one of the base."""
 
