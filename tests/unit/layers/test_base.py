@@ -1,5 +1,7 @@
 """What all layers share, and what a layer of one's own need not do."""
 
+import collections
+import enum
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +133,22 @@ def test_non_local_name_ends_at_the_mark(
 # Messages
 
 
-@pytest.mark.parametrize("message", [{}, MESSAGE, {"": None, "nested": {1: 2}}])
+class Key(enum.StrEnum):
+    """Keys as some people write them."""
+
+    TYPE = "type"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        MESSAGE,
+        {"": None, "nested": {1: 2}},
+        {Key.TYPE: "a"},
+        collections.OrderedDict(MESSAGE),
+    ],
+)
 def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
     """A dict with str keys is a message, whatever its values are."""
     layer.require_valid_message(message)
