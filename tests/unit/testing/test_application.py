@@ -290,7 +290,7 @@ async def test_block_ends_the_application(times: int) -> None:
     application = Stubborn(times)
     communicator = ApplicationCommunicator(application, {"type": "test"})
     try:
-        async with asyncio.timeout(1), communicator:
+        async with asyncio.timeout(10), communicator:
             await communicator.send_input({"type": "x"})
             # By now it waits for another event.
             assert await communicator.receive_nothing(timeout=SHORT)
