@@ -131,7 +131,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         copies = copies_of(message)
         now = time.monotonic()
         with self._lock:
-            self._sweep_if_due(now)
+            # Later than others: users of Channels count the channels after a send().
+            self._sweep_if_due(now, patience=self.expiry)
             if not self._mailbox(channel).put(copies, now + self.expiry):
                 raise ChannelFull(channel)
 
@@ -148,6 +149,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             mailbox = self._mailbox(channel)
             mailbox.readers += 1
+            self._sweep_if_due(time.monotonic())
         try:
             return await mailbox.get()
         finally:
@@ -276,9 +278,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
             if not members:
                 self.groups.pop(group, None)
 
-    def _sweep_if_due(self, now: float) -> None:
+    def _sweep_if_due(self, now: float, patience: float = 0) -> None:
         """Drop what nobody will fetch any more, from time to time."""
-        if now < self._next_sweep:
+        if now < self._next_sweep + patience:
             return
         self._next_sweep = now + self.expiry
         for channel, mailbox in list(self.channels.items()):

@@ -240,7 +240,7 @@ async def test_deleted_channel_is_attached_no_more(layer: InMemoryChannelLayer) 
 async def test_unread_channels_are_forgotten(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """Once its messages have expired, a channel is dropped when anything is sent."""
+    """Once its messages have expired, a channel is dropped when others are used."""
     await layer.send("a", MESSAGE)
     clock.advance(5)
     await layer.send("b", MESSAGE)
@@ -253,7 +253,13 @@ async def test_unread_channels_are_forgotten(
     assert set(layer.channels) == {"b", "c", "d"}
     clock.advance(10)
     await layer.send("e", MESSAGE)
-    assert set(layer.channels) == {"c", "e"}
+    assert set(layer.channels) == {"b", "c", "d", "e"}
+    assert await layer.receive("e") == MESSAGE
+    assert set(layer.channels) == {"c"}
+    await layer.send("f", MESSAGE)
+    clock.advance(20)
+    await layer.send("g", MESSAGE)
+    assert set(layer.channels) == {"c", "g"}
     await stop(receiving)
 
 
@@ -288,7 +294,7 @@ async def test_memberships_of_unread_channels_expire(
     clock.advance(4)
     await layer.send("unread", MESSAGE)
     clock.advance(6)
-    await layer.send("elsewhere", MESSAGE)
+    await layer.group_send("unknown", MESSAGE)
     assert set(layer.groups["x"]) == {"read", "unread"}
 
 
