@@ -128,19 +128,19 @@ class DispatchLoop:
         loop = asyncio.get_running_loop()
         ready, dispatch = self.received, self._dispatch
         run = 0
+        sleeper = self._sleeper = loop.create_future()
         while True:
-            # Made before the look into the mailbox: what comes later resolves it.
-            sleeper = self._sleeper
-            if sleeper is None or sleeper.done():
-                sleeper = self._sleeper = loop.create_future()
             if ready:
                 await self._dispatch_ready(ready.pop(0))
             message = take()
             if message is not None:
                 await dispatch(message)
             elif not ready:
-                run = 0
+                # The sleeper is older than the look into the mailbox: whatever came
+                # after that has resolved it.
                 await sleeper
+                sleeper = self._sleeper = loop.create_future()
+                run = 0
                 continue
             run += 1
             if run >= _RUN:
