@@ -7,10 +7,21 @@ from collections.abc import Callable, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+import pytest
+
 from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
 from fast_channels.type_defs import ASGIApplication, ChannelMessage
 
-__all__ = ["LIMIT", "Boom", "FakeServer", "Layer", "QueueLayer", "members", "until"]
+__all__ = [
+    "LIMIT",
+    "Boom",
+    "FakeServer",
+    "Layer",
+    "QueueLayer",
+    "logged",
+    "members",
+    "until",
+]
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 5
@@ -21,6 +32,15 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(LIMIT):
         while not condition():  # noqa: ASYNC110 # any condition
             await asyncio.sleep(0)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what fast_channels has logged; asyncio may find a busy machine slow."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("fast_channels")
+    ]
 
 
 class Boom(Exception):

@@ -19,7 +19,7 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 
-from .fakes import FakeServer, QueueLayer, until
+from .fakes import FakeServer, QueueLayer, logged, until
 
 
 class Boom(Exception):
@@ -385,7 +385,7 @@ async def test_no_alias(caplog: pytest.LogCaptureFixture) -> None:
         await until(lambda: server.idle)
         assert consumer.channel_layer is None
         assert consumer.channel_name is None
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 async def test_unknown_alias(caplog: pytest.LogCaptureFixture) -> None:
@@ -406,7 +406,7 @@ async def test_unknown_alias(caplog: pytest.LogCaptureFixture) -> None:
             assert consumer.channel_layer is None
             assert consumer.channel_name is None
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    for message, name in zip(caplog.messages, ["Lost", "LostToo"], strict=True):
+    for message, name in zip(logged(caplog), ["Lost", "LostToo"], strict=True):
         assert f"{name} has no channel layer: no layer is registered" in message
         assert "'chta' (registered: 'chat', 'jobs')" in message
 
@@ -618,7 +618,7 @@ async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
     register_channel_layer("default", Broken())
     async with FakeServer(Recorder()) as server:
         assert isinstance(await server.end(), Boom)
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -637,5 +637,5 @@ async def test_delete_channel_fails(
     async with FakeServer(Recorder()) as server:
         await server.give({"type": message_type})
         assert type(await server.end()) is outcome
-    assert caplog.messages == ["Recorder could not release its channel"]
+    assert logged(caplog) == ["Recorder could not release its channel"]
     assert "the layer is gone" in caplog.text

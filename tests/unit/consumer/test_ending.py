@@ -10,7 +10,7 @@ from fast_channels.layers import (
 )
 from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
 
-from .fakes import Boom, FakeServer, Layer, QueueLayer, members, until
+from .fakes import Boom, FakeServer, Layer, QueueLayer, logged, members, until
 from .subject import (
     Subject,
     Trouble,
@@ -50,7 +50,7 @@ async def test_trouble(
         assert type(await server.end()) is outcome
         assert_released(any_layer)
     assert consumer.codes == [code]
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 @pytest.mark.parametrize(("trouble", "_", "outcome"), TROUBLES)
@@ -71,7 +71,7 @@ async def test_trouble_in_disconnect(
         assert type(await server.end()) is outcome
         assert_released(any_layer)
     assert consumer.codes == [1001]
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ async def test_trouble_in_disconnect_after_trouble(
     else:
         assert type(ended_with) is outcome
         assert outcome is not Boom or str(ended_with) == "receive"
-    logged = ["Subject could not disconnect"] if second is fail else []
-    assert caplog.messages == logged
+    expected = ["Subject could not disconnect"] if second is fail else []
+    assert logged(caplog) == expected
 
 
 async def test_client_disconnects(any_layer: Layer | None) -> None:
@@ -324,7 +324,7 @@ async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
         assert isinstance(await server.end(), Boom)
         assert_released(layer)
     assert consumer.codes == []
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 # What a layer can do to the end of a connection
@@ -373,7 +373,7 @@ async def test_group_discard_fails(
         assert type(await server.end()) is outcome
     assert consumer.codes == [1011]
     assert members(layer, "news") == set()
-    assert caplog.messages == ["Subject could not leave group 'lobby'"]
+    assert logged(caplog) == ["Subject could not leave group 'lobby'"]
     assert "the layer is gone" in caplog.text
 
 
@@ -392,4 +392,4 @@ async def test_delete_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
         assert await server.disconnect(code=1000) is None
         assert_released(layer)
     assert consumer.codes == [1000]
-    assert caplog.messages == ["Subject could not release its channel"]
+    assert logged(caplog) == ["Subject could not release its channel"]

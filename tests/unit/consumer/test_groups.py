@@ -13,7 +13,7 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 
-from .fakes import FakeServer, Layer, QueueLayer, members, until
+from .fakes import FakeServer, Layer, QueueLayer, logged, members, until
 from .subject import Member
 
 
@@ -90,7 +90,7 @@ async def test_groups_of_an_instance(
             assert members(layer, group) == {consumer.channel_name}
         assert await server.disconnect() is None
     assert members(layer) == set()
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 async def test_groups_as_a_property(layer: Layer) -> None:
@@ -196,7 +196,7 @@ async def test_join_group_of_an_invalid_name(
             await consumer.join_group("a room")
         assert consumer.groups == ["lobby", "news"]
         await server.disconnect()
-    assert caplog.messages == []
+    assert logged(caplog) == []
 
 
 async def test_groups_without_a_layer(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,7 +212,7 @@ async def test_groups_without_a_layer(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(outcome, InvalidChannelLayerError)
     assert "Groupie cannot join its groups ['lobby', 'news']" in str(outcome)
     assert "'chta' (registered: 'chat')" in str(outcome)
-    assert len(caplog.messages) == 1
+    assert len(logged(caplog)) == 1
 
 
 @pytest.mark.parametrize("method", ["join_group", "leave_group"])
