@@ -10,6 +10,8 @@ from blockbuster import blockbuster_ctx
 
 from fast_channels.layers import channel_layers
 
+pytest_plugins = ["tests.redis_servers.fixtures"]
+
 _TESTS = Path(__file__).parent
 _ON_BOTH_LOOPS = (_TESTS / "unit", _TESTS / "contract")
 

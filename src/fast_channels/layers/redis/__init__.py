@@ -1,0 +1,1 @@
+"""The layers that carry messages through Redis."""

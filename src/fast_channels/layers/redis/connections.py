@@ -1,0 +1,256 @@
+"""The command connection: one for each server and event loop, shared by all tasks.
+
+The rules:
+
+1. Commands of one turn of the event loop leave in one write, and their replies are
+   matched to them in order: tasks that send at once share a round trip.
+2. Whoever waits for a reply may be cancelled. The command is sent and its reply read
+   all the same, and dropped; the connection goes on.
+3. When the connection breaks, a command that was written fails, since nobody knows
+   whether it was carried out; a command that was not is sent on the next connection.
+4. A command waits for a connection for a bounded time, then it fails too.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from fast_channels.loop import wake
+
+__all__ = ["CommandConnection", "RedisUnavailable"]
+
+# Seconds between two attempts: they grow from the first to the second, with jitter.
+_BACKOFF = (0.01, 0.5)
+# Seconds in which a loop that was blocked can read what was sent meanwhile.
+_GRACE = 0.05
+
+_Reply: TypeAlias = "asyncio.Future[Any]"
+
+
+class RedisUnavailable(ConnectionError):
+    """Redis cannot be reached, or went away before it replied."""
+
+
+class CommandConnection:
+    """Sends commands on one connection, and reconnects when it breaks.
+
+    It connects with the first command, and stays connected until ``close()``; it can be
+    used again afterwards. Belongs to one event loop.
+
+    Args:
+        connect: Makes a connection of redis-py, which is not open yet. It must speak
+            RESP2, decode nothing, and have no timeout for reading.
+        name: What errors call the server.
+        timeout: For how many seconds commands wait: for a connection, and for the
+            server to reply to any of them.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        name: str,
+        *,
+        timeout: float = 5.0,
+    ) -> None:
+        self._connect = connect
+        self._name = name
+        self._timeout = timeout
+        # When something was last heard of the server, on the clock of the loop.
+        self._heard = 0.0
+        # Commands that were not written yet, with the futures of their replies.
+        self._outbox: list[tuple[bytes, _Reply]] = []
+        # The futures of the commands that were written, in that order.
+        self._written: deque[_Reply] = deque()
+        # Connects, writes and reads, while there is anything to do or a connection.
+        self._owner: asyncio.Task[None] | None = None
+        # What the owner sleeps on while it has nothing to write.
+        self._sleeper: asyncio.Future[None] | None = None
+        self._packer: AbstractConnection | None = None
+        self.connects: int = 0
+        """How many times a connection was opened."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is open, or being opened."""
+        return self._owner is not None
+
+    def submit(self, *command: str | bytes | float) -> _Reply:
+        """Send a command soon, and return the future of its reply.
+
+        The future raises ``redis.exceptions.ResponseError`` for a reply that is an
+        error, and ``RedisUnavailable`` if there is no reply. Cancelling it does not
+        take the command back.
+        """
+        reply: _Reply = asyncio.get_running_loop().create_future()
+        self._outbox.append((self._pack(command), reply))
+        if self._owner is None:
+            self._owner = asyncio.create_task(self._own())
+        elif self._sleeper is not None:
+            wake(self._sleeper)
+        return reply
+
+    async def execute(self, *command: str | bytes | float) -> Any:
+        """Send a command and return its reply.
+
+        Cancelling does not take the command back, and does no harm to the connection.
+
+        Raises:
+            ResponseError: The reply is an error.
+            RedisUnavailable: There is no reply.
+        """
+        return await self.submit(*command)
+
+    async def close(self) -> None:
+        """Close the connection; commands that wait for a reply fail."""
+        owner = self._owner
+        if owner is not None:
+            owner.cancel()
+            await asyncio.wait([owner])
+            if self._owner is owner:
+                # It was cancelled before it began.
+                self._end(_closed())
+
+    def _pack(self, command: tuple[str | bytes | float, ...]) -> bytes:
+        # redis-py packs with what the connection was configured with.
+        if self._packer is None:
+            self._packer = self._connect()
+        return b"".join(self._packer.pack_command(*command))
+
+    async def _own(self) -> None:
+        """Serve the commands until the connection breaks or is closed."""
+        try:
+            while self._outbox:
+                connection = await self._open()
+                try:
+                    await self._serve(connection)
+                except Exception as exc:  # noqa: BLE001 # uvloop has a RuntimeError for it
+                    self._fail_written(exc)
+                finally:
+                    await connection.disconnect(nowait=True)
+            self._owner = None
+        except asyncio.CancelledError:
+            self._end(_closed())
+            raise
+        except Exception as exc:  # noqa: BLE001 # whatever it is, nobody may wait for ever
+            self._end(exc)
+
+    async def _open(self) -> AbstractConnection:
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._timeout
+        delay, longest = _BACKOFF
+        while True:
+            connection = self._connect()
+            try:
+                # Its own timeouts end before redis-py greets the server.
+                async with asyncio.timeout_at(give_up):
+                    await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+            except (AuthenticationError, ResponseError):
+                # A wrong password, say: to try again would be no use.
+                raise
+            except (RedisError, OSError):
+                if loop.time() + delay > give_up:
+                    raise
+            else:
+                self.connects += 1
+                return connection
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
+            delay = min(2 * delay, longest)
+
+    async def _serve(self, connection: AbstractConnection) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.create_task(self._read(connection))
+        try:
+            while not reader.done():
+                if self._outbox:
+                    batch, self._outbox = self._outbox, []
+                    if not self._written:
+                        self._heard = loop.time()
+                    self._written.extend(reply for _, reply in batch)
+                    packed = b"".join(command for command, _ in batch)
+                    async with asyncio.timeout(self._timeout):
+                        await connection.send_packed_command(packed, check_health=False)
+                else:
+                    await self._sleep(reader)
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _sleep(self, reader: asyncio.Task[None]) -> None:
+        """Wait for a command, or for the end of the connection.
+
+        Raises:
+            TimeoutError: Commands wait for a reply, and none came for too long.
+        """
+        loop = asyncio.get_running_loop()
+        sleeper: asyncio.Future[None] = loop.create_future()
+
+        def stop(_: object = None) -> None:
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+        timer: asyncio.TimerHandle | None = None
+        if self._written:
+            left = self._heard + self._timeout - loop.time()
+            if left <= 0:
+                heard = self._heard
+                await asyncio.sleep(_GRACE)
+                if self._heard == heard:
+                    raise TimeoutError(f"it did not reply for {self._timeout} seconds")
+                return
+            timer = loop.call_later(left, stop)
+        reader.add_done_callback(stop)
+        self._sleeper = sleeper
+        try:
+            await sleeper
+        finally:
+            self._sleeper = None
+            reader.remove_done_callback(stop)
+            if timer is not None:
+                timer.cancel()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """Give each reply to whoever waits for it, until the connection breaks."""
+        loop = asyncio.get_running_loop()
+        while True:
+            value: Any
+            try:
+                value = await connection.read_response(disconnect_on_error=False)  # pyright: ignore[reportUnknownVariableType] # redis-py leaves it untyped
+            except ResponseError as exc:
+                value = exc
+            self._heard = loop.time()
+            reply = self._written.popleft()
+            if reply.done():
+                continue
+            if isinstance(value, ResponseError):
+                reply.set_exception(value)
+            else:
+                reply.set_result(value)
+
+    def _fail_written(self, error: BaseException) -> None:
+        written, self._written = self._written, deque()
+        self._fail(written, error)
+
+    def _end(self, error: BaseException) -> None:
+        """Fail all commands, and be ready for the next."""
+        self._owner = None
+        self._fail_written(error)
+        outbox, self._outbox = self._outbox, []
+        self._fail([reply for _, reply in outbox], error)
+
+    def _fail(self, replies: Iterable[_Reply], cause: BaseException) -> None:
+        why = str(cause) or type(cause).__name__
+        for reply in replies:
+            if not reply.done():
+                error = RedisUnavailable(f"{self._name} is not available: {why}")
+                error.__cause__ = cause
+                reply.set_exception(error)
+
+
+def _closed() -> ConnectionError:
+    return ConnectionAbortedError("the layer was closed")

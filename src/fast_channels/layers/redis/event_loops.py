@@ -1,0 +1,102 @@
+"""What belongs to one event loop, made when it is first needed there.
+
+A connection lives in the event loop in which it was opened. One layer serves any number
+of loops, one after the other (a script that calls ``asyncio.run()`` again and again) or
+at once (threads), so it keeps one state for each of them in :class:`PerLoop`.
+
+A state is closed when its loop ends. No loop is patched for that: an asynchronous
+generator that is suspended is closed by ``loop.shutdown_asyncgens()``, which
+``asyncio.run()``, ``asyncio.Runner``, uvloop and ``asgiref.sync.async_to_sync`` call.
+What a bare ``loop.close()`` leaves behind is dropped when the next loop comes.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+__all__ = ["PerLoop"]
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """One state for each event loop.
+
+    Args:
+        make: Makes the state of the running event loop.
+        close: Closes it, in the same loop.
+    """
+
+    def __init__(
+        self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]
+    ) -> None:
+        self._make = make
+        self._close = close
+        # Each loop's state, and the generator that closes it with the loop.
+        self._entries: dict[
+            asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]
+        ] = {}
+        # Guards the dict; held for no more than a look-up or a change.
+        self._lock = threading.Lock()
+
+    def get(self) -> T:
+        """Return the state of the running event loop; make it if there is none."""
+        loop = asyncio.get_running_loop()
+        entry = self._entries.get(loop)
+        return self._add(loop) if entry is None else entry[0]
+
+    def peek(self) -> list[T]:
+        """Return the states of all event loops that are open."""
+        with self._lock:
+            return [
+                state
+                for loop, (state, _) in self._entries.items()
+                if not loop.is_closed()
+            ]
+
+    async def close(self) -> None:
+        """Close the state of every event loop, and wait for those of this one.
+
+        Other loops close theirs as soon as they come to it.
+        """
+        here = asyncio.get_running_loop()
+        with self._lock:
+            entries, self._entries = self._entries, {}
+        for loop, (_, guard) in entries.items():
+            if loop is here:
+                await guard.aclose()
+            else:
+                # RuntimeError: that loop is closed, and its sockets with it.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_close_soon, guard)
+
+    def _add(self, loop: asyncio.AbstractEventLoop) -> T:
+        state = self._make()
+        guard = self._guard(loop, state)
+        # Runs it up to its yield, which takes no event loop.
+        with contextlib.suppress(StopIteration):
+            guard.__anext__().send(None)
+        with self._lock:
+            for other in [other for other in self._entries if other.is_closed()]:
+                del self._entries[other]
+            self._entries[loop] = state, guard
+        return state
+
+    async def _guard(
+        self, loop: asyncio.AbstractEventLoop, state: T
+    ) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            with self._lock:
+                entry = self._entries.get(loop)
+                # After close() the loop may have another state already.
+                if entry is not None and entry[0] is state:
+                    del self._entries[loop]
+            await self._close(state)
+
+
+def _close_soon(guard: AsyncGenerator[None]) -> None:
+    asyncio.ensure_future(guard.aclose())  # noqa: RUF006 # the loop's own, until it ends

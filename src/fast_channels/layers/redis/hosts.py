@@ -1,0 +1,487 @@
+"""Where Redis is: every accepted spelling of a host becomes one value, a ``Host``.
+
+A host may be written as
+
+* a URL: ``redis://user:password@host:6379/0``, ``rediss://`` for TLS, ``unix://`` and a
+  path for a socket; with arguments of redis-py in the query;
+* a pair: ``("host", 6379)``;
+* a dict of redis-py's arguments: ``{"host": "host", "port": 6379, "db": 0}``, or
+  ``{"address": url}`` and more of them;
+* a dict for a master that Sentinel knows:
+  ``{"sentinels": [("host", 26379)], "master_name": "name"}``, with arguments for the
+  master beside them, and those for the sentinels in ``"sentinel_kwargs"``.
+
+redis-py opens connections, but is not needed to tell hosts apart: this module does not
+import it. No error and no ``repr`` here shows a password.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, cast
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+__all__ = ["Host", "HostSpelling", "parse_hosts"]
+
+HostSpelling: TypeAlias = str | Sequence[Any] | Mapping[str, Any]
+"""What a user may write for a host."""
+
+Options: TypeAlias = dict[str, Any]
+
+_REDIS_PORT = 6379
+_SENTINEL_PORT = 26379
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+# What says where a host is; connection_kwargs, which are for all hosts, cannot.
+_PLACES = frozenset(
+    {"address", "host", "master_name", "path", "port", "sentinels", "unix_socket_path"}
+)
+# What the layers decide: other values would break how they use connections.
+_DROPPED = frozenset(
+    {
+        "auto_close_connection_pool",
+        "decode_responses",
+        "encoding",
+        "encoding_errors",
+        "health_check_interval",
+        "legacy_responses",
+        "max_connections",
+        "protocol",
+        "single_connection_client",
+        "timeout",
+    }
+)
+# What redis-py refuses for Unix sockets.
+_TCP_ONLY = frozenset({"socket_keepalive", "socket_keepalive_options", "socket_type"})
+
+_FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
+
+
+@dataclass(frozen=True, repr=False)
+class Host:
+    """One place to find Redis at; two that mean the same are equal."""
+
+    kind: Literal["tcp", "unix", "sentinel"]
+    """What to connect to: a TCP port, a Unix socket, or whom Sentinel names."""
+    options: Mapping[str, Any] = field(hash=False)
+    """The arguments for redis-py's ``Connection``.
+
+    Always ``db``; for TCP also ``host`` and ``port``, for a Unix socket ``path``. None
+    that the layers decide, such as timeouts of reading.
+    """
+    tls: bool = False
+    """Whether the connection is encrypted."""
+    command_timeout: float | None = None
+    """How many seconds a command may take: the user's ``socket_timeout``.
+
+    It is not among the options, as it must never end a read that waits for messages.
+    """
+    master_name: str | None = None
+    """What Sentinel calls the master."""
+    sentinels: "tuple[Host, ...]" = ()
+    """The sentinels to ask, each with the options to connect to it with."""
+
+    def __str__(self) -> str:
+        user = self.options.get("username", "")
+        password = ":***" if "password" in self.options else ""
+        login = f"{user}{password}@" if user or password else ""
+        secure = "s" if self.tls else ""
+        db = self.options["db"]
+        if self.kind == "unix":
+            return f"unix://{login}{self.options['path']}?db={db}"
+        if self.kind == "tcp":
+            return f"redis{secure}://{login}{_netloc(self)}/{db}"
+        sentinels = ",".join(map(_netloc, self.sentinels))
+        return f"sentinel{secure}://{login}{sentinels}/{self.master_name}?db={db}"
+
+    def __repr__(self) -> str:
+        return f"<Host {self}>"
+
+
+def parse_hosts(
+    hosts: Sequence[HostSpelling] | None,
+    *,
+    sentinels: Sequence[HostSpelling] | None = None,
+    service_name: str | None = None,
+    sentinel_kwargs: Mapping[str, Any] | None = None,
+    connection_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Host, ...]:
+    """Return the hosts that a user means.
+
+    Args:
+        hosts: The hosts, as described at the top of this module; by default Redis on
+            this machine.
+        sentinels: Sentinels to ask for the only host, instead of ``hosts``.
+        service_name: What these sentinels call that host.
+        sentinel_kwargs: redis-py's arguments for connections to these sentinels.
+        connection_kwargs: redis-py's arguments for connections to any of the hosts;
+            what is said with a host counts more.
+
+    Raises:
+        TypeError: An argument is not of the type it should be.
+        ValueError: An argument makes no sense, alone or with others.
+    """
+    shared = _require_dict(
+        "connection_kwargs", {} if connection_kwargs is None else connection_kwargs
+    )
+    if misplaced := sorted(_PLACES & shared.keys()):
+        raise ValueError(
+            f"connection_kwargs are for all hosts and cannot have {misplaced[0]!r}; "
+            "write that into hosts"
+        )
+    if sentinels is None and service_name is None:
+        if sentinel_kwargs is not None:
+            raise ValueError(
+                "sentinel_kwargs are for sentinels=; a host of hosts= has its own, in "
+                "its dict"
+            )
+        localhost = [("localhost", _REDIS_PORT)]
+        spellings = _require_list("hosts", localhost if hosts is None else hosts)
+        return tuple(_parse_host(spelling, shared) for spelling in spellings)
+    if hosts is not None:
+        raise ValueError(
+            "hosts= and sentinels= cannot be given both; for several masters, put "
+            'dicts into hosts: {"sentinels": [...], "master_name": "name"}'
+        )
+    keywords = {
+        "sentinels": sentinels,
+        "master_name": service_name,
+        "sentinel_kwargs": sentinel_kwargs,
+    }
+    return (_sentinel_host(keywords, shared, name="service_name"),)
+
+
+def _parse_host(
+    spelling: object, shared: Mapping[str, Any], port: int = _REDIS_PORT
+) -> Host:
+    """Return the host for one spelling of it."""
+    if isinstance(spelling, str):
+        return _url_host(spelling, shared, port)
+    if isinstance(spelling, Mapping):
+        own = _require_dict("a host", cast("object", spelling))
+        if "sentinels" in own or "master_name" in own:
+            return _sentinel_host(own, shared)
+        if "address" in own:
+            address = own.pop("address")
+            if not isinstance(address, str):
+                raise TypeError(
+                    f"the address of a host must be a URL, not {_hidden(address)}"
+                )
+            # As in redis-py, the URL wins over what is beside it.
+            return _url_host(address, {**shared, **own}, port)
+        return _make_host({**shared, **own}, port, shown=_hidden(own))
+    if isinstance(spelling, list | tuple):
+        pair = spelling = cast("Sequence[object]", spelling)
+        if len(pair) == 2:  # noqa: PLR2004 # host and port
+            place = {"host": pair[0], "port": pair[1]}
+            return _make_host({**shared, **place}, port, shown=_hidden(pair))
+    raise TypeError(
+        f"{_hidden(spelling)} is not a host; write "
+        '"redis://host:6379", ("host", 6379) or {"host": "host", "port": 6379}'
+    )
+
+
+def _sentinel_host(
+    own: Mapping[str, Any], shared: Mapping[str, Any], name: str = "master_name"
+) -> Host:
+    """Return the host that sentinels are to be asked for."""
+    options = {**shared, **own}
+    master_name = options.pop("master_name", None)
+    sentinels = options.pop("sentinels", None)
+    sentinel_kwargs = options.pop("sentinel_kwargs", None)
+    if not isinstance(master_name, str) or not master_name:
+        raise TypeError(
+            f"sentinels need {name}, what they call the master, as a str; not "
+            f"{_hidden(master_name)}"
+        )
+    if sentinels is None:
+        raise TypeError(
+            f'{name} {master_name!r} needs sentinels to ask: [("host", 26379), ...]'
+        )
+    if sentinel_kwargs is None:
+        # As redis-py does: the sentinels are reached in the way the master is.
+        to_sentinels = {k: v for k, v in options.items() if k.startswith("socket_")}
+    else:
+        to_sentinels = _require_dict("sentinel_kwargs", sentinel_kwargs)
+    if misplaced := sorted(_PLACES & options.keys()):
+        raise ValueError(
+            f"master {master_name!r} cannot have {misplaced[0]!r}: sentinels tell "
+            "where it is"
+        )
+    options, tls, command_timeout = _split(options, shown=f"master {master_name!r}")
+    return Host(
+        kind="sentinel",
+        options=MappingProxyType(options),
+        tls=tls,
+        command_timeout=command_timeout,
+        master_name=master_name,
+        sentinels=tuple(
+            _parse_sentinel(sentinel, to_sentinels)
+            for sentinel in _require_list("sentinels", sentinels)
+        ),
+    )
+
+
+def _parse_sentinel(spelling: object, shared: Mapping[str, Any]) -> Host:
+    host = _parse_host(spelling, shared, _SENTINEL_PORT)
+    if host.kind != "tcp":
+        raise ValueError(f'{host} is not a sentinel; write ("host", {_SENTINEL_PORT})')
+    return host
+
+
+# URLs
+
+_ENCODE = (
+    "look at what follows its host, and write the characters / ? # @ % : [ ] of a "
+    "password or a path percent-encoded"
+)
+
+
+def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
+    """Return the host of a URL, which wins over the options beside it."""
+    shown = repr(_shown_url(url))
+    scheme, mark, _ = url.partition("://")
+    scheme = scheme.lower()
+    if not mark or scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError(
+            f"{shown} is not the URL of a host; write redis://host:6379, "
+            "rediss://host:6379 for TLS, or unix:///path/to/socket"
+        )
+    parts, query = _split_url(url, shown)
+    place = _socket_of if scheme == "unix" else _address_of
+    options = {**beside, **place(parts, shown), **_typed(query, shown)}
+    if parts.username:
+        options["username"] = unquote(parts.username)
+    if parts.password:
+        options["password"] = unquote(parts.password)
+    if scheme == "rediss":
+        options["ssl"] = True
+    return _make_host(options, port, shown)
+
+
+def _split_url(url: str, shown: str) -> tuple[SplitResult, dict[str, str]]:
+    """Return the parts of a URL, and its query."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        # A field without "=" is the rest of a password that a "?" cut in two.
+        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+    # Its message may quote the password, and so would the exception as a cause.
+    except ValueError:
+        raise ValueError(f"{shown} is not a valid URL; {_ENCODE}") from None
+    # A password was cut in two, and its rest would be taken for the place.
+    if parts.fragment or "@" in parts.path + parts.query:
+        raise ValueError(f"{shown} is not a valid URL; {_ENCODE}")
+    return parts, {name: values[0] for name, values in query.items()}
+
+
+def _socket_of(parts: SplitResult, shown: str) -> Options:
+    if parts.hostname:
+        raise ValueError(
+            f"{shown} has a host where a path should begin; write unix:///path, with "
+            "three slashes"
+        )
+    return {"path": unquote(parts.path)}
+
+
+def _address_of(parts: SplitResult, shown: str) -> Options:
+    address: Options = {}
+    if parts.hostname:
+        address["host"] = unquote(parts.hostname)
+    if parts.port is not None:
+        address["port"] = parts.port
+    if db := unquote(parts.path).strip("/"):
+        if not db.isdecimal():
+            raise ValueError(
+                f"{shown} has a path that is not the number of a db; {_ENCODE}"
+            )
+        address["db"] = int(db)
+    return address
+
+
+def _typed(query: Mapping[str, str], shown: str) -> Options:
+    """Return the arguments of a URL's query as redis-py types them."""
+    options: Options = dict(query)
+    for name, value in query.items():
+        try:
+            if name in {"db", "socket_read_size", "ssl_min_version"}:
+                options[name] = int(value)
+            elif name in {"socket_timeout", "socket_connect_timeout"}:
+                options[name] = float(value)
+            elif name in {"socket_keepalive", "ssl", "ssl_check_hostname"}:
+                options[name] = value.upper() not in _FALSE
+        except ValueError:
+            raise ValueError(
+                f"{name} of {shown} must be a number, not {value!r}"
+            ) from None
+    return options
+
+
+# Options
+
+
+def _make_host(options: Options, port: int, shown: str) -> Host:
+    """Return the host that these options lead to, by TCP or by a Unix socket."""
+    path = options.pop("unix_socket_path", None) or options.pop("path", None)
+    if path is None:
+        options["host"] = _require_host(options.get("host", "localhost"), shown)
+        options["port"] = _require_int(
+            "port", options.get("port", port), 1, 65535, shown
+        )
+        options, tls, command_timeout = _split(options, shown)
+        return Host("tcp", MappingProxyType(options), tls, command_timeout)
+    if not isinstance(path, str) or not path:
+        raise TypeError(f"the path of {shown} must be a str, and not empty")
+    if "host" in options or "port" in options:
+        raise ValueError(f"{shown} has a path and a host or port; leave one out")
+    options, tls, command_timeout = _split(options, shown)
+    if tls:
+        raise ValueError(f"{shown} has a path and TLS; Unix sockets have no TLS")
+    options = {k: v for k, v in options.items() if k not in _TCP_ONLY}
+    return Host(
+        "unix", MappingProxyType({**options, "path": path}), tls, command_timeout
+    )
+
+
+def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
+    """Return what redis-py gets, whether to use TLS, and the timeout of commands."""
+    tls = bool(options.pop("ssl", False))
+    command_timeout = _require_timeout(options.pop("socket_timeout", None), shown)
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name not in _DROPPED and not name.startswith("retry")
+    }
+    kept["db"] = _require_int("db", kept.get("db", 0), 0, math.inf, shown)
+    for name in ("username", "password"):
+        if not kept.get(name):
+            kept.pop(name, None)
+    for name in kept:
+        if name in {"connection_class", "connection_pool"}:
+            raise ValueError(
+                f"{shown} has {name!r}, which the layer chooses; for TLS write "
+                'rediss:// or "ssl": True, for a Unix socket unix:// or "path"'
+            )
+        if name.startswith("ssl_") and not tls:
+            raise ValueError(
+                f"{shown} has {name!r} but no TLS; write rediss:// or "
+                '"ssl": True for TLS, or leave it out'
+            )
+    return kept, tls, command_timeout
+
+
+def _require_list(name: str, value: object) -> Sequence[object]:
+    example = '["redis://host:6379"]' if name == "hosts" else '[("host", 26379)]'
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name} must be a list, not {_hidden(value)}; write {example}")
+    if not value:
+        raise ValueError(f"{name} must not be empty; write {example}, or leave it out")
+    return cast("Sequence[object]", value)
+
+
+def _require_dict(name: str, value: object) -> Options:
+    """Return a copy of a dict of arguments."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, not {_hidden(value)}")
+    arguments = cast("Mapping[object, Any]", value)
+    for key in arguments:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"the keys of {name} must be str, names of redis-py's arguments; not "
+                f"{_hidden(key)}"
+            )
+    return dict(cast("Mapping[str, Any]", arguments))
+
+
+def _require_host(value: object, shown: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"the host of {shown} must be a str, and not empty")
+    if "://" in value:
+        raise ValueError(
+            f"the host of {shown} must be a name or an address; write a URL as it is, "
+            'or as "address" of a dict'
+        )
+    return value
+
+
+def _require_int(name: str, value: object, low: int, high: float, shown: str) -> int:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"the {name} of {shown} must be an int, not {_hidden(value)}")
+    if not low <= value <= high:
+        raise ValueError(f"the {name} of {shown} must not be {value}")
+    return value
+
+
+def _require_timeout(value: object, shown: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"socket_timeout of {shown} must be a number or None, not {_hidden(value)}"
+        )
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"socket_timeout of {shown} must be positive and finite, not {value!r}; "
+            "None is no limit"
+        )
+    return float(value)
+
+
+# What errors show
+
+
+def _netloc(host: Host) -> str:
+    name, port = host.options["host"], host.options["port"]
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _shown_url(url: str) -> str:
+    """Return a URL without what is, or may be meant as, a password.
+
+    That is all from the first ``:`` to the last ``@``, whatever a parser makes of it:
+    a password with a ``/`` in it splits a URL in other places. Without an ``@`` it is
+    what follows a ``:`` and is not a port. The query is left out: it may hold one too.
+    """
+    head, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    kept = _PLACE.match(place)
+    assert kept, "every part of the pattern may be empty"
+    more = "..." if kept.end() < len(place) else ""
+    return f"{head}{mark}{user}{':***' if colon else ''}{at}{kept.group()}{more}"
+
+
+_PLACE = re.compile(r"(\[[^\]@]*\]|[^:/?#]*)(:\d+(?![^/?#]))?(/[^:?#]*)?")
+
+
+def _hidden(value: object) -> str:
+    """Return what an error may show of a value in which a password may be anywhere."""
+    if isinstance(value, str):
+        return repr(_shown_url(value))
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
+        return f"{{{_joined(f'{k!r}: {_hidden_item(k, v)}' for k, v in pairs)}}}"
+    if isinstance(value, list | tuple):
+        items = [_hidden(item) for item in cast("Sequence[object]", value)]
+        if len(items) > 2:  # noqa: PLR2004 # host and port
+            # What comes third may be a password, as it does in other libraries.
+            items[2:] = ["..."]
+        if isinstance(value, list):
+            return f"[{_joined(items)}]"
+        return f"({_joined(items)}{',' if len(items) == 1 else ''})"
+    return f"a value of type {type(value).__name__}"
+
+
+def _hidden_item(name: object, value: object) -> str:
+    return "***" if re.search("password|secret|token", str(name)) else _hidden(value)
+
+
+def _joined(items: Iterable[str]) -> str:
+    return ", ".join(items)

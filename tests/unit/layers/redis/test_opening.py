@@ -1,0 +1,131 @@
+"""Which connection of redis-py a host gets, and with which options."""
+
+from typing import Any
+
+import pytest
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from fast_channels.layers.redis.hosts import Host, parse_hosts
+from fast_channels.layers.redis.opening import connection_options, plain_connection
+
+
+def host_of(spelling: Any) -> Host:
+    (host,) = parse_hosts([spelling])
+    return host
+
+
+@pytest.mark.parametrize(
+    ("spelling", "kind", "place"),
+    [
+        ("redis://a:1/2", Connection, {"host": "a", "port": 1, "db": 2}),
+        (("a", 1), Connection, {"host": "a", "port": 1, "db": 0}),
+        ("rediss://a:1/2", SSLConnection, {"host": "a", "port": 1, "db": 2}),
+        ("unix:///a?db=2", UnixDomainSocketConnection, {"path": "/a", "db": 2}),
+    ],
+)
+def test_kind(
+    spelling: object, kind: type[AbstractConnection], place: dict[str, object]
+) -> None:
+    """The connection is of the kind, and to the place, that the host says."""
+    connection = plain_connection(host_of(spelling))
+    assert type(connection) is kind
+    assert {name: getattr(connection, name) for name in place} == place
+    assert not connection.is_connected
+
+
+@pytest.mark.parametrize("place", [{"host": "a"}, {"path": "/a"}])
+def test_user_options(place: dict[str, str]) -> None:
+    """The options of a user reach redis-py."""
+    options = {
+        "db": 3,
+        "username": "user",
+        "password": "secret",
+        "socket_connect_timeout": 0.5,
+        "client_name": "name",
+    }
+    connection = plain_connection(host_of({**place, **options}))
+    assert {name: getattr(connection, name) for name in options} == options
+
+
+def test_tls_options() -> None:
+    """The options of TLS reach redis-py, which looks at certificates by default."""
+    connection = plain_connection(
+        host_of({"host": "a", "ssl": True, "ssl_ca_certs": "/ca", "ssl_keyfile": "/k"})
+    )
+    assert isinstance(connection, SSLConnection)
+    assert (connection.ca_certs, connection.keyfile) == ("/ca", "/k")
+    assert connection.check_hostname
+    lax = plain_connection(host_of("rediss://a?ssl_check_hostname=no"))
+    assert isinstance(lax, SSLConnection)
+    assert not lax.check_hostname
+
+
+def test_connect_timeout() -> None:
+    """Unless the user says otherwise, connecting may take five seconds."""
+    assert plain_connection(host_of("redis://a")).socket_connect_timeout == 5
+
+
+# As a user may write them, and as they would be if parse_hosts let them pass.
+THEIRS: dict[str, Any] = {
+    "protocol": 3,
+    "socket_timeout": 2,
+    "health_check_interval": 30,
+    "decode_responses": True,
+    "retry": Retry(NoBackoff(), 3),
+}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        host_of("redis://a"),
+        host_of({"host": "a", **THEIRS}),
+        Host("tcp", {"host": "a", "port": 1, "db": 0, **THEIRS}),
+        Host("tcp", {"host": "a", "port": 1, "db": 0, **THEIRS}, tls=True),
+        Host("unix", {"path": "/a", "db": 0, **THEIRS}),
+    ],
+    ids=["default", "parsed", "tcp", "tls", "unix"],
+)
+async def test_our_options(host: Host) -> None:
+    """What the layers rely on is so, whatever the user or redis-py would have."""
+    connection = plain_connection(host)
+    assert connection.protocol == 2
+    assert connection.socket_timeout is None
+    assert connection.health_check_interval == 0
+    assert connection.encoder.decode_responses is False
+    assert connection.socket_connect_timeout == 5
+    attempts: list[None] = []
+
+    async def refuse() -> None:
+        attempts.append(None)
+        raise RedisConnectionError
+
+    async def ignore(error: Exception) -> None:
+        del error
+
+    with pytest.raises(RedisConnectionError):
+        await connection.retry.call_with_retry(refuse, ignore)
+    assert len(attempts) == 1
+
+
+def test_host_unchanged() -> None:
+    """The options of the host stay as they are, and are shared by no connections."""
+    host = host_of("redis://a:1/2")
+    before = dict(host.options)
+    connection_options(host)["db"] = 9
+    assert host.options == before
+    assert connection_options(host)["db"] == 2
+
+
+async def test_nothing_read() -> None:
+    """Making a connection reads no file, which would block the event loop."""
+    for spelling in ("redis://a", "rediss://a", "unix:///a"):
+        plain_connection(host_of(spelling))
