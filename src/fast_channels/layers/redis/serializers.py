@@ -57,9 +57,9 @@ class SerializerDoesNotExist(KeyError):
 
     def __init__(self, name: object, known: Iterable[str] = ()) -> None:
         super().__init__(name)
-        self.format = name
+        self.format: object = name
         """The format that was asked for."""
-        self.known = sorted(known)
+        self.known: list[str] = sorted(known)
         """The formats that are registered."""
 
     def __str__(self) -> str:
@@ -93,11 +93,11 @@ class BaseMessageSerializer(abc.ABC):
         expiry: float | None = None,
     ) -> None:
         keys = _require_keys(symmetric_encryption_keys)
-        self.crypter = _make_crypter(keys) if keys else None
+        self.crypter: MultiFernet | None = _make_crypter(keys) if keys else None
         """What encrypts and decrypts, or None without keys."""
-        self.random_prefix_length = max(_require_length(random_prefix_length), 0)
+        self.random_prefix_length: int = max(_require_length(random_prefix_length), 0)
         """How many bytes are put before each message."""
-        self.expiry = expiry
+        self.expiry: float | None = expiry
         """The age in seconds after which, ten later, what is encrypted is refused."""
         limited = expiry is not None and math.isfinite(expiry)
         # The same as a whole number of seconds, which is what Fernet counts in.
@@ -347,7 +347,7 @@ def _make_crypter(keys: list[bytes]) -> "MultiFernet":
     )
 
 
-registry = SerializersRegistry()
+registry: SerializersRegistry = SerializersRegistry()
 """The formats that a layer's ``serializer_format`` chooses from."""
 registry.register_serializer("msgpack", MsgPackSerializer)
 registry.register_serializer("json", JSONSerializer)
