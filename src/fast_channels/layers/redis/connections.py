@@ -143,6 +143,7 @@ class CommandConnection:
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._timeout
         delay, longest = _BACKOFF
+        problem: Exception | None = None
         while True:
             connection = self._connect()
             try:
@@ -152,9 +153,11 @@ class CommandConnection:
             except (AuthenticationError, ResponseError):
                 # A wrong password, say: to try again would be no use.
                 raise
-            except (RedisError, OSError):
+            except (RedisError, OSError) as exc:
+                # That time is up says less than what went wrong before.
+                problem = exc if problem is None or str(exc) else problem
                 if loop.time() + delay > give_up:
-                    raise
+                    raise problem from None
             else:
                 self.connects += 1
                 return connection

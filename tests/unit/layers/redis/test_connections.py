@@ -305,6 +305,19 @@ async def test_frozen(server: Server, where: str) -> None:
         assert await redis.execute("C") == "C"
 
 
+async def test_frozen_after_a_refusal(server: Server) -> None:
+    """A server that refused and then says nothing is reported as the one it was."""
+    refused = RedisConnectionError("refused")
+    server.refusals.append(refused)
+    async with impatient(server) as redis:
+        reply = redis.submit("A")
+        await until(lambda: server.attempts)
+        server.stalls.add("connect")
+        await asyncio.wait([reply])
+        assert cause(reply) is refused
+        server.stalls.clear()
+
+
 async def test_frozen_while_used(server: Server) -> None:
     """New commands do not make it wait longer for a server that is silent."""
     server.answers = False
