@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"a": True, "b": None, "c": {"d": []}}
 TYPED = {"type": "a"}
 RING: list[Any] = []
 RING.append(RING)
-DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(5000), RING[:0])
+DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(100_000), RING[:0])
 
 
 # Formats
