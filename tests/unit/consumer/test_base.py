@@ -19,11 +19,7 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 
-from .fakes import FakeServer, QueueLayer, logged, until
-
-
-class Boom(Exception):
-    """What goes wrong in these tests."""
+from .fakes import Boom, FakeServer, QueueLayer, logged, until
 
 
 class Recorder(AsyncConsumer):
