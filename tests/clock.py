@@ -27,9 +27,11 @@ class Clock:
 def stop_time_in_memory(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give every in-memory layer that is made from now on this clock to live by."""
     clock = Clock()
-    module = "fast_channels.layers.in_memory"
-    monkeypatch.setattr(f"{module}.time", clock)
+    package = "fast_channels.layers"
+    for module in ("in_memory", "mailboxes"):
+        monkeypatch.setattr(f"{package}.{module}.time", clock)
     monkeypatch.setattr(
-        f"{module}.Mailbox", functools.partial(Mailbox, clock=clock.monotonic)
+        f"{package}.mailboxes.Mailbox",
+        functools.partial(Mailbox, clock=clock.monotonic),
     )
     return clock

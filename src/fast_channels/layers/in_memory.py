@@ -1,32 +1,24 @@
 """The layer of a single process: mailboxes and groups in dicts.
 
-Everything is decided in plain code under one lock, which no code ever waits for while
-it holds it; uncontended, it costs less than a dict look-up. With it the layer may be
-used from several event loops in several threads at once, as when a thread sends with
-``asgiref.sync.async_to_sync``.
+Everything is decided in plain code under the lock of the mailboxes, which guards the
+groups too. So the layer may be used from several event loops in several threads at
+once, as when a thread sends with ``asgiref.sync.async_to_sync``.
 """
 
-import copy
-import functools
-import marshal
 import secrets
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from fast_channels.exceptions import ChannelFull
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import BaseChannelLayer, require_positive
+from .copies import copies_of
 from .mailbox import Mailbox
+from .mailboxes import Mailboxes
 
 __all__ = ["InMemoryChannelLayer"]
-
-# What a shallow copy may share, because nobody can change it.
-_IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
-# What is nested deeper, or holds itself, is copied the slow way.
-_DEEP = 50
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
@@ -61,7 +53,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         super().__init__(expiry, capacity, channel_capacity)
         self.group_expiry: float = require_positive("group_expiry", group_expiry)
         """After how many seconds an unread channel is dropped from its groups."""
-        self.channels: dict[str, Mailbox] = {}
+        self._mailboxes = Mailboxes(self.get_capacity, self.expiry)
+        self.channels: dict[str, Mailbox] = self._mailboxes.by_channel
         """The mailbox of each channel in which a message or a receiver waits."""
         self.groups: dict[str, dict[str, float]] = {}
         """For each group its channels, and when each joined, in Unix time.
@@ -70,11 +63,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """
         # The groups of each channel: `groups` the other way round.
         self._memberships: dict[str, set[str]] = {}
-        # Guards the three dicts above, and which mailbox they hold. Reentrant, since
-        # the garbage collector may end a forgotten receiver in the middle of anything.
-        self._lock = threading.RLock()
-        # When to look again for what nobody will fetch any more.
-        self._next_sweep = time.monotonic() + self.expiry
+        # Guards the three dicts above.
+        self._lock = self._mailboxes.lock
         # Copies that group_send() did not deliver because a channel was full.
         self._dropped = 0
 
@@ -96,7 +86,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             return {
                 "channels": len(self.channels),
                 "groups": len(self.groups),
-                "waiting": sum(map(len, self.channels.values())),
+                "waiting": self._mailboxes.waiting(),
                 "dropped": self._dropped,
             }
 
@@ -130,11 +120,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.require_valid_message(message)
         copies = copies_of(message)
         now = time.monotonic()
-        with self._lock:
-            # Later than others: users of Channels count the channels after a send().
-            self._sweep_if_due(now, patience=self.expiry)
-            if not self._mailbox(channel).put(copies, now + self.expiry):
-                raise ChannelFull(channel)
+        # Later than others: users of Channels count the channels after a send().
+        self._sweep_if_due(now, patience=self.expiry)
+        if not self._mailboxes.put(channel, copies, now + self.expiry):
+            raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -146,27 +135,17 @@ class InMemoryChannelLayer(BaseChannelLayer):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        with self._lock:
-            mailbox = self._mailbox(channel)
-            mailbox.readers += 1
-            self._sweep_if_due(time.monotonic())
+        mailbox = self._mailboxes.open(channel)
         try:
+            self._sweep_if_due(time.monotonic())
             return await mailbox.get()
         finally:
-            with self._lock:
-                mailbox.readers -= 1
-                self._renew_memberships(channel)
-                if not mailbox.readers and not mailbox:
-                    self.channels.pop(channel, None)
+            self._mailboxes.close(channel, mailbox)
+            self._renew_memberships(channel)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel, for a reader that does not wait."""
-        with self._lock:
-            mailbox = self._mailbox(channel)
-            if mailbox.listener is None:
-                mailbox.readers += 1
-            mailbox.listener = listener
-            return mailbox
+        return self._mailboxes.attach(channel, listener)
 
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
@@ -174,14 +153,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         A task that still waits in ``receive()`` waits for a new channel of that name.
         """
         with self._lock:
-            mailbox = self.channels.get(channel)
-            if mailbox is not None:
-                mailbox.clear()
-                if mailbox.listener is not None:
-                    mailbox.listener = None
-                    mailbox.readers -= 1
-                if not mailbox.readers:
-                    self.channels.pop(channel, None)
+            self._mailboxes.delete(channel)
             for group in self._memberships.pop(channel, ()):
                 self._forget_member(group, channel)
 
@@ -231,7 +203,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self._sweep_if_due(now)
             for channel in tuple(self.groups.get(group, ())):
-                if not self._mailbox(channel).put(copies, deadline):
+                if not self._mailboxes.put(channel, copies, deadline):
                     self._dropped += 1
 
     # The whole layer
@@ -241,27 +213,19 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self.groups.clear()
             self._memberships.clear()
-            for channel, mailbox in list(self.channels.items()):
-                mailbox.clear()
-                if not mailbox.readers:
-                    self.channels.pop(channel, None)
+            self._mailboxes.clear()
 
     async def close(self) -> None:
         """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
         await self.flush()
 
-    # What follows is called with the lock held.
-
-    def _mailbox(self, channel: str) -> Mailbox:
-        mailbox = self.channels.get(channel)
-        if mailbox is None:
-            mailbox = self.channels[channel] = Mailbox(self.get_capacity(channel))
-        return mailbox
-
     def _renew_memberships(self, channel: str) -> None:
         now = time.time()
-        for group in self._memberships.get(channel, ()):
-            self.groups[group][channel] = now
+        with self._lock:
+            for group in self._memberships.get(channel, ()):
+                self.groups[group][channel] = now
+
+    # What follows is called with the lock held.
 
     def _discard(self, group: str, channel: str) -> None:
         self._forget_member(group, channel)
@@ -280,50 +244,11 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def _sweep_if_due(self, now: float, patience: float = 0) -> None:
         """Drop what nobody will fetch any more, from time to time."""
-        if now < self._next_sweep + patience:
+        if not self._mailboxes.sweep_if_due(now, patience):
             return
-        self._next_sweep = now + self.expiry
-        for channel, mailbox in list(self.channels.items()):
-            if not mailbox.readers and mailbox.lapsed:
-                self.channels.pop(channel, None)
         joined_before = time.time() - self.group_expiry
-        for group, members in list(self.groups.items()):
-            for channel, joined in list(members.items()):
-                if joined < joined_before and channel not in self.channels:
-                    self._discard(group, channel)
-
-
-def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
-    """Return a function that returns a new copy of a message at every call.
-
-    The message is read now: changing it afterwards changes no copy.
-
-    Raises:
-        TypeError: The message holds something that cannot be copied.
-    """
-    own = dict(message)
-    if _IMMUTABLE.issuperset(map(type, own.values())):
-        return own.copy
-    try:
-        if _is_plain(own, _DEEP):
-            # Copies nested dicts and lists several times faster than deepcopy().
-            return functools.partial(marshal.loads, marshal.dumps(own))
-        return functools.partial(copy.deepcopy, copy.deepcopy(own))
-    except Exception as exc:
-        raise TypeError(
-            f"this message cannot be sent, as it cannot be copied ({exc}): {message!r}"
-        ) from exc
-
-
-def _is_plain(value: Any, depth: int) -> bool:
-    """Return whether a value is made of nothing but what JSON has, and bytes."""
-    kind = cast("type[object]", type(value))
-    if kind in _IMMUTABLE:
-        return True
-    if not depth:
-        return False
-    if kind is dict:
-        return all(type(key) is str for key in value) and all(
-            _is_plain(item, depth - 1) for item in value.values()
-        )
-    return kind is list and all(_is_plain(item, depth - 1) for item in value)
+        with self._lock:
+            for group, members in list(self.groups.items()):
+                for channel, joined in list(members.items()):
+                    if joined < joined_before and channel not in self.channels:
+                        self._discard(group, channel)

@@ -131,9 +131,14 @@ class Mailbox:
             self._forget(sleeper)
         return message
 
-    def clear(self) -> None:
-        """Drop every message; whoever waits goes on waiting."""
-        self._messages.clear()
+    def drain(self) -> list[Callable[[], dict[str, Any]]]:
+        """Take every message out as it was put; whoever waits goes on waiting."""
+        drained: list[Callable[[], dict[str, Any]]] = []
+        # IndexError: receivers in other threads took what was left.
+        with contextlib.suppress(IndexError):
+            while self._messages:
+                drained.append(self._messages.popleft()[1])
+        return drained
 
     def _drop_expired(self) -> bool:
         """Return whether there is room now for one message more."""

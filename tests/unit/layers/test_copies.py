@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fast_channels.layers.in_memory import copies_of
+from fast_channels.layers.copies import copies_of
 
 NESTED: dict[str, Any] = {"a": [{"b": [1, b"2", "3", 4.5, None, True]}], "c": {1: []}}
 

@@ -96,10 +96,10 @@ def test_full_mailbox_takes_no_more(mailbox: Mailbox) -> None:
     assert mailbox.put(message("e"))
 
 
-def test_clear_drops_every_message(mailbox: Mailbox) -> None:
-    """Nothing waits in a mailbox that was cleared, and there is room again."""
+def test_drain_takes_every_message_out(mailbox: Mailbox) -> None:
+    """drain() returns what was put, in order, and there is room again."""
     put(mailbox, "a", "b", "c")
-    mailbox.clear()
+    assert [one()["name"] for one in mailbox.drain()] == ["a", "b", "c"]
     assert len(mailbox) == 0
     assert mailbox.take() is None
     put(mailbox, "d")
@@ -208,11 +208,11 @@ async def test_task_that_lost_its_message_to_another_waits_on(
     assert await getting == {"name": "b"}
 
 
-async def test_clear_leaves_waiting_tasks_waiting(mailbox: Mailbox) -> None:
-    """A task that waits when the mailbox is cleared gets the next message."""
+async def test_drain_leaves_waiting_tasks_waiting(mailbox: Mailbox) -> None:
+    """A task that waits when the mailbox is drained gets the next message."""
     (getting,) = await start(mailbox)
     put(mailbox, "a")
-    mailbox.clear()
+    mailbox.drain()
     await turn()
     assert not getting.done()
     put(mailbox, "b")
