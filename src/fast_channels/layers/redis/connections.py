@@ -6,8 +6,9 @@ The rules:
    matched to them in order: tasks that send at once share a round trip.
 2. Whoever waits for a reply may be cancelled. The command is sent and its reply read
    all the same, and dropped; the connection goes on.
-3. When the connection breaks, a command that was written fails, since nobody knows
-   whether it was carried out; a command that was not is sent on the next connection.
+3. When the connection breaks or is dropped, a command that was written fails, since
+   nobody knows whether it was carried out; a command that was not is sent on the next
+   connection. It is dropped when the server turns out to be a replica, too.
 4. A command waits for a connection for a bounded time, then it fails too.
 """
 
@@ -18,9 +19,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from fast_channels.loop import wake
+
+from .packing import pack
 
 __all__ = ["CommandConnection", "RedisUnavailable"]
 
@@ -70,7 +79,11 @@ class CommandConnection:
         self._owner: asyncio.Task[None] | None = None
         # What the owner sleeps on while it has nothing to write.
         self._sleeper: asyncio.Future[None] | None = None
-        self._packer: AbstractConnection | None = None
+        # What the owner opens and uses a connection in: it expires to drop it, and why.
+        self._lease: asyncio.Timeout | None = None
+        self._dropped: Exception = _closed()
+        # Looks whether the server replies, while it has to.
+        self._watch: asyncio.TimerHandle | None = None
         self.connects: int = 0
         """How many times a connection was opened."""
 
@@ -87,11 +100,11 @@ class CommandConnection:
         take the command back.
         """
         reply: _Reply = asyncio.get_running_loop().create_future()
-        self._outbox.append((self._pack(command), reply))
+        self._outbox.append((pack(command), reply))
         if self._owner is None:
             self._owner = asyncio.create_task(self._own())
-        elif self._sleeper is not None:
-            wake(self._sleeper)
+        else:
+            self._wake()
         return reply
 
     async def execute(self, *command: str | bytes | float) -> Any:
@@ -105,6 +118,13 @@ class CommandConnection:
         """
         return await self.submit(*command)
 
+    def reconnect(self) -> None:
+        """Drop the connection, if there is one, also one that is being opened.
+
+        Commands that wait for a reply fail; the others go to a new connection.
+        """
+        self._drop(ConnectionAbortedError("the connection was dropped"))
+
     async def close(self) -> None:
         """Close the connection; commands that wait for a reply fail."""
         owner = self._owner
@@ -115,16 +135,29 @@ class CommandConnection:
                 # It was cancelled before it began.
                 self._end(_closed())
 
-    def _pack(self, command: tuple[str | bytes | float, ...]) -> bytes:
-        # redis-py packs with what the connection was configured with.
-        if self._packer is None:
-            self._packer = self._connect()
-        return b"".join(self._packer.pack_command(*command))
+    def _drop(self, why: Exception) -> None:
+        if self._lease is not None and not self._lease.expired():
+            self._dropped = why
+            self._lease.reschedule(0)
 
     async def _own(self) -> None:
         """Serve the commands until the connection breaks or is closed."""
         try:
             while self._outbox:
+                await self._use_connection()
+            self._owner = None
+        except asyncio.CancelledError:
+            self._end(_closed())
+            raise
+        except Exception as exc:  # noqa: BLE001 # whatever it is, nobody may wait for ever
+            self._end(exc)
+
+    async def _use_connection(self) -> None:
+        """Serve the commands until the connection breaks or is dropped."""
+        lease = asyncio.timeout(None)
+        try:
+            async with lease:
+                self._lease = lease
                 connection = await self._open()
                 try:
                     await self._serve(connection)
@@ -132,12 +165,12 @@ class CommandConnection:
                     self._fail_written(exc)
                 finally:
                     await connection.disconnect(nowait=True)
-            self._owner = None
-        except asyncio.CancelledError:
-            self._end(_closed())
-            raise
-        except Exception as exc:  # noqa: BLE001 # whatever it is, nobody may wait for ever
-            self._end(exc)
+        except TimeoutError:
+            if not lease.expired():
+                raise
+            self._fail_written(self._dropped)
+        finally:
+            self._lease = None
 
     async def _open(self) -> AbstractConnection:
         loop = asyncio.get_running_loop()
@@ -167,6 +200,7 @@ class CommandConnection:
     async def _serve(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.create_task(self._read(connection))
+        reader.add_done_callback(self._wake)
         try:
             while not reader.done():
                 if self._outbox:
@@ -174,48 +208,44 @@ class CommandConnection:
                     if not self._written:
                         self._heard = loop.time()
                     self._written.extend(reply for _, reply in batch)
+                    if self._watch is None:
+                        self._watch = loop.call_later(self._timeout, self._look)
                     packed = b"".join(command for command, _ in batch)
-                    async with asyncio.timeout(self._timeout):
-                        await connection.send_packed_command(packed, check_health=False)
+                    await connection.send_packed_command(packed, check_health=False)
                 else:
-                    await self._sleep(reader)
+                    self._sleeper = loop.create_future()
+                    try:
+                        await self._sleeper
+                    finally:
+                        self._sleeper = None
             await reader
         finally:
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _sleep(self, reader: asyncio.Task[None]) -> None:
-        """Wait for a command, or for the end of the connection.
+    def _wake(self, _: object = None) -> None:
+        if self._sleeper is not None:
+            wake(self._sleeper)
 
-        Raises:
-            TimeoutError: Commands wait for a reply, and none came for too long.
+    def _look(self, heard: float = -1) -> None:
+        """Drop the connection if commands wait for a reply, and none came for long.
+
+        One timer for all commands, as one for each would cost more than the command.
         """
+        self._watch = None
+        if not self._written:
+            return
         loop = asyncio.get_running_loop()
-        sleeper: asyncio.Future[None] = loop.create_future()
-
-        def stop(_: object = None) -> None:
-            if not sleeper.done():
-                sleeper.set_result(None)
-
-        timer: asyncio.TimerHandle | None = None
-        if self._written:
-            left = self._heard + self._timeout - loop.time()
-            if left <= 0:
-                heard = self._heard
-                await asyncio.sleep(_GRACE)
-                if self._heard == heard:
-                    raise TimeoutError(f"it did not reply for {self._timeout} seconds")
-                return
-            timer = loop.call_later(left, stop)
-        reader.add_done_callback(stop)
-        self._sleeper = sleeper
-        try:
-            await sleeper
-        finally:
-            self._sleeper = None
-            reader.remove_done_callback(stop)
-            if timer is not None:
-                timer.cancel()
+        left = self._heard + self._timeout - loop.time()
+        if left > 0:
+            self._watch = loop.call_later(left, self._look)
+        elif heard != self._heard:
+            self._watch = loop.call_later(_GRACE, self._look, self._heard)
+        else:
+            self._drop(TimeoutError(f"it did not reply for {self._timeout} seconds"))
 
     async def _read(self, connection: AbstractConnection) -> None:
         """Give each reply to whoever waits for it, until the connection breaks."""
@@ -225,12 +255,16 @@ class CommandConnection:
             try:
                 value = await connection.read_response(disconnect_on_error=False)  # pyright: ignore[reportUnknownVariableType] # redis-py leaves it untyped
             except ResponseError as exc:
+                if _is_from_replica(exc):
+                    raise
                 value = exc
+            except BusyLoadingError as exc:
+                value = self._unavailable(exc)
             self._heard = loop.time()
             reply = self._written.popleft()
             if reply.done():
                 continue
-            if isinstance(value, ResponseError):
+            if isinstance(value, Exception):
                 reply.set_exception(value)
             else:
                 reply.set_result(value)
@@ -247,13 +281,21 @@ class CommandConnection:
         self._fail([reply for _, reply in outbox], error)
 
     def _fail(self, replies: Iterable[_Reply], cause: BaseException) -> None:
-        why = str(cause) or type(cause).__name__
         for reply in replies:
             if not reply.done():
-                error = RedisUnavailable(f"{self._name} is not available: {why}")
-                error.__cause__ = cause
-                reply.set_exception(error)
+                reply.set_exception(self._unavailable(cause))
+
+    def _unavailable(self, cause: BaseException) -> RedisUnavailable:
+        why = str(cause) or type(cause).__name__
+        error = RedisUnavailable(f"{self._name} is not available: {why}")
+        error.__cause__ = cause
+        return error
 
 
 def _closed() -> ConnectionError:
     return ConnectionAbortedError("the layer was closed")
+
+
+def _is_from_replica(error: ResponseError) -> bool:
+    # Before Redis 7, what went wrong in a script is in the text alone.
+    return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)

@@ -58,10 +58,6 @@ class Connection:
         self.open = False
         self.replies: asyncio.Queue[Outcome] = asyncio.Queue()
 
-    def pack_command(self, *words: object) -> list[bytes]:
-        head = [f"{word} ".encode() for word in words[:-1]]
-        return [*head, f"{words[-1]};".encode()]
-
     async def connect(self) -> None:
         self.server.attempts.append(asyncio.get_running_loop().time())
         await self.server.stall("connect")
@@ -73,12 +69,13 @@ class Connection:
     async def send_packed_command(self, command: bytes, check_health: bool) -> None:
         assert self.open
         assert not check_health
-        self.server.writes.append(command.decode())
+        commands = unpack(command)
+        self.server.writes.append("".join(f"{words};" for words in commands))
         await self.server.stall("send")
         if self.server.broken_writes:
             raise self.server.broken_writes.popleft()
         if self.server.answers:
-            for words in command.decode().split(";")[:-1]:
+            for words in commands:
                 self.replies.put_nowait(words)
 
     async def read_response(self, disconnect_on_error: bool) -> str:
@@ -97,3 +94,14 @@ class Connection:
     def fail(self, error: BaseException | None = None) -> None:
         """Break, as seen by whoever reads."""
         self.replies.put_nowait(error or RedisConnectionError("the line was cut"))
+
+
+def unpack(packed: bytes) -> list[str]:
+    """Return the words of each command that is sent, with a space between them."""
+    lines = packed.split(b"\r\n")
+    commands: list[str] = []
+    while lines[0]:
+        count = 2 * int(lines[0][1:])
+        commands.append(b" ".join(lines[2 : count + 1 : 2]).decode())
+        del lines[: count + 1]
+    return commands

@@ -8,7 +8,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
@@ -73,11 +78,11 @@ def cause(reply: "asyncio.Future[Any]") -> BaseException | None:
 async def test_execute(server: Server, redis: CommandConnection) -> None:
     """The first command connects; a command gets its reply."""
     assert not redis.connected
-    assert await redis.execute("SET", b"key", 1.5) == "SET b'key' 1.5"
+    assert await redis.execute("SET", b"key", 1.5) == "SET key 1.5"
     assert redis.connected
     assert await redis.execute("GET", "key") == "GET key"
     assert redis.connects == len(server.connections) == 1
-    assert server.writes == ["SET b'key' 1.5;", "GET key;"]
+    assert server.writes == ["SET key 1.5;", "GET key;"]
 
 
 async def test_one_write(server: Server, redis: CommandConnection) -> None:
@@ -124,6 +129,19 @@ async def test_error_reply(server: Server, redis: CommandConnection) -> None:
     with pytest.raises(ResponseError, match=r"WRONGTYPE"):
         await replies[1]
     assert await gather(replies[0], replies[2]) == ["1", "3"]
+    assert redis.connects == 1
+
+
+async def test_loading(server: Server, redis: CommandConnection) -> None:
+    """A command that comes while the server loads its data fails, and no other."""
+    server.answers = False
+    replies = [redis.submit(name) for name in "AB"]
+    await until(lambda: server.writes)
+    loading = BusyLoadingError("Redis is loading the dataset in memory")
+    server.connection.replies.put_nowait(loading)
+    server.connection.replies.put_nowait("2")
+    assert await replies[1] == "2"
+    assert cause(replies[0]) is loading
     assert redis.connects == 1
 
 
@@ -231,6 +249,119 @@ async def test_reply_to_nothing(server: Server, redis: CommandConnection) -> Non
     await until(lambda: not redis.connected)
     assert await redis.execute("B") == "B"
     assert redis.connects == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ReadOnlyError("You can't write"), id="command"),
+        # As a script says it before Redis 7.
+        pytest.param(
+            ResponseError("Error running script: @user_script: 1: -READONLY You can't"),
+            id="script",
+        ),
+    ],
+)
+async def test_replica(
+    server: Server, redis: CommandConnection, error: Exception
+) -> None:
+    """A master that has become a replica is left, and commands go to a new one."""
+    server.answers = False
+    replies = [redis.submit("A"), redis.submit("B")]
+    await until(lambda: server.writes)
+    server.connection.replies.put_nowait(error)
+    await asyncio.wait(replies)
+    assert [cause(reply) for reply in replies] == [error] * 2
+    server.answers = True
+    assert await redis.execute("C") == "C"
+    assert [connection.open for connection in server.connections] == [False, True]
+
+
+# Rule 3: reconnect()
+
+
+@pytest.mark.parametrize("where", ["send", "read"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_reconnect(
+    server: Server, redis: CommandConnection, where: str, times: int
+) -> None:
+    """It fails what was written, and sends the rest on a new connection."""
+    server.stalls.add(where)
+    first = redis.submit("A")
+    await until(lambda: server.stalled)
+    second = redis.submit("B")
+    if where == "read":
+        await until(lambda: server.writes == ["A;", "B;"])
+    for _ in range(times):
+        redis.reconnect()
+    third = redis.submit("C")
+    server.stalls.clear()
+    assert await third == "C"
+    assert str(cause(first)) == "the connection was dropped"
+    if where == "read":
+        assert isinstance(cause(second), ConnectionAbortedError)
+    else:
+        assert await second == "B"
+    assert [connection.open for connection in server.connections] == [False, True]
+    assert redis.connects == 2
+
+
+async def test_reconnect_while_connecting(
+    server: Server, redis: CommandConnection
+) -> None:
+    """It begins again to connect, since that may lead to another server now."""
+    server.stalls.add("connect")
+    reply = redis.submit("A")
+    await until(lambda: server.stalled)
+    redis.reconnect()
+    server.stalls.clear()
+    assert await reply == "A"
+    assert len(server.attempts) == 2
+    assert redis.connects == 1
+
+
+async def test_reconnect_while_idle(server: Server, redis: CommandConnection) -> None:
+    """It closes a connection that nobody uses; the next command opens one."""
+    redis.reconnect()
+    await redis.execute("A")
+    redis.reconnect()
+    await until(lambda: not redis.connected)
+    redis.reconnect()
+    assert len(server.attempts) == 1
+    assert await redis.execute("B") == "B"
+    assert redis.connects == 2
+
+
+async def test_reconnect_while_it_breaks(
+    server: Server, redis: CommandConnection
+) -> None:
+    """It may be called in any turn in which the connection breaks."""
+    for turns in range(6):
+        await redis.execute("A")
+        reply = redis.submit("B")
+        server.connection.fail()
+        await turn(turns)
+        redis.reconnect()
+        await turn(1)
+        redis.reconnect()
+        await asyncio.wait([reply])
+        assert await redis.execute("C") == "C"
+
+
+async def test_close_and_reconnect(server: Server, redis: CommandConnection) -> None:
+    """close() wins over it, in whatever order they come."""
+    server.answers = False
+    for turns in range(4):
+        reply = redis.submit("A")
+        await until(lambda: server.writes)
+        closing = asyncio.create_task(redis.close())
+        # The task that closes begins after the first of them.
+        await turn(turns)
+        redis.reconnect()
+        await closing
+        assert isinstance(cause(reply), ConnectionAbortedError)
+        assert not redis.connected
+        server.writes.clear()
 
 
 # Rule 4: commands wait for a bounded time

@@ -1,0 +1,160 @@
+"""Real Sentinels that tell of a new master, and some that cannot."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+
+import pytest
+
+from fast_channels.layers.redis import master_watch
+from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.hosts import Host, parse_hosts
+from fast_channels.layers.redis.master_watch import MasterWatch
+from fast_channels.layers.redis.sentinel import make_connection
+from tests.redis_servers.sentinel import Sentinels, SentinelServer
+from tests.redis_servers.server import RedisServer, wait_until
+
+
+def master_of(sentinels: Sentinels) -> Host:
+    (host,) = parse_hosts(
+        [{"sentinels": sentinels.addresses, "master_name": sentinels.service_name}]
+    )
+    return host
+
+
+class Watched:
+    """A watch, and how often it told of a new master."""
+
+    def __init__(self, sentinels: Sentinels) -> None:
+        self.switches = 0
+        self.watch = MasterWatch(master_of(sentinels), self._switched)
+
+    def _switched(self) -> None:
+        self.switches += 1
+
+    async def told(self) -> None:
+        """Wait until a change is told of."""
+        async with asyncio.timeout(10):
+            while not self.switches:  # noqa: ASYNC110 # nobody tells
+                await asyncio.sleep(0.001)
+
+    async def listens_to(self, sentinel: SentinelServer) -> None:
+        """Wait until it listens to a Sentinel."""
+
+        def subscribed() -> bool:
+            # Sentinels subscribe to servers and not to each other.
+            return any(client["sub"] == "1" for client in sentinel.clients())
+
+        what = f"it listens to {sentinel!r}"
+        await asyncio.to_thread(wait_until, subscribed, what, 10)
+
+
+@contextlib.asynccontextmanager
+async def watching(sentinels: Sentinels) -> AsyncGenerator[Watched]:
+    watched = Watched(sentinels)
+    watched.watch.start()
+    try:
+        await watched.listens_to(sentinels.sentinels[0])
+        yield watched
+    finally:
+        await watched.watch.close()
+
+
+def crash(sentinels: Sentinels) -> RedisServer:
+    return sentinels.wait_for_new_master(sentinels.kill_master())
+
+
+@pytest.mark.parametrize("change", [crash, Sentinels.fail_over])
+async def test_new_master(
+    breakable_sentinels: Sentinels, change: Callable[[Sentinels], RedisServer]
+) -> None:
+    """A new master is told of once, whether the old one is dead or not."""
+    async with watching(breakable_sentinels) as watched:
+        await asyncio.to_thread(change, breakable_sentinels)
+        await watched.told()
+        assert watched.switches == 1
+
+
+@contextlib.contextmanager
+def forbidden(servers: Sequence[RedisServer], command: str) -> Generator[None]:
+    """Refuse a command to everybody, also to other servers."""
+    for server in servers:
+        server.command("ACL", "SETUSER", "default", f"-{command}")
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.command("ACL", "SETUSER", "default", f"+{command}")
+
+
+async def test_commands_follow(breakable_sentinels: Sentinels) -> None:
+    """Commands go to the new master although the old one takes them as before."""
+    old, new = breakable_sentinels.master, breakable_sentinels.replica
+    name, sentinel = breakable_sentinels.service_name, breakable_sentinels.sentinels[1]
+    host = master_of(breakable_sentinels)
+    redis = CommandConnection(functools.partial(make_connection, host), str(host))
+    watch = MasterWatch(host, redis.reconnect)
+
+    def begun() -> bool:
+        return sentinel.command("SENTINEL", "FAILOVER", name) == "OK"
+
+    # Sentinels make a replica of the old master with it.
+    with forbidden([old], "slaveof"):
+        watch.start()
+        try:
+            assert await port_of(redis) == old.port
+            await asyncio.to_thread(wait_until, begun, "a failover begins", 10)
+            async with asyncio.timeout(10):
+                while await port_of(redis) != new.port:
+                    pass
+            assert old.info("replication")["role"] == "master"
+            assert redis.connects == 2
+        finally:
+            await watch.close()
+            await redis.close()
+
+
+async def port_of(redis: CommandConnection) -> int | None:
+    """Return the port of the server that a command reached."""
+    with contextlib.suppress(RedisUnavailable):
+        _, port = await redis.execute("CONFIG", "GET", "port")
+        return int(port)
+    return None
+
+
+async def test_sentinel_dies(breakable_sentinels: Sentinels) -> None:
+    """When the Sentinel that it listens to dies, it listens to the next."""
+    first, second, _ = breakable_sentinels.sentinels
+    async with watching(breakable_sentinels) as watched:
+        await asyncio.to_thread(first.kill)
+        await watched.listens_to(second)
+        await asyncio.to_thread(crash, breakable_sentinels)
+        await watched.told()
+
+
+async def test_sentinel_freezes(
+    breakable_sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the Sentinel that it listens to freezes, it listens to the next."""
+    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.2)
+    monkeypatch.setattr(master_watch, "_PATIENCE", 0.3)
+    first, second, _ = breakable_sentinels.sentinels
+    async with watching(breakable_sentinels) as watched:
+        first.pause()
+        await watched.listens_to(second)
+        first.resume()
+        await asyncio.to_thread(crash, breakable_sentinels)
+        await watched.told()
+
+
+async def test_missed(breakable_sentinels: Sentinels) -> None:
+    """A change is told of although no Sentinel could be listened to meanwhile."""
+    servers = breakable_sentinels.sentinels
+    async with watching(breakable_sentinels) as watched:
+        with forbidden(servers, "subscribe"):
+            servers[0].command("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.to_thread(breakable_sentinels.fail_over)
+            assert watched.switches == 0
+        await watched.told()
+        assert watched.switches == 1
