@@ -2,13 +2,21 @@
 
 import asyncio
 import contextlib
+import functools
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict, Unpack
 
-from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
+from fast_channels.layers import (
+    BaseChannelLayer,
+    InMemoryChannelLayer,
+    RedisChannelLayer,
+)
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
+from tests.redis_servers.sentinel import Sentinels  # noqa: TC001 # a local annotation
+from tests.redis_servers.server import RedisServer
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 10
@@ -26,6 +34,12 @@ class Options(TypedDict, total=False):
     channel_capacity: ChannelCapacityDict
 
 
+class Fixture(Protocol):
+    """Gives a fixture by its name."""
+
+    def __call__(self, argname: str, /) -> Any: ...
+
+
 class MakeLayer(Protocol):
     """Makes a layer as one more process would: all of them reach one another."""
 
@@ -38,7 +52,7 @@ class Backend:
 
     name: str
     """What the tests call it."""
-    processes: Callable[[], AbstractAsyncContextManager[MakeLayer]]
+    processes: Callable[[Fixture], AbstractAsyncContextManager[MakeLayer]]
     """Gives a ``make_layer`` whose layers share nothing with those of any other."""
     held_by: Callable[[BaseChannelLayer], dict[str, int]]
     """Counts what a layer holds; all of it is 0 when the layer is closed."""
@@ -52,6 +66,8 @@ class Backend:
     keeps_messages_for_later_receivers: bool
     """A message waits for the first receiver of its channel; if not, it is lost unless
     the channel comes from ``new_channel()`` or somebody receives from it already."""
+    carries_bytes: bool
+    """Messages may hold bytes; if not, ``send()`` refuses them."""
     carries_any_python_object: bool
     """Messages may hold whatever ``copy.deepcopy()`` copies; if not, only what the
     serializer carries, and ``send()`` refuses the rest."""
@@ -95,7 +111,7 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def _in_memory() -> AsyncGenerator[MakeLayer]:
+async def _in_memory(_: Fixture) -> AsyncGenerator[MakeLayer]:
     layers: list[InMemoryChannelLayer] = []
 
     def make_layer(**options: Unpack[Options]) -> BaseChannelLayer:
@@ -113,6 +129,78 @@ def _held_in_memory(layer: BaseChannelLayer) -> dict[str, int]:
     return held
 
 
+class RedisOptions(TypedDict, total=False):
+    """Where Redis is, and how messages are written there."""
+
+    hosts: list[str]
+    sentinels: list[tuple[str, int]]
+    service_name: str
+    serializer_format: str
+    symmetric_encryption_keys: list[str]
+
+
+def _in_redis(
+    find: Callable[[Fixture], tuple[list[RedisServer], RedisOptions]],
+) -> Callable[[Fixture], AbstractAsyncContextManager[MakeLayer]]:
+    """Return how to get layers that share servers."""
+
+    @contextlib.asynccontextmanager
+    async def processes(fixture: Fixture) -> AsyncGenerator[MakeLayer]:
+        servers, where = find(fixture)
+        prefix = f"contract-{secrets.token_hex(8)}"
+
+        def make_layer(**options: Unpack[Options]) -> BaseChannelLayer:
+            return RedisChannelLayer(prefix=prefix, **where, **options)
+
+        yield make_layer
+        for server in servers:
+            server.delete_keys(prefix)
+
+    return processes
+
+
+def _one_host(
+    fixture: Fixture, **options: Unpack[RedisOptions]
+) -> tuple[list[RedisServer], RedisOptions]:
+    server: RedisServer = fixture("redis_server")
+    return [server], {"hosts": [server.url], **options}
+
+
+def _two_hosts(fixture: Fixture) -> tuple[list[RedisServer], RedisOptions]:
+    servers: list[RedisServer] = [
+        fixture("redis_server"),
+        fixture("second_redis_server"),
+    ]
+    return servers, {"hosts": [server.url for server in servers]}
+
+
+def _sentinel(fixture: Fixture) -> tuple[list[RedisServer], RedisOptions]:
+    service: Sentinels = fixture("sentinels")
+    where = RedisOptions(sentinels=service.addresses, service_name=service.service_name)
+    return [service.master], where
+
+
+def _without_tracking(fixture: Fixture) -> tuple[list[RedisServer], RedisOptions]:
+    return [fixture("redis_server")], {"hosts": [fixture("url_without_tracking")]}
+
+
+def _held_in_redis(layer: BaseChannelLayer) -> dict[str, int]:
+    assert isinstance(layer, RedisChannelLayer)
+    held = layer.statistics()
+    return {name: held[name] for name in ("channels", "groups", "waiting")}
+
+
+_QUEUE = Backend(
+    name="queue",
+    processes=_in_redis(_one_host),
+    held_by=_held_in_redis,
+    send_refuses_when_full=True,
+    any_name_is_valid=False,
+    keeps_messages_for_later_receivers=True,
+    carries_bytes=True,
+    carries_any_python_object=False,
+)
+
 BACKENDS = [
     Backend(
         name="memory",
@@ -121,6 +209,26 @@ BACKENDS = [
         send_refuses_when_full=True,
         any_name_is_valid=False,
         keeps_messages_for_later_receivers=True,
+        carries_bytes=True,
         carries_any_python_object=True,
+    ),
+    _QUEUE,
+    replace(_QUEUE, name="queue on two hosts", processes=_in_redis(_two_hosts)),
+    replace(_QUEUE, name="queue behind Sentinel", processes=_in_redis(_sentinel)),
+    replace(
+        _QUEUE, name="queue without tracking", processes=_in_redis(_without_tracking)
+    ),
+    replace(
+        _QUEUE,
+        name="encrypted queue",
+        processes=_in_redis(
+            functools.partial(_one_host, symmetric_encryption_keys=["secret"])
+        ),
+    ),
+    replace(
+        _QUEUE,
+        name="queue of JSON",
+        processes=_in_redis(functools.partial(_one_host, serializer_format="json")),
+        carries_bytes=False,
     ),
 ]

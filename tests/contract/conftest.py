@@ -26,13 +26,16 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-async def make_pair(backend: Backend) -> AsyncIterator[MakePair]:
+async def make_pair(
+    backend: Backend, request: pytest.FixtureRequest
+) -> AsyncIterator[MakePair]:
     """Give a test layers with options of its choice."""
     pairs: list[Pair] = []
     async with contextlib.AsyncExitStack() as stack:
 
         async def make_pair(**options: Unpack[Options]) -> Pair:
-            make_layer = await stack.enter_async_context(backend.processes())
+            processes = backend.processes(request.getfixturevalue)
+            make_layer = await stack.enter_async_context(processes)
             pairs.append(Pair(make_layer(**options), make_layer(**options)))
             return pairs[-1]
 

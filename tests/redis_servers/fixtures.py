@@ -40,6 +40,22 @@ def redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def second_redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
+    """One more server for all tests, for layers with several hosts."""
+    with RedisServer(redis_binary) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def url_without_tracking(redis_server: RedisServer) -> str:
+    """The URL of the server for a user to whom it does not tell of changed keys."""
+    redis_server.command(
+        "ACL", "SETUSER", "untold", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"
+    )
+    return redis_server.url.replace("://", "://untold:pw@")
+
+
 @pytest.fixture
 def own_redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
     """A server for one test, which may kill it."""

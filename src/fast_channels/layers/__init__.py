@@ -1,5 +1,7 @@
 """Channel layers: how consumers, workers and scripts send to one another."""
 
+from typing import TYPE_CHECKING, Any
+
 from .base import BaseChannelLayer
 from .in_memory import InMemoryChannelLayer
 from .registry import (
@@ -11,13 +13,28 @@ from .registry import (
     unregister_channel_layer,
 )
 
+if TYPE_CHECKING:
+    from .redis import RedisChannelLayer
+
 __all__ = [
     "BaseChannelLayer",
     "ChannelLayerRegistry",
     "InMemoryChannelLayer",
+    "RedisChannelLayer",
     "channel_layers",
     "get_channel_layer",
     "has_layers",
     "register_channel_layer",
     "unregister_channel_layer",
 ]
+
+_IN_REDIS = frozenset({"RedisChannelLayer"})
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: the package works without redis installed.
+    if name in _IN_REDIS:
+        from . import redis  # noqa: PLC0415
+
+        return getattr(redis, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

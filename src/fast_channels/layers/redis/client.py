@@ -1,0 +1,289 @@
+"""What the queue layer has in one event loop: connections, inboxes, memberships."""
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from fast_channels.layers.copies import copies_of
+from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.mailboxes import Mailboxes
+
+from .base import RedisBaseLayer
+from .connections import CommandConnection
+from .inbox import Inbox, Popped
+from .master_watch import MasterWatch
+from .memberships import Memberships
+from .scripts import Script, run
+from .sentinel import make_connection
+from .serializers import UndecodableMessage
+from .sharding import shard_of
+
+__all__ = ["CHANNEL_KEY", "Client"]
+
+_logger = logging.getLogger(__name__)
+
+CHANNEL_KEY = "__asgi_channel__"
+"""The key of a message under which senders write for which channels of a process it
+is: a name, or a list of names."""
+
+# For how many seconds a reply is waited for, unless the user says otherwise.
+_TIMEOUT = 5.0
+# For how many seconds a message of a plain channel waits for a reader to come back.
+_PATIENCE = 0.05
+# For how many seconds closing may take.
+_FAREWELL = 1.0
+
+
+class Client:
+    """One event loop's part of a layer.
+
+    Args:
+        layer: The layer.
+        name: What tells it from all others: the part of the names of its channels
+            between the last dot and the ``!``.
+    """
+
+    def __init__(self, layer: RedisBaseLayer, name: str) -> None:
+        self._layer = layer
+        self.name: str = name
+        """What tells it from all others."""
+        self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
+        """The mailboxes of plain channels: what they hold may go back."""
+        # For plain channels that hold something, when to give that back.
+        self._expecting: dict[str, asyncio.TimerHandle] = {}
+        self._attached: set[str] = set()
+        # Channels that were deleted, and until when something may come for them.
+        self._deleted: dict[str, float] = {}
+        # When to mark the keys of each shard again as this layer's.
+        self._mark_at = [-math.inf] * len(layer.hosts)
+        self.commands: list[CommandConnection] = []
+        """The command connections to the shards."""
+        self.inboxes: list[Inbox] = []
+        """The readers of the shards."""
+        self._watches: list[MasterWatch] = []
+        for shard, host in enumerate(layer.hosts):
+            connect = functools.partial(make_connection, host)
+            timeout = host.command_timeout or _TIMEOUT
+            commands = CommandConnection(connect, str(host), timeout=timeout)
+            inbox = Inbox(
+                connect,
+                commands,
+                name=str(host),
+                prefix=layer.prefix,
+                receiver=f"{name}.{shard}",
+                expiry=layer.expiry,
+                deliver=self._deliver,
+                waiting=self._waiting,
+                connected=functools.partial(self._connected, shard),
+                timeout=timeout,
+            )
+            self.commands.append(commands)
+            self.inboxes.append(inbox)
+            if host.kind == "sentinel":
+                switched = functools.partial(self._switched, shard)
+                self._watches.append(MasterWatch(host, switched))
+        self.memberships: Memberships = Memberships(
+            self.commands,
+            layer.prefix,
+            layer.group_expiry,
+            lambda shard: self.inboxes[shard].failing,
+        )
+        """The groups that its channels are in."""
+
+    # Sending
+
+    async def run(
+        self,
+        shard: int,
+        script: Script,
+        keys: list[str],
+        *arguments: str | bytes | float,
+    ) -> Any:
+        """Run a script on a shard."""
+        self._use(shard)
+        return await run(self.commands[shard], script, keys, *arguments)
+
+    def shard_of(self, name: str) -> int:
+        """Return the shard of a group, or of the non-local part of a channel."""
+        return shard_of(name, len(self.commands))
+
+    def _use(self, shard: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._mark_at[shard]:
+            # What flush() of a layer whose prefix is the beginning of this one tells
+            # its keys from ours by. It outlives whatever is sent.
+            self._mark_at[shard] = now + self._layer.expiry / 2
+            milliseconds = math.ceil(2000 * self._layer.expiry)
+            key = f"{self._layer.prefix}:layer"
+            marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
+            marking.add_done_callback(_ignore)
+        for watch in self._watches:
+            watch.start()
+
+    def marked_nothing(self) -> None:
+        """Mark keys again with the next command: flush() has deleted the marks."""
+        self._mark_at = [-math.inf] * len(self.commands)
+
+    # Receiving
+
+    def want(self, name: str) -> None:
+        """Read a queue, for one reader more."""
+        for watch in self._watches:
+            watch.start()
+        for inbox in self.inboxes:
+            inbox.want(name)
+
+    def unwant(self, name: str) -> None:
+        """Read a queue for one reader less."""
+        for inbox in self.inboxes:
+            inbox.unwant(name)
+
+    def _expect_reader(self, name: str) -> None:
+        """Give back what waits in a plain channel if nobody comes for it soon."""
+        if name not in self._expecting:
+            self._expecting[name] = asyncio.get_running_loop().call_later(
+                _PATIENCE, self._look_for_reader, name, self._waiting(name)
+            )
+
+    def _look_for_reader(self, name: str, before: int) -> None:
+        del self._expecting[name]
+        waiting = self._waiting(name)
+        if waiting and waiting < before:
+            self._expect_reader(name)
+        elif waiting:
+            self._give_back(name)
+            for inbox in self.inboxes:
+                inbox.wake()
+
+    def _give_back(self, name: str) -> None:
+        mailbox = self.plain.by_channel.get(name)
+        for held in () if mailbox is None else mailbox.drain():
+            assert isinstance(held, _Held)
+            held.popped.give_back()
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Read a channel for somebody who does not wait."""
+        if channel not in self._attached:
+            self._attached.add(channel)
+            self.want(self._layer.non_local_name(channel))
+        return self._layer.mailboxes.attach(channel, listener)
+
+    def delete(self, channel: str) -> None:
+        """Drop what waits in a channel, and whatever may still come for it."""
+        now = time.monotonic()
+        while self._deleted and (oldest := next(iter(self._deleted))):
+            if self._deleted[oldest] > now:
+                break
+            del self._deleted[oldest]
+        self._deleted[channel] = now + self._layer.expiry
+        self._layer.mailboxes.delete(channel)
+        if channel in self._attached:
+            self._attached.remove(channel)
+            self.unwant(self._layer.non_local_name(channel))
+
+    async def close(self) -> None:
+        """Close the connections; Redis is told first, if that takes no time."""
+        for timer in self._expecting.values():
+            timer.cancel()
+        for name in self._expecting:
+            self._give_back(name)
+        for watch in self._watches:
+            await watch.close()
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await asyncio.gather(
+                    self.memberships.close(),
+                    *[inbox.close() for inbox in self.inboxes],
+                    return_exceptions=True,
+                )
+        except TimeoutError:
+            # It finds out by itself, when leases end and keys expire.
+            pass
+        finally:
+            for commands in self.commands:
+                await commands.close()
+        self.plain.clear()
+
+    def _waiting(self, name: str) -> int:
+        mailbox = self.plain.by_channel.get(name)
+        return 0 if mailbox is None else len(mailbox)
+
+    def _connected(self, shard: int) -> None:
+        if self.inboxes[shard].connects > 1:
+            self._layer.counters.reconnects += 1
+        self.memberships.assert_again(shard)
+
+    def _switched(self, shard: int) -> None:
+        self.commands[shard].reconnect()
+        self.inboxes[shard].reconnect()
+
+    def _deliver(self, popped: Popped) -> None:
+        """Put a message into the mailboxes of the channels that it is for."""
+        layer = self._layer
+        name = popped.queue.name
+        try:
+            message = layer.serializer.deserialize(popped.value)
+        except UndecodableMessage as exc:
+            self._complain(name, str(exc))
+            return
+        written = message.pop(CHANNEL_KEY, name)
+        channels = cast(
+            "list[object]", written if isinstance(written, list) else [written]
+        )
+        deadline = time.monotonic() + popped.left
+        if popped.queue.shared:
+            self.plain.put(name, _Held(popped, message), deadline)
+            layer.counters.delivered += 1
+            self._expect_reader(name)
+            return
+        layer.mailboxes.sweep_if_due(time.monotonic())
+        copies = message.copy if len(channels) == 1 else copies_of(message)
+        for channel in channels:
+            if not isinstance(channel, str) or not channel.startswith(name):
+                self._complain(name, f"it is for channel {channel!r}")
+            elif channel in self._deleted:
+                continue
+            elif layer.mailboxes.put(channel, copies, deadline):
+                layer.counters.delivered += 1
+            else:
+                layer.counters.dropped += 1
+
+    def _complain(self, name: str, problem: str) -> None:
+        """Count a message that nobody can get, and log it now and then."""
+        counters = self._layer.counters
+        counters.undecodable += 1
+        # The 1st, 2nd, 4th, 8th...: whoever floods us does not flood the log.
+        if counters.undecodable.bit_count() == 1:
+            _logger.error(
+                "a message under the key %r was dropped, %d so far: %s",
+                self._layer.prefix + name,
+                counters.undecodable,
+                problem,
+            )
+
+
+class _Held:
+    """A message of a plain channel, which can go back to where it came from."""
+
+    __slots__ = ("_message", "popped")
+
+    def __init__(self, popped: Popped, message: dict[str, Any]) -> None:
+        self.popped = popped
+        self._message = message
+
+    def __call__(self) -> dict[str, Any]:
+        return self._message
+
+
+# As many messages as readers wait are popped, and no more.
+_UNBOUNDED = 1 << 62
+
+
+def _ignore(reply: "asyncio.Future[Any]") -> None:
+    """Look at how a command ended, as asyncio complains if nobody does."""
+    if not reply.cancelled():
+        reply.exception()

@@ -1,0 +1,424 @@
+"""The layer that keeps messages in Redis until they are received.
+
+Keys and values are those of Django's channels_redis, so that both can run on one Redis:
+a channel of a process, or a plain channel, is a sorted set of messages by the time of
+sending; a group is one of channels by the time of joining. Every key expires.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from fast_channels.exceptions import ChannelFull
+from fast_channels.layers.mailbox import Mailbox
+from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
+
+from .base import RedisBaseLayer
+from .client import CHANNEL_KEY, Client
+from .event_loops import PerLoop
+from .flushing import flush_keys
+from .hosts import HostSpelling
+from .scripts import GROUP_SEND, MEMBERS, SEND
+
+__all__ = ["RedisChannelLayer"]
+
+# How a message ends whose list of channels is empty: with the key, the list, and what
+# is after it. Redis can complete such a message by itself, as it can write such lists.
+_KEY = CHANNEL_KEY.encode()
+_ENDS = (
+    (b"\xb0" + _KEY, b"\x90", b"", "msgpack"),
+    (b'"' + _KEY + b'": ', b"[]", b"}", "json"),
+    (b'"' + _KEY + b'":', b"[]", b"}", "json"),
+)
+
+
+class RedisChannelLayer(RedisBaseLayer):
+    """A layer that keeps messages in Redis until they are received.
+
+    It reaches every process that uses the same Redis with the same prefix, Django
+    processes with channels_redis among them. A process that is cut off from Redis for a
+    moment gets what was sent meanwhile. See the page on delivery for what may be lost.
+
+    It is made without an event loop and without touching Redis, and may be used in any
+    number of event loops.
+
+    Args:
+        hosts: Where Redis is: a list of URLs, of pairs of a host and a port, or of
+            dicts of redis-py's arguments; by default this machine. Several hosts share
+            the channels and groups, and need the same order in every process.
+        prefix: What the names of keys start with.
+        expiry: After how many seconds a message that nobody received is dropped.
+        group_expiry: After how many seconds a channel is dropped from its groups that
+            no running process keeps there.
+        capacity: How many messages may wait in Redis for one process, or in one plain
+            channel, and how many then for one channel in its process. ``send()`` to a
+            full one raises ``ChannelFull``; ``group_send()`` drops that copy.
+        channel_capacity: A capacity of their own for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match counts.
+        symmetric_encryption_keys: Secrets to encrypt messages with. The first one
+            encrypts, each may decrypt, so that keys can be replaced.
+        random_prefix_length: How many bytes are put before each message to make it
+            unique.
+        serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
+            was added to ``fast_channels.layers.redis.serializers.registry``.
+        sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
+        service_name: What these Sentinels call it.
+        sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
+        connection_kwargs: redis-py's arguments for connections to Redis.
+
+    Raises:
+        ImportError: There are keys, and cryptography is not installed.
+        SerializerDoesNotExist: There is no such format.
+        TypeError: An argument is not of the type it should be.
+        ValueError: An argument makes no sense, alone or with others.
+    """
+
+    def __init__(  # noqa: PLR0917 # the order of channels_redis
+        self,
+        hosts: Sequence[HostSpelling] | None = None,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: ChannelCapacityDict | None = None,
+        symmetric_encryption_keys: Iterable[str | bytes] | None = None,
+        random_prefix_length: int = 12,
+        serializer_format: str = "msgpack",
+        *,
+        sentinels: Sequence[HostSpelling] | None = None,
+        service_name: str | None = None,
+        sentinel_kwargs: Mapping[str, Any] | None = None,
+        connection_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            hosts,
+            prefix,
+            expiry,
+            group_expiry,
+            capacity,
+            channel_capacity,
+            symmetric_encryption_keys,
+            random_prefix_length,
+            serializer_format,
+            sentinels=sentinels,
+            service_name=service_name,
+            sentinel_kwargs=sentinel_kwargs,
+            connection_kwargs=connection_kwargs,
+        )
+        # Redis can fan a message out by itself if it knows all it needs.
+        self._redis_fans_out = (
+            len(self.hosts) == 1
+            and not self.channel_capacity
+            and self.serializer.crypter is None
+        )
+        # The host that got the last message to a plain channel.
+        self._turn = -1
+        # What tells this process from others, and which that is: a fork is another.
+        self._process = ("", 0)
+        self._event_loops = 0
+        self._clients: PerLoop[Client] = PerLoop(self._new_client, Client.close)
+
+    def statistics(self) -> dict[str, int]:
+        """Return how much the layer holds at this moment, and what it has counted.
+
+        In this process: ``channels`` that are read, ``groups`` they are in, messages
+        ``waiting`` for them. Since the layer was made: messages ``delivered`` to them;
+        copies ``dropped``, since there was no room; messages ``undecodable``, or for
+        nobody here; and ``reconnects`` of connections that broke.
+        """
+        clients = self._clients.peek()
+        mailboxes = [self.mailboxes, *(client.plain for client in clients)]
+        return {
+            "channels": sum(len(each.by_channel) for each in mailboxes),
+            "groups": sum(len(client.memberships.groups) for client in clients),
+            "waiting": sum(each.waiting() for each in mailboxes),
+            "delivered": self.counters.delivered,
+            "dropped": self.counters.dropped,
+            "undecodable": self.counters.undecodable,
+            "reconnects": self.counters.reconnects,
+        }
+
+    # Channels
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return the name of a new channel, which is read in this process only.
+
+        Args:
+            prefix: What the name starts with.
+
+        Raises:
+            TypeError: The prefix is not valid in a name.
+        """
+        self.require_valid_channel_name(prefix)
+        channel = f"{prefix}.{self._clients.get().name}!{secrets.token_hex(8)}"
+        self.require_valid_channel_name(channel)
+        return channel
+
+    async def send(self, channel: str, message: ChannelMessage) -> None:
+        """Send a message to one channel.
+
+        Cancelling does not take it back.
+
+        Raises:
+            ChannelFull: The channel is at capacity; the message was not sent.
+            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
+                knows whether the message was sent.
+            TypeError: The name is not valid, or the message is not a dict with str
+                keys that the serializer can encode.
+            ValueError: The message has the key ``__asgi_channel__``.
+        """
+        self.require_valid_channel_name(channel)
+        self.require_valid_message(message)
+        client = self._clients.get()
+        name = self.non_local_name(channel)
+        if name.endswith("!"):
+            shard = client.shard_of(name)
+            message = {**message, CHANNEL_KEY: channel}
+        else:
+            # Django's readers wait at one host after the other.
+            self._turn = shard = (self._turn + 1) % len(self.hosts)
+        value = self.serializer.serialize(message)
+        if not await self._enqueue(client, shard, name, channel, value):
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a channel and return it.
+
+        Any number of tasks may wait for one channel; each message goes to one of
+        them, and for a plain channel, without a ``!``, to one process. Cancelling is
+        safe: no message is lost. While Redis is away it goes on waiting.
+
+        Raises:
+            TypeError: The name is not valid.
+            ValueError: The channel belongs to another process.
+        """
+        self.require_valid_channel_name(channel)
+        client = self._clients.get()
+        name = self.non_local_name(channel)
+        mailboxes = client.plain
+        if name.endswith("!"):
+            self._require_own(channel)
+            mailboxes = self.mailboxes
+        mailbox = mailboxes.open(channel)
+        try:
+            message = mailbox.take()
+            if message is None:
+                client.want(name)
+                try:
+                    message = await mailbox.get()
+                finally:
+                    client.unwant(name)
+            return message
+        finally:
+            mailboxes.close(channel, mailbox)
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
+        """Return the mailbox of a channel, for a reader that does not wait.
+
+        None for a plain channel, of which a message is taken out of Redis only when
+        somebody waits for it.
+        """
+        if "!" not in channel:
+            return None
+        self._require_own(channel)
+        return self._clients.get().attach(channel, listener)
+
+    async def delete_channel(self, channel: str) -> None:
+        """Drop a channel's messages and memberships; a second call does nothing.
+
+        For the next ``expiry`` seconds nothing comes through a channel of that name.
+        While Redis is away, it is told later.
+        """
+        client = self._owner(channel, self._clients.get())
+        client.delete(channel)
+        await client.memberships.delete(channel)
+
+    def require_valid_message(self, message: object) -> None:
+        """Return if a message is one that the layer carries.
+
+        Raises:
+            TypeError: It is not a dict, or one of its keys is not a str.
+            ValueError: It has the key ``__asgi_channel__``.
+        """
+        super().require_valid_message(message)
+        if isinstance(message, dict) and CHANNEL_KEY in message:
+            raise ValueError(
+                f"a message must not have the key {CHANNEL_KEY!r}, under which the "
+                "layer writes whom it is for"
+            )
+
+    # Groups
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; nothing changes if it is in it.
+
+        A channel of this process stays in the group until it leaves or is deleted, or
+        the layer is closed. While Redis is away this returns all the same, and Redis is
+        told when it is back. Any other channel stays for ``group_expiry``. Cancelling
+        does not take it back.
+
+        Raises:
+            RedisUnavailable: The channel is not one of this process, and Redis cannot
+                be reached or did not reply.
+            TypeError: A name is not valid.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        memberships = self._owner(channel, client := self._clients.get()).memberships
+        if self._is_own(channel):
+            await memberships.add(group, channel)
+        else:
+            await client.memberships.insert(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; nothing changes if it is not in it.
+
+        While Redis is away this returns all the same for a channel of this process, and
+        Redis is told when it is back. Cancelling does not take it back.
+
+        Raises:
+            RedisUnavailable: The channel is not one of this process, and Redis cannot
+                be reached or did not reply.
+            TypeError: A name is not valid.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        memberships = self._owner(channel, client := self._clients.get()).memberships
+        if self._is_own(channel):
+            await memberships.discard(group, channel)
+        else:
+            await client.memberships.remove(group, channel)
+
+    async def group_send(self, group: str, message: ChannelMessage) -> None:
+        """Send a message to every channel of a group.
+
+        A process whose channels are at capacity does not get one; ``statistics()``
+        counts that. Cancelling does not take it back.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
+                knows to whom the message was sent.
+            TypeError: The name is not valid, or the message is not a dict with str
+                keys that the serializer can encode.
+            ValueError: The message has the key ``__asgi_channel__``.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_message(message)
+        client = self._clients.get()
+        key = f"{self.prefix}:group:{group}"
+        value = self.serializer.serialize({**message, CHANNEL_KEY: []})
+        if self._redis_fans_out:
+            for name, empty, tail, writer in _ENDS:
+                if value.endswith(name + empty + tail):
+                    self.counters.dropped += await client.run(
+                        client.shard_of(group),
+                        GROUP_SEND,
+                        [key],
+                        self.group_expiry,
+                        self.prefix,
+                        self.capacity,
+                        self.expiry,
+                        writer,
+                        value.removesuffix(empty + tail),
+                        tail,
+                    )
+                    return
+        members = await client.run(
+            client.shard_of(group), MEMBERS, [key], self.group_expiry
+        )
+        await self._fan_out(client, [member.decode() for member in members], message)
+
+    # The whole layer
+
+    async def flush(self) -> None:
+        """Drop every message and every group of this prefix, whoever they are from.
+
+        Whoever receives goes on waiting. Other processes go on keeping the memberships
+        of their channels. It looks at every key of the server, step by step.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply.
+        """
+        clients = self._clients.peek()
+        for client in clients:
+            client.memberships.clear()
+            client.plain.clear()
+        self.mailboxes.clear()
+        commands = self._clients.get().commands
+        await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
+        for client in clients:
+            client.marked_nothing()
+
+    async def close(self) -> None:
+        """Take the channels of this process out of their groups, and disconnect.
+
+        Messages that wait in this process are dropped; those that wait in plain
+        channels stay in Redis. It takes two seconds at most while Redis is away.
+        """
+        await self._clients.close()
+        self.mailboxes.clear()
+
+    # How channels belong to processes
+
+    def _new_client(self) -> Client:
+        pid = os.getpid()
+        if self._process[1] != pid:
+            self._process = secrets.token_hex(6), pid
+        self._event_loops += 1
+        return Client(self, f"{self._process[0]}.{self._event_loops:x}")
+
+    def _is_own(self, channel: str) -> bool:
+        """Return whether a channel was made by new_channel() in this process."""
+        parts = self.non_local_name(channel).rsplit(".", 2)
+        return channel.find("!") > 0 and parts[-2:-1] == [self._process[0]]
+
+    def _require_own(self, channel: str) -> None:
+        if not self._is_own(channel):
+            raise ValueError(
+                f"channel {channel!r} is not one that new_channel() of this layer has "
+                "returned in this process, where alone it could be received from"
+            )
+
+    def _owner(self, channel: str, default: Client) -> Client:
+        """Return the client of the event loop in which a channel was made."""
+        name = self.non_local_name(channel)
+        for client in self._clients.peek():
+            if name.endswith(f".{client.name}!"):
+                return client
+        return default
+
+    async def _enqueue(
+        self, client: Client, shard: int, name: str, channel: str, value: bytes
+    ) -> int:
+        sent: int = await client.run(
+            shard,
+            SEND,
+            [self.prefix + name],
+            value,
+            self.get_capacity(channel),
+            self.expiry,
+        )
+        return sent
+
+    async def _fan_out(
+        self, client: Client, members: list[str], message: ChannelMessage
+    ) -> None:
+        """Send one value to each process, for all of its channels."""
+        channels: dict[str, list[str]] = {}
+        for member in members:
+            channels.setdefault(self.non_local_name(member), []).append(member)
+        sent = await asyncio.gather(
+            *[
+                self._enqueue(
+                    client,
+                    client.shard_of(name),
+                    name,
+                    own[0],
+                    self.serializer.serialize({**message, CHANNEL_KEY: own}),
+                )
+                for name, own in channels.items()
+            ]
+        )
+        self.counters.dropped += len(sent) - sum(sent)

@@ -1,0 +1,23 @@
+-- Ends what a receiver does with a queue: what it has handed over is forgotten, and
+-- what it has not goes back. Said twice it has no effect the second time.
+--
+-- KEYS: 1 the queue
+--       2 where the last batch is kept
+--       3 where the one before would be
+--       4 the receivers of the queue, if it may have several
+-- ARGV: 1 for how many milliseconds a message may wait in the queue
+--       2 the name of this receiver
+--       3 '1' if messages go back only if the last batch is kept, '0' if it never was
+--       4... the score and the value of each message that goes back
+
+local kept = redis.call('DEL', KEYS[2]) == 1
+if ARGV[4] and (kept or ARGV[3] == '0') then
+  for i = 4, #ARGV, 2 do
+    redis.call('ZADD', KEYS[1], ARGV[i], ARGV[i + 1])
+  end
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+redis.call('DEL', KEYS[3])
+if KEYS[4] then
+  redis.call('ZREM', KEYS[4], ARGV[2])
+end
