@@ -1,0 +1,241 @@
+"""Django Channels from PyPI, in an interpreter and in processes of its own."""
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+import venv
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from packaging.requirements import Requirement
+
+from tests.integration.redis import peer_process
+from tests.integration.redis.peer_process import LIMIT, decode, encode
+
+__all__ = ["Django", "Message", "PeerError", "django_process", "find_python"]
+
+Message: TypeAlias = dict[str, Any]
+
+ENVIRONMENT = "FAST_CHANNELS_TEST_PEER_PYTHON"
+REQUIREMENTS = (
+    "channels==4.3.2",
+    "channels_redis==4.3.0",
+    # From 8 on, its clients give up after 5 seconds without an answer by default:
+    # channels_redis then ends each receive() that has nothing to do for so long.
+    "redis<8",
+    "cryptography",
+    "hiredis",
+)
+
+_ROOT = Path(__file__).parents[3]
+_VENV = _ROOT / ".venv-channels"
+_INSTALL_TIMEOUT = 600
+_TIMEOUT = 10
+_ENDED = "the process of Django Channels has ended"
+# Metadata alone would be there after half an installation too.
+_PROBE = """
+import json, sys
+from importlib.metadata import version
+import channels_redis.core, cryptography.fernet, hiredis
+print(json.dumps({name: version(name) for name in sys.argv[1:]}))
+"""
+
+
+class PeerError(Exception):
+    """Django Channels cannot be had, or did not do what it was told."""
+
+
+# The interpreter
+
+
+def find_python() -> Path:
+    """Find an interpreter with Django Channels: a named one, or else one of our own.
+
+    Our own is made when it is first asked for, and kept in the project's folder.
+
+    Raises:
+        PeerError: If there is none, with the reason and what to do.
+    """
+    if named := os.environ.get(ENVIRONMENT):
+        if problem := _problem(Path(named)):
+            raise PeerError(f"{named}, which {ENVIRONMENT} names, {problem}")
+        return Path(named)
+    python = _VENV / "bin/python"
+    with _alone():
+        if _problem(python):
+            _install(python)
+    return python
+
+
+@contextlib.contextmanager
+def _alone() -> Generator[None]:
+    """Wait until no other test process is at our interpreter."""
+    _VENV.mkdir(exist_ok=True)
+    # The lock is on the folder itself, which stays when its content is made anew; it
+    # ends with the process at the latest.
+    folder = os.open(_VENV, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _problem(python: Path) -> str:
+    """Say what an interpreter lacks; nothing if it can be used."""
+    requirements = [Requirement(line) for line in REQUIREMENTS]
+    names = [requirement.name for requirement in requirements]
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", _PROBE, *names],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        return f"cannot import Django Channels: {_last_words(exc)}"
+    versions: dict[str, str] = json.loads(done.stdout)
+    return ", ".join(
+        f"must have {requirement} and has {versions[requirement.name]}"
+        for requirement in requirements
+        if not requirement.specifier.contains(versions[requirement.name])
+    )
+
+
+def _install(python: Path) -> None:
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    try:
+        venv.create(_VENV, clear=True, with_pip=True)
+        subprocess.run(
+            [*pip, *REQUIREMENTS],
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_TIMEOUT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise PeerError(
+            f"cannot install {' '.join(REQUIREMENTS)} into {_VENV}: "
+            f"{_last_words(exc, lines=5)}\n"
+            f"An interpreter that has them may be named in {ENVIRONMENT}."
+        ) from exc
+    if problem := _problem(python):
+        raise PeerError(f"{python}, which was just made, {problem}")
+
+
+def _last_words(exc: Exception, *, lines: int = 1) -> str:
+    words = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else None
+    return "\n".join((words or str(exc)).strip().splitlines()[-lines:])
+
+
+# The process
+
+
+class Django:
+    """The queue layer of channels_redis, in a process of its own.
+
+    A command that is cancelled is carried out all the same.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._numbers = itertools.count()
+        # The commands that wait, by their number.
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._ended = False
+
+    async def new_channel(self) -> str:
+        name: str = await self._command("new_channel")
+        return name
+
+    async def send(self, channel: str, message: Message) -> None:
+        await self._command("send", channel, message)
+
+    async def receive(self, channel: str) -> Message:
+        message: Message = await self._command("receive", channel)
+        return message
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._command("group_add", group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self._command("group_discard", group, channel)
+
+    async def group_send(self, group: str, message: Message) -> None:
+        await self._command("group_send", group, message)
+
+    async def _command(self, name: str, *arguments: object) -> Any:
+        if self._ended:
+            raise PeerError(_ENDED)
+        assert self._process.stdin is not None
+        number = next(self._numbers)
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        try:
+            self._process.stdin.write(encode([number, name, *arguments]))
+            async with asyncio.timeout(_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            raise PeerError(f"{name}{arguments} took over {_TIMEOUT} s") from None
+        finally:
+            del self._answers[number]
+
+    async def read_answers(self) -> None:
+        """Hand answers to the commands that wait for them, until the process ends."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            number, result, error = decode(line)
+            answer = self._answers.get(number)
+            if answer is None or answer.done():
+                continue
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(PeerError(error))
+        self._ended = True
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(PeerError(_ENDED))
+
+
+@contextlib.asynccontextmanager
+async def django_process(python: Path, **options: Any) -> AsyncGenerator[Django]:
+    """Run a process of Django Channels; when the block ends, it ends.
+
+    Args:
+        python: Its interpreter.
+        options: Of its layer.
+    """
+    process = await asyncio.create_subprocess_exec(
+        python,
+        # Neither this folder nor the environment has a say in what it imports.
+        "-I",
+        str(peer_process.__file__),
+        encode(options).decode(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=LIMIT,
+    )
+    assert process.stdin is not None
+    django = Django(process)
+    reading = asyncio.create_task(django.read_answers())
+    try:
+        yield django
+    finally:
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await reading
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if process.returncode:
+        raise PeerError(f"{_ENDED} with exit code {process.returncode}")

@@ -1,0 +1,71 @@
+"""A process of Django Channels, which does what it is told on its standard input.
+
+Its interpreter has channels_redis and not fast_channels, and is given this file by its
+path. The one argument holds the options of the layer. Each line of the input is a
+command: its number, the name of a method, the arguments. Each line of the output is a
+result or an error, with the number of its command: a command does not wait for those
+before it. The process ends when its input does.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ["LIMIT", "decode", "encode"]
+
+LIMIT = 2**24
+"""So many bytes a line may have."""
+
+_BYTES = "$bytes"
+
+
+def encode(value: Any) -> bytes:
+    """Make a line of a value, in which JSON's types and bytes may be."""
+    return json.dumps(value, default=lambda data: {_BYTES: data.hex()}).encode() + b"\n"
+
+
+def decode(line: str | bytes) -> Any:
+    """Make a value of a line."""
+    return json.loads(line, object_hook=_to_bytes)
+
+
+def _to_bytes(pairs: dict[str, Any]) -> Any:
+    return bytes.fromhex(pairs[_BYTES]) if pairs.keys() == {_BYTES} else pairs
+
+
+async def main(options: dict[str, Any]) -> None:
+    """Obey until the input ends; what is not done by then is given up."""
+    layer = import_module("channels_redis.core").RedisChannelLayer(**options)
+    lines = asyncio.StreamReader(LIMIT)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    tasks: set[asyncio.Task[None]] = set()
+    async for line in lines:
+        number, name, *arguments = decode(line)
+        method: Callable[..., Awaitable[Any]] = getattr(layer, name)
+        task = asyncio.create_task(_answer(number, method, arguments))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await layer.close_pools()
+
+
+async def _answer(
+    number: int, method: Callable[..., Awaitable[Any]], arguments: list[Any]
+) -> None:
+    try:
+        answer = [number, await method(*arguments), None]
+    except Exception as exc:  # noqa: BLE001 # whatever it is, the test is told
+        answer = [number, None, f"{type(exc).__name__}: {exc}"]
+    sys.stdout.buffer.write(encode(answer))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(decode(sys.argv[1])))
