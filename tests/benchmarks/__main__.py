@@ -1,91 +1,69 @@
 """Measures the library beside Django Channels, and prints ratios.
 
-    python -m tests.benchmarks [--quick] [--peer-python PATH] [--json FILE]
+    python -m tests.benchmarks [--quick] [--only memory|redis] [--peer-python PATH]
+        [--json FILE]
 
 The two libraries take turns, each in processes of its own, and the best result of each
 counts: on a machine that has other things to do only the ratios of one run mean
-something. Channels comes from PyPI, into a virtual environment that is kept in
-``.venv-benchmarks``, unless ``--peer-python`` names an interpreter that has it.
+something. Channels and channels_redis come from PyPI, into a virtual environment that
+is kept in ``.venv-benchmarks``, unless ``--peer-python`` names an interpreter that has
+them. What goes through Redis is measured on one server, which starts and ends here.
 
 It exits with 0 if every target is met, and with 1 if one is missed. ``--quick`` takes
-less than 20 seconds, and fails only for a ratio that is not even half of its target;
+less than 35 seconds, and fails only for a ratio that is not even half of its target;
 what takes room, and no time, has to meet its target there too. It exits with 2 if
-Channels cannot be had or a measurement fails.
+Channels or a server cannot be had or a measurement fails.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_PEER = "4.3.2"
-_ROOT = Path(__file__).parents[2]
-_VENV = _ROOT / ".venv-benchmarks"
+from tests.redis_servers.binary import ServerNotFoundError, find_server
+from tests.redis_servers.server import RedisServer
+
+from . import peer, table
+
 # So many turns, and seconds for each measurement in each of them.
 _FULL = (5, 0.4)
 _QUICK = (2, 0.05)
 _TIMEOUT = 120
-_MISSED = "MISSED"
-_UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
-
-
-class _Failure(Exception):
-    """Says in one line why there is nothing to print."""
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """A line of the table, and what is to come out."""
-
-    title: str
-    key: str
-    unit: str
-    faster: float | None = None
-    """How many times as fast as Channels it should be."""
-    slower: float | None = None
-    """How many times as slow as code written by hand it may be."""
-    at_most: float | None = None
-    """What it may take, in its unit."""
-
-
-_MEASURES = [
-    _Measure("WebSocket frame, echoed", "frame", "µs", faster=8),
-    _Measure("... beside a loop by hand (*)", "frame", "µs", slower=1.5),
-    _Measure("event to an idle loop", "loop", "µs", faster=6),
-    _Measure("event to an idle consumer", "event", "µs", faster=6),
-    _Measure("group_send to 1000, flat", "group_send, flat", "ms", faster=20),
-    _Measure("... until all received, flat", "group_receive, flat", "ms"),
-    _Measure("group_send to 1000, nested", "group_send, nested", "ms", faster=20),
-    _Measure("... until all received, nested", "group_receive, nested", "ms"),
-    _Measure("tasks of an idle consumer", "tasks", "", at_most=2),
-    _Measure("memory of an idle consumer", "bytes", "kB", at_most=7),
-]
+_HEADS = {
+    "memory": ["In memory", "fast_channels", f"channels {peer.CHANNELS} (*)", "ratio"],
+    "redis": [
+        "Redis, CPU of the process (*)",
+        "fast_channels",
+        f"channels_redis {peer.CHANNELS_REDIS} (*)",
+        "ratio",
+    ],
+}
+_NOTES = {
+    "memory": "(*) by hand: while True: await handler(await receive())",
+    "redis": (
+        "(*) CPU: for each message, and for each receiver if there are several. The\n"
+        "group messages that are received come from another process, which runs\n"
+        "channels_redis for both."
+    ),
+}
+_NOTE = "Channels' consumers look for unused database connections before each message."
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A line of the table, and what came out."""
+class _Options:
+    """What the command line says."""
 
-    measure: str
-    unit: str
-    ours: float
-    theirs: float
-    ratio: float
-    target: str
-    verdict: str
-    """``ok``, ``MISSED``, in the quick form also ``in reach``, or nothing."""
-
-    def cells(self) -> list[str]:
-        ratio = f"{self.ratio:.2f}" if self.ratio < 10 else f"{self.ratio:.1f}"
-        values = (f"{value:.3g} {self.unit}" for value in (self.ours, self.theirs))
-        return [self.measure, *values, f"{ratio} x", self.target, self.verdict]
+    quick: bool
+    groups: Sequence[str]
+    peer_python: Path | None
+    json_file: Path | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,110 +76,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="fail only far from the targets"
     )
     parser.add_argument(
+        "--only", choices=table.MEASURES, help="measure one half of the table only"
+    )
+    parser.add_argument(
         "--peer-python",
         type=Path,
         metavar="PATH",
-        help=f"an interpreter that has channels {_PEER}",
+        help=f"an interpreter that has channels {peer.CHANNELS}, "
+        f"channels_redis {peer.CHANNELS_REDIS}, hiredis, and redis before 8",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the numbers here too"
     )
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    options = _Options(
+        quick=given.quick,
+        groups=[given.only] if given.only else list(table.MEASURES),
+        peer_python=given.peer_python,
+        json_file=given.json,
+    )
     try:
-        return _compare(options.quick, options.peer_python, options.json)
-    except (_Failure, OSError) as exc:
+        return _run(options)
+    except (peer.Failure, ServerNotFoundError, OSError) as exc:
         print(f"{parser.prog}: {exc}", file=sys.stderr)
         return 2
 
 
-def _compare(quick: bool, peer_python: Path | None, json_file: Path | None) -> int:
-    peer = str(peer_python or _prepare_peer())
-    _check_peer(peer)
+def _run(options: _Options) -> int:
+    peer_python = options.peer_python or peer.prepare()
+    peer.check(peer_python)
+    about: dict[str, Any] = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "quick": options.quick,
+        "channels": peer.CHANNELS,
+    }
+    slack = 2 if options.quick else 1
+    lines: dict[str, list[table.Line]] = {}
+    with contextlib.ExitStack() as stack:
+        for group in options.groups:
+            command = ["tests.benchmarks.measures"]
+            if group == "redis":
+                binary = find_server()
+                server = stack.enter_context(RedisServer(binary))
+                version = ".".join(map(str, binary.version))
+                about["server"] = f"{binary.flavor} {version}"
+                about["channels_redis"] = peer.CHANNELS_REDIS
+                module = "tests.benchmarks.redis_measures"
+                command = [module, server.url, str(peer_python)]
+            ours, theirs = _take_turns(command, peer_python, options.quick)
+            lines[group] = [
+                table.compare(measure, ours, theirs, slack)
+                for measure in table.MEASURES[group]
+            ]
+    if options.json_file is not None:
+        report = about | {
+            "measures": [
+                {"group": group} | asdict(line)
+                for group, in_group in lines.items()
+                for line in in_group
+            ]
+        }
+        options.json_file.write_text(json.dumps(report, indent=2) + "\n")
+    heading = [f"Python {about['python']}", f"{about['cores']} cores"]
+    if "server" in about:
+        heading.append(about["server"])
+    if options.quick:
+        heading.append("the quick form: half a target will do")
+    print(", ".join(heading))
+    table.print_table([(_HEADS[group], lines[group]) for group in options.groups])
+    print(*(_NOTES[group] for group in options.groups), _NOTE, sep="\n")
+    verdicts = {line.verdict for in_group in lines.values() for line in in_group}
+    return 1 if table.MISSED in verdicts else 0
+
+
+def _take_turns(
+    command: Sequence[str], peer_python: Path, quick: bool
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the best results of each library."""
     turns, seconds = _QUICK if quick else _FULL
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
     for _ in range(turns):
-        _keep_best(ours, _measure(sys.executable, "fast_channels", seconds))
-        _keep_best(theirs, _measure(peer, "channels", seconds))
-    slack = 2 if quick else 1
-    lines = [_line(measure, ours, theirs, slack) for measure in _MEASURES]
-    where = f"Python {platform.python_version()}, {os.cpu_count()} cores"
-    if json_file is not None:
-        report = {
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-            "channels": _PEER,
-            "quick": quick,
-            "measures": [asdict(line) for line in lines],
-        }
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
-    print(where + (", the quick form: half a target will do" if quick else ""))
-    _print_table(lines)
-    print(
-        "(*) by hand: while True: await handler(await receive())\n"
-        "Channels' consumers look for unused database connections before each message."
-    )
-    return 1 if any(line.verdict == _MISSED for line in lines) else 0
+        for best, python, library in (
+            (ours, sys.executable, "fast_channels"),
+            (theirs, peer_python, "channels"),
+        ):
+            module, *others = command
+            arguments = [module, library, str(seconds), *others]
+            results = _measure([str(python), "-m", *arguments])
+            for key, value in results.items():
+                best[key] = min(value, best.get(key, value))
+    return ours, theirs
 
 
-# Channels
-
-
-def _prepare_peer() -> Path:
-    """Return an interpreter of our own that has Channels."""
-    python = _VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and _probe(str(python)) == _expected():
-        return python
-    print(f"installing channels {_PEER} into {_VENV}", file=sys.stderr)
-    try:
-        venv.create(_VENV, clear=True, with_pip=True)
-    except (OSError, subprocess.CalledProcessError) as exc:
-        raise _Failure(f"cannot make a virtual environment in {_VENV}: {exc}") from exc
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*pip, f"channels=={_PEER}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-        raise _Failure(
-            f"cannot install channels {_PEER} ({reason}); "
-            "name an interpreter that has it with --peer-python"
-        )
-    return python
-
-
-def _check_peer(python: str) -> None:
-    found = _probe(python)
-    if found != _expected():
-        raise _Failure(
-            f"{python} must have {_expected()}, but "
-            + (f"has {found}" if found else "cannot import Channels")
-        )
-
-
-def _expected() -> str:
-    return "Python {}.{}, channels {}".format(*sys.version_info[:2], _PEER)
-
-
-def _probe(python: str) -> str:
-    """Return what an interpreter is and has, or nothing if it lacks Channels."""
-    code = (
-        "import sys, channels\n"
-        "print('Python {}.{}, channels {}'.format("
-        "*sys.version_info[:2], channels.__version__))"
-    )
-    done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
-
-
-# Measuring
-
-
-def _measure(python: str, library: str, seconds: float) -> dict[str, float]:
-    """Take all measurements in a process of their own."""
-    command = [python, "-m", "tests.benchmarks.measures", library, str(seconds)]
+def _measure(command: list[str]) -> dict[str, float]:
+    """Take the measurements of one group in a process of their own."""
     # Development modes of Python and asyncio cost more than anything measured here.
     environment = {
         name: value
@@ -211,7 +181,7 @@ def _measure(python: str, library: str, seconds: float) -> dict[str, float]:
     try:
         done = subprocess.run(
             command,
-            cwd=_ROOT,
+            cwd=peer.ROOT,
             env=environment,
             capture_output=True,
             text=True,
@@ -220,54 +190,12 @@ def _measure(python: str, library: str, seconds: float) -> dict[str, float]:
         )
     except subprocess.TimeoutExpired as exc:
         # A consumer that ends early never handles what the measure waits for.
-        raise _Failure(f"{' '.join(command)} took over {_TIMEOUT} s") from exc
+        raise peer.Failure(f"{' '.join(command)} took over {_TIMEOUT} s") from exc
     except subprocess.CalledProcessError as exc:
         reason = (exc.stderr.strip().splitlines() or ["no output"])[-1]
-        raise _Failure(f"{' '.join(command)} failed: {reason}") from exc
+        raise peer.Failure(f"{' '.join(command)} failed: {reason}") from exc
     results: dict[str, Any] = json.loads(done.stdout)
     return {key: float(value) for key, value in results.items()}
-
-
-def _keep_best(best: dict[str, float], results: dict[str, float]) -> None:
-    for key, value in results.items():
-        best[key] = min(value, best.get(key, value))
-
-
-# The table
-
-
-def _line(
-    measure: _Measure, ours: dict[str, float], theirs: dict[str, float], slack: float
-) -> _Line:
-    scale = _UNITS[measure.unit]
-    our = ours[measure.key] * scale
-    their = theirs[measure.key] * scale
-    ratio, target, share = their / our, "", 1.0
-    if measure.faster is not None:
-        target, share = f">= {measure.faster:g} x", ratio / measure.faster
-    elif measure.slower is not None:
-        their = ours[f"{measure.key}, by hand"] * scale
-        ratio = our / their
-        target, share = f"<= {measure.slower:g} x", measure.slower / ratio
-    elif measure.at_most is not None:
-        target = f"<= {measure.at_most:g} {measure.unit}".rstrip()
-        share = 1.0 if our <= measure.at_most else 0.0
-    verdict = "ok" if share >= 1 else "in reach" if share * slack >= 1 else _MISSED
-    return _Line(
-        measure.title, measure.unit, our, their, ratio, target, target and verdict
-    )
-
-
-def _print_table(lines: list[_Line]) -> None:
-    head = ["", "fast_channels", f"channels {_PEER} (*)", "ratio", "target", ""]
-    rows = [head, *(line.cells() for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        first, *others = (
-            cell.ljust(width) if i in {0, 5} else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join([first, *others]).rstrip())
 
 
 if __name__ == "__main__":

@@ -32,14 +32,16 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Library:
-    """One of the two libraries."""
+    """One of the two libraries, with layers in memory or on Redis."""
 
     consumer: Any
     """Its ``AsyncWebsocketConsumer``."""
     layer: Layer
-    """The in-memory layer that consumers get."""
+    """The layer that consumers get."""
     new_layer: Callable[[], Layer]
-    """Makes another in-memory layer."""
+    """Makes another layer of the kind."""
+    close: Callable[[Layer], Awaitable[None]]
+    """Releases what a layer holds."""
     serve: Callable[[Receive, str, Dispatch], Coroutine[Any, Any, None]]
     """What serves a consumer: an endless loop that dispatches from ``receive`` and from
     a channel of ``layer``."""
@@ -53,15 +55,25 @@ class Library:
         return application
 
 
-def load(name: str) -> Library:
-    """Import a library: ``fast_channels`` or ``channels``."""
-    return {"fast_channels": _fast_channels, "channels": _channels}[name]()
+def load(name: str, redis_url: str = "", prefix: str = "") -> Library:
+    """Import a library: ``fast_channels`` or ``channels``.
+
+    Its layers are in memory, or on the server of the URL if there is one; they have
+    more room there than any measure fills.
+    """
+    options: Message = {}
+    if redis_url:
+        options = {"hosts": [redis_url], "prefix": prefix, "capacity": 1_000_000}
+    return {"fast_channels": _fast_channels, "channels": _channels}[name](options)
 
 
-def _fast_channels() -> Library:
+def _fast_channels(options: Message) -> Library:
     layers = import_module("fast_channels.layers")
-    layers.register_channel_layer(_ALIAS, layers.InMemoryChannelLayer())
-    layer = layers.get_channel_layer(_ALIAS)
+    layer_class = layers.InMemoryChannelLayer
+    if options:
+        layer_class = import_module("fast_channels.layers.redis").RedisChannelLayer
+    layer = layer_class(**options)
+    layers.register_channel_layer(_ALIAS, layer)
     loop_class = import_module("fast_channels.loop").DispatchLoop
 
     async def serve(receive: Receive, channel: str, dispatch: Dispatch) -> None:
@@ -71,27 +83,34 @@ def _fast_channels() -> Library:
     return Library(
         consumer=import_module("fast_channels.consumer").AsyncWebsocketConsumer,
         layer=layer,
-        new_layer=layers.InMemoryChannelLayer,
+        new_layer=functools.partial(layer_class, **options),
+        close=layer_class.close,
         serve=serve,
     )
 
 
-def _channels() -> Library:
+def _channels(options: Message) -> Library:
     backend = "channels.layers.InMemoryChannelLayer"
+    if options:
+        backend = "channels_redis.core.RedisChannelLayer"
     import_module("django.conf").settings.configure(
-        CHANNEL_LAYERS={_ALIAS: {"BACKEND": backend}}
+        CHANNEL_LAYERS={_ALIAS: {"BACKEND": backend, "CONFIG": options}}
     )
-    layers = import_module("channels.layers")
-    layer = layers.get_channel_layer(_ALIAS)
+    layer = import_module("channels.layers").get_channel_layer(_ALIAS)
     await_many_dispatch = import_module("channels.utils").await_many_dispatch
 
     async def serve(receive: Receive, channel: str, dispatch: Dispatch) -> None:
         channel_receive = functools.partial(layer.receive, channel)
         await await_many_dispatch([receive, channel_receive], dispatch)
 
+    async def close(layer: Any) -> None:
+        if options:
+            await layer.close_pools()
+
     return Library(
         consumer=import_module("channels.generic.websocket").AsyncWebsocketConsumer,
         layer=layer,
-        new_layer=layers.InMemoryChannelLayer,
+        new_layer=functools.partial(layer.__class__, **options),
+        close=close,
         serve=serve,
     )

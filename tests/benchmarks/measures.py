@@ -1,4 +1,4 @@
-"""The measurements, of the library that this interpreter has.
+"""The measurements in memory, of the library that this interpreter has.
 
 ``python -m tests.benchmarks.measures fast_channels 0.3`` takes each measurement for at
 least 0.3 seconds, and writes them to stdout as JSON: seconds for what takes time, bytes
@@ -9,19 +9,18 @@ import asyncio
 import functools
 import gc
 import json
-import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from .harness import FLAT, Countdown, Recorder, connect, end, settle, silence
 from .library import Application, Layer, Library, Message, load
 
 _FRAMES = 500
 _IDLE = 100
 _MEMBERS = 1000
-_FLAT: Message = {"type": "chat.message", "room": "lobby", "number": 1, "text": "Hi"}
 _NESTED: Message = {
     "type": "chat.message",
     "user": {"id": 7, "name": "Ada", "roles": ["admin", "staff"]},
@@ -31,57 +30,17 @@ _NESTED: Message = {
 
 async def measure(library: Library, seconds: float) -> dict[str, float]:
     """Take all measurements, each for about so long."""
-    results: dict[str, float] = {}
-
-    async def add(name: str, step: Callable[[], Awaitable[float]]) -> None:
-        gc.collect()
-        times: list[float] = []
-        enough = time.perf_counter() + seconds
-        while len(times) < 3 or time.perf_counter() < enough:
-            times.append(await step())
-        results[name] = statistics.median(times)
-
+    recorder = Recorder(seconds)
+    add = recorder.add
     await add("frame", lambda: _frame(library.application(_Echo)))
     await add("frame, by hand", lambda: _frame(_echo_by_hand))
-    await _add_events(library, add)
-    for name, message in (("flat", _FLAT), ("nested", _NESTED)):
+    await _add_events(library, recorder)
+    for name, message in (("flat", FLAT), ("nested", _NESTED)):
         group = await _Group.of(library.new_layer())
         await add(f"group_receive, {name}", functools.partial(group.deliver, message))
         await group.send(message, receive=False)
         await add(f"group_send, {name}", functools.partial(group.send, message))
-    return results | await _idle(library)
-
-
-class _Countdown:
-    """Is waited for until so many things have happened."""
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._done = asyncio.get_running_loop().create_future()
-
-    def start(self, count: int) -> None:
-        self._left = count
-        self._done = asyncio.get_running_loop().create_future()
-
-    def tick(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self._done.set_result(None)
-
-    async def wait(self) -> None:
-        await self._done
-
-
-async def _settle() -> None:
-    """Let every task go on until it waits for something."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    return recorder.results | await _idle(library)
 
 
 # A frame
@@ -145,10 +104,7 @@ async def _frame(application: Application) -> float:
 # An event
 
 
-async def _add_events(
-    library: Library,
-    add: Callable[[str, Callable[[], Awaitable[float]]], Awaitable[None]],
-) -> None:
+async def _add_events(library: Library, recorder: Recorder) -> None:
     """Measure what an event costs that wakes an idle consumer.
 
     There are a hundred consumers, so that one turn of the event loop is a small part
@@ -160,7 +116,7 @@ async def _add_events(
     Channels' ``await_many_dispatch``; the handler only counts. "event" is a whole
     consumer.
     """
-    layer, handled = library.layer, _Countdown()
+    layer, handled = library.layer, Countdown()
 
     async def dispatch(message: Message) -> None:
         handled.tick()
@@ -169,73 +125,23 @@ async def _add_events(
         handled.start(_IDLE)
         start = time.perf_counter()
         for channel in channels:
-            await layer.send(channel, _FLAT)
+            await layer.send(channel, FLAT)
         await handled.wait()
-        await _settle()
+        await settle()
         return (time.perf_counter() - start) / _IDLE
 
     channels = [await layer.new_channel() for _ in range(_IDLE)]
     tasks = [
-        asyncio.create_task(library.serve(_silence, channel, dispatch))
+        asyncio.create_task(library.serve(silence, channel, dispatch))
         for channel in channels
     ]
-    await _settle()
-    await add("loop", functools.partial(wake, channels))
-    await _end(tasks)
+    await settle()
+    await recorder.add("loop", functools.partial(wake, channels))
+    await end(tasks)
 
-    tasks, channels = await _connect(library, _IDLE, handled)
-    await add("event", functools.partial(wake, channels))
-    await _end(tasks)
-
-
-async def _silence() -> Message:
-    """Be the client that says nothing."""
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody resolves that future")
-
-
-async def _connect(
-    library: Library, count: int, countdown: _Countdown
-) -> tuple[list[asyncio.Task[None]], list[str]]:
-    """Return the tasks and the channels of so many connected, idle consumers.
-
-    The countdown ticks for every ``chat.message``.
-    """
-    channels: list[str] = []
-
-    class Idle:
-        channel_name: str
-        accept: Callable[[], Awaitable[None]]
-
-        async def connect(self) -> None:
-            await self.accept()
-            channels.append(self.channel_name)
-            countdown.tick()
-
-        async def chat_message(self, message: Message) -> None:
-            countdown.tick()
-
-    application = library.application(Idle, with_layer=True)
-    loop = asyncio.get_running_loop()
-
-    async def send(message: Message) -> None:
-        pass
-
-    def serve() -> asyncio.Task[None]:
-        events: list[Message] = [{"type": "websocket.connect"}]
-
-        async def receive() -> Message:
-            if not events:
-                await loop.create_future()
-            return events.pop()
-
-        return asyncio.create_task(application({"type": "websocket"}, receive, send))
-
-    countdown.start(count)
-    tasks = [serve() for _ in range(count)]
-    await countdown.wait()
-    await _settle()
-    return tasks, channels
+    tasks, channels = await connect(library, _IDLE, handled)
+    await recorder.add("event", functools.partial(wake, channels))
+    await end(tasks)
 
 
 # A group
@@ -272,7 +178,7 @@ class _Group:
     async def deliver(self, message: Message) -> float:
         """Return what it takes until all members, who wait for it, have received."""
         tasks = [asyncio.create_task(self._layer.receive(c)) for c in self._channels]
-        await _settle()
+        await settle()
         start = time.perf_counter()
         await self._layer.group_send("members", message)
         received = [await task for task in tasks]
@@ -304,7 +210,7 @@ async def _idle(library: Library) -> dict[str, float]:
     tracemalloc.start()
     gc.collect()
     memory, tasks_before = tracemalloc.get_traced_memory()[0], len(asyncio.all_tasks())
-    tasks, channels = await _connect(library, count, _Countdown())
+    tasks, channels = await connect(library, count, Countdown())
     gc.collect()
     results = {
         "bytes": (tracemalloc.get_traced_memory()[0] - memory) / count,
@@ -312,7 +218,7 @@ async def _idle(library: Library) -> dict[str, float]:
     }
     tracemalloc.stop()
     assert len(channels) == count
-    await _end(tasks)
+    await end(tasks)
     return results
 
 
