@@ -78,6 +78,8 @@ ALSO: dict[str, set[str]] = {
     },
     "fast_channels.layers.base": {"BaseChannelLayer"},
     "fast_channels.layers.in_memory": {"InMemoryChannelLayer"},
+    "fast_channels.layers.redis.core": {"RedisChannelLayer"},
+    "fast_channels.layers.redis.queue": {"RedisChannelLayer"},
     "fast_channels.layers.registry": {
         "ChannelLayerRegistry",
         "channel_layers",
@@ -136,6 +138,20 @@ def test_core_imports_nothing_optional(module: str) -> None:
     hidden = f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
     assert run(f"import sys; {hidden}; import {module}; print('imported')") == (
         "imported\n"
+    )
+
+
+@pytest.mark.parametrize("missing", ["redis", "msgpack"])
+def test_missing_library_for_redis_is_named_with_what_brings_it(missing: str) -> None:
+    """Who asks for a layer for Redis without the extra is told to install it."""
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "try: from fast_channels.layers import RedisChannelLayer\n"
+        "except ImportError as exc: print(exc)"
+    )
+    assert run(code) == (
+        f"the layers for Redis need {missing}, which cannot be imported; install it: "
+        "pip install 'fast-channels[redis]'\n"
     )
 
 

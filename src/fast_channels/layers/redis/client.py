@@ -34,6 +34,8 @@ is: a name, or a list of names."""
 _TIMEOUT = 5.0
 # For how many seconds a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05
+# For how many seconds a script that only sends may run without more connections.
+_SHORT = 1.0
 # For how many seconds closing may take.
 _FAREWELL = 1.0
 
@@ -58,6 +60,7 @@ class Client:
         self._attached: set[str] = set()
         # Channels that were deleted, and until when something may come for them.
         self._deleted: dict[str, float] = {}
+        self._made_at = asyncio.get_running_loop().time()
         # When to mark the keys of each shard again as this layer's.
         self._mark_at = [-math.inf] * len(layer.hosts)
         self.commands: list[CommandConnection] = []
@@ -121,6 +124,11 @@ class Client:
             key = f"{self._layer.prefix}:layer"
             marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
             marking.add_done_callback(_ignore)
+        # Who sends once and ends needs no watch.
+        if now > self._made_at + _SHORT:
+            self._watch()
+
+    def _watch(self) -> None:
         for watch in self._watches:
             watch.start()
 
@@ -132,8 +140,7 @@ class Client:
 
     def want(self, name: str) -> None:
         """Read a queue, for one reader more."""
-        for watch in self._watches:
-            watch.start()
+        self._watch()
         for inbox in self.inboxes:
             inbox.want(name)
 

@@ -171,11 +171,6 @@ class Inbox:
         self.connects: int = 0
         """How many times it has connected."""
 
-    @property
-    def tracks(self) -> bool:
-        """Whether Redis tells of changes, as far as it was asked."""
-        return self._tracks
-
     # What readers say
 
     def want(self, name: str) -> None:
@@ -218,8 +213,7 @@ class Inbox:
             await asyncio.wait([task])
         queues, self._queues = self._queues, {}
         for queue in queues.values():
-            # A batch that did not arrive is left to others, when the lease has ended.
-            if not queue.asked and (queue.number or queue.shared):
+            if queue.shared or queue.number or queue.asked:
                 script, keys, arguments = self._leave(queue)
                 await run(self._commands, script, keys, *arguments)
 
@@ -360,7 +354,7 @@ class Inbox:
 
     async def _pop(self, pops: AbstractConnection, due: list[Queue]) -> None:
         """Ask for the next batch of each queue, and deliver what comes."""
-        leaving = {queue for queue in due if queue.leaving and not queue.asked}
+        leaving = {queue for queue in due if queue.leaving}
         commands: list[_Command] = []
         for queue in due:
             make = self._leave if queue in leaving else self._next_batch
@@ -386,7 +380,9 @@ class Inbox:
                     self._left(queue)
                 else:
                     self._popped(queue, reply, waiting)
-        self.failing = False
+        if self.failing:
+            self.failing = False
+            _logger.info("%s can be read again", self._name)
 
     def _next_batch(self, queue: Queue) -> tuple[Script, list[str], _Command]:
         now = asyncio.get_running_loop().time()
@@ -443,6 +439,7 @@ class Inbox:
         queue.delivered = now
 
     def _left(self, queue: Queue) -> None:
+        queue.asked = False
         queue.returned.clear()
         queue.leaving = False
         queue.kept = True
@@ -519,7 +516,8 @@ class Inbox:
         self._next_check = now + _INTERVAL
         for queue in self._queues.values():
             queue.changed = True
-            queue.leaving = queue.leaving or not queue.readers
+            if not queue.readers and not self._waiting(queue.name):
+                queue.leaving = True
 
     def _wanted(self) -> list[str]:
         return [

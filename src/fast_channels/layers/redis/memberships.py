@@ -94,7 +94,8 @@ class Memberships:
         await self._of(group).execute("ZREM", self._key(group), *channels)
         for channel in channels:
             self._left.pop((group, channel), None)
-        self._woken.set()
+        if not self.groups:
+            self._woken.set()
 
     async def insert(self, group: str, *channels: str) -> None:
         """Add channels to a group in Redis, whoever they belong to.
@@ -128,6 +129,7 @@ class Memberships:
         self.groups.clear()
         self._by_channel.clear()
         self._left.clear()
+        self._woken.set()
 
     async def close(self) -> None:
         """Remove all channels from all groups.
