@@ -60,7 +60,9 @@ class Client:
         self._attached: set[str] = set()
         # Channels that were deleted, and until when something may come for them.
         self._deleted: dict[str, float] = {}
-        self._made_at = asyncio.get_running_loop().time()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        """The event loop."""
+        self._made_at = self.loop.time()
         # When to mark the keys of each shard again as this layer's.
         self._mark_at = [-math.inf] * len(layer.hosts)
         self.commands: list[CommandConnection] = []
@@ -132,10 +134,6 @@ class Client:
         for watch in self._watches:
             watch.start()
 
-    def marked_nothing(self) -> None:
-        """Mark keys again with the next command: flush() has deleted the marks."""
-        self._mark_at = [-math.inf] * len(self.commands)
-
     # Receiving
 
     def want(self, name: str) -> None:
@@ -179,7 +177,7 @@ class Client:
             self.want(self._layer.non_local_name(channel))
         return self._layer.mailboxes.attach(channel, listener)
 
-    def delete(self, channel: str) -> None:
+    async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
         now = time.monotonic()
         while self._deleted and (oldest := next(iter(self._deleted))):
@@ -191,6 +189,14 @@ class Client:
         if channel in self._attached:
             self._attached.remove(channel)
             self.unwant(self._layer.non_local_name(channel))
+        await self.memberships.delete(channel)
+
+    async def forget(self) -> None:
+        """Drop what waits in plain channels, and who is in which group."""
+        self.memberships.clear()
+        self.plain.clear()
+        # The keys are about to go that tell of the prefix.
+        self._mark_at = [-math.inf] * len(self.commands)
 
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""

@@ -6,9 +6,10 @@ sending; a group is one of channels by the time of joining. Every key expires.
 """
 
 import asyncio
+import functools
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from fast_channels.exceptions import ChannelFull
@@ -231,9 +232,8 @@ class RedisChannelLayer(RedisBaseLayer):
         For the next ``expiry`` seconds nothing comes through a channel of that name.
         While Redis is away, it is told later.
         """
-        client = self._owner(channel, self._clients.get())
-        client.delete(channel)
-        await client.memberships.delete(channel)
+        client = self._owner(channel) or self._clients.get()
+        await _in_its_loop(client, client.delete(channel))
 
     def require_valid_message(self, message: object) -> None:
         """Return if a message is one that the layer carries.
@@ -254,42 +254,43 @@ class RedisChannelLayer(RedisBaseLayer):
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group; nothing changes if it is in it.
 
-        A channel of this process stays in the group until it leaves or is deleted, or
-        the layer is closed. While Redis is away this returns all the same, and Redis is
-        told when it is back. Any other channel stays for ``group_expiry``. Cancelling
-        does not take it back.
+        A channel that was made in an event loop of this process stays in the group
+        until it leaves or is deleted, or that loop or the layer is closed. While Redis
+        is away this returns all the same, and Redis is told when it is back. Any other
+        channel stays for ``group_expiry``. Cancelling does not take it back.
 
         Raises:
-            RedisUnavailable: The channel is not one of this process, and Redis cannot
-                be reached or did not reply.
+            RedisUnavailable: The channel is any other, and Redis cannot be reached or
+                did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        memberships = self._owner(channel, client := self._clients.get()).memberships
-        if self._is_own(channel):
-            await memberships.add(group, channel)
+        owner = self._owner(channel)
+        if owner is None:
+            await self._clients.get().memberships.insert(group, channel)
         else:
-            await client.memberships.insert(group, channel)
+            await _in_its_loop(owner, owner.memberships.add(group, channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
 
-        While Redis is away this returns all the same for a channel of this process, and
-        Redis is told when it is back. Cancelling does not take it back.
+        While Redis is away this returns all the same for a channel that was made in an
+        event loop of this process, and Redis is told when it is back. Cancelling does
+        not take it back.
 
         Raises:
-            RedisUnavailable: The channel is not one of this process, and Redis cannot
-                be reached or did not reply.
+            RedisUnavailable: The channel is any other, and Redis cannot be reached or
+                did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        memberships = self._owner(channel, client := self._clients.get()).memberships
-        if self._is_own(channel):
-            await memberships.discard(group, channel)
+        owner = self._owner(channel)
+        if owner is None:
+            await self._clients.get().memberships.remove(group, channel)
         else:
-            await client.memberships.remove(group, channel)
+            await _in_its_loop(owner, owner.memberships.discard(group, channel))
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
@@ -307,15 +308,15 @@ class RedisChannelLayer(RedisBaseLayer):
         self.require_valid_group_name(group)
         self.require_valid_message(message)
         client = self._clients.get()
-        key = f"{self.prefix}:group:{group}"
-        value = self.serializer.serialize({**message, CHANNEL_KEY: []})
+        run = functools.partial(client.run, client.shard_of(group))
+        keys = [f"{self.prefix}:group:{group}"]
         if self._redis_fans_out:
+            value = self.serializer.serialize({**message, CHANNEL_KEY: []})
             for name, empty, tail, writer in _ENDS:
                 if value.endswith(name + empty + tail):
-                    self.counters.dropped += await client.run(
-                        client.shard_of(group),
+                    self.counters.dropped += await run(
                         GROUP_SEND,
-                        [key],
+                        keys,
                         self.group_expiry,
                         self.prefix,
                         self.capacity,
@@ -325,9 +326,7 @@ class RedisChannelLayer(RedisBaseLayer):
                         tail,
                     )
                     return
-        members = await client.run(
-            client.shard_of(group), MEMBERS, [key], self.group_expiry
-        )
+        members = await run(MEMBERS, keys, self.group_expiry)
         await self._fan_out(client, [member.decode() for member in members], message)
 
     # The whole layer
@@ -341,15 +340,11 @@ class RedisChannelLayer(RedisBaseLayer):
         Raises:
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
-        clients = self._clients.peek()
-        for client in clients:
-            client.memberships.clear()
-            client.plain.clear()
+        for client in self._clients.peek():
+            await _in_its_loop(client, client.forget())
         self.mailboxes.clear()
         commands = self._clients.get().commands
         await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
-        for client in clients:
-            client.marked_nothing()
 
     async def close(self) -> None:
         """Take the channels of this process out of their groups, and disconnect.
@@ -381,13 +376,13 @@ class RedisChannelLayer(RedisBaseLayer):
                 "returned in this process, where alone it could be received from"
             )
 
-    def _owner(self, channel: str, default: Client) -> Client:
-        """Return the client of the event loop in which a channel was made."""
+    def _owner(self, channel: str) -> Client | None:
+        """Return the client of the event loop in which a channel was made, if any."""
         name = self.non_local_name(channel)
         for client in self._clients.peek():
-            if name.endswith(f".{client.name}!"):
+            if name.endswith(f".{client.name}!") and client.loop.is_running():
                 return client
-        return default
+        return None
 
     async def _enqueue(
         self, client: Client, shard: int, name: str, channel: str, value: bytes
@@ -406,6 +401,9 @@ class RedisChannelLayer(RedisBaseLayer):
         self, client: Client, members: list[str], message: ChannelMessage
     ) -> None:
         """Send one value to each process, for all of its channels."""
+        if not members:
+            # To refuse a message does not depend on who would get it.
+            self.serializer.serialize(message)
         channels: dict[str, list[str]] = {}
         for member in members:
             channels.setdefault(self.non_local_name(member), []).append(member)
@@ -422,3 +420,11 @@ class RedisChannelLayer(RedisBaseLayer):
             ]
         )
         self.counters.dropped += len(sent) - sum(sent)
+
+
+async def _in_its_loop(client: Client, change: Coroutine[Any, Any, None]) -> None:
+    """Await what a client does in the event loop that it belongs to."""
+    if client.loop is asyncio.get_running_loop():
+        await change
+    else:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change, client.loop))
