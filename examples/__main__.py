@@ -8,6 +8,8 @@ import socket
 
 import uvicorn
 
+from fast_channels.layers import RedisChannelLayer, get_channel_layer
+
 from .app import app
 
 
@@ -31,6 +33,14 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def describe_layer() -> str:
+    """Say what carries the messages; no password is shown."""
+    layer = get_channel_layer("chat")
+    if isinstance(layer, RedisChannelLayer):
+        return f"Redis, {layer.hosts[0]}"
+    return "memory; set REDIS_URL to connect several servers"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
@@ -41,7 +51,7 @@ def main() -> None:
     # A tab that does not answer shall not keep Ctrl-C waiting for more than a moment.
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     with listen(args.host, args.port) as listener:
-        print(f"Chat: {url_of(listener)}", flush=True)
+        print(f"Chat: {url_of(listener)}\nLayer: {describe_layer()}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -11,17 +11,21 @@ and the server:
     {"type": "notice", "event": "join", "name": "Ada"}     to the others; or "leave"
     {"type": "message", "name": "Ada", "text": "Hello", "own": false,
      "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" to the author
-    {"type": "error", "detail": "..."}                     to whom sent what is wrong
+    {"type": "error", "detail": "..."}                     to whom sent what is wrong,
+                                                           or what cannot be sent now
 
 A room whose name is not valid is closed with code 4400, and the rule as the reason.
 """
 
+import asyncio
+import contextlib
 import re
 from datetime import UTC, datetime
 from typing import Any
 
 from fast_channels.consumer import AsyncJsonWebsocketConsumer
 from fast_channels.exceptions import StopConsumer
+from fast_channels.layers.redis import RedisUnavailable
 from fast_channels.type_defs import ChannelMessage
 
 BAD_ROOM = 4400
@@ -30,6 +34,7 @@ ROOM_RULE = "A room name has 1 to 50 letters (A-Z), digits, hyphens and undersco
 NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,40}")
 NAME_RULE = "A name has 1 to 40 characters, and no control characters."
 TEXT_LENGTH = 2000
+UNSENT = "Not sent: the server cannot reach Redis. Try again in a moment."
 
 
 class Room(AsyncJsonWebsocketConsumer):
@@ -59,7 +64,11 @@ class Room(AsyncJsonWebsocketConsumer):
 
     async def disconnect(self, code: int) -> None:
         if self.name is not None:
-            await self.notify("leave")
+            # While Redis is away nobody can be told, and a server that stops is not to
+            # wait for it.
+            with contextlib.suppress(RedisUnavailable, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.notify("leave", self.name)
 
     async def receive(
         self,
@@ -73,6 +82,9 @@ class Room(AsyncJsonWebsocketConsumer):
             await super().receive(text_data, bytes_data, **kwargs)
         except (ValueError, RecursionError) as exc:
             await self.send_json({"type": "error", "detail": str(exc)})
+        except RedisUnavailable:
+            # If the connection broke just now, the others may have got it all the same.
+            await self.send_json({"type": "error", "detail": UNSENT})
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         match content:
@@ -89,12 +101,12 @@ class Room(AsyncJsonWebsocketConsumer):
         """Enter the room, or go on in it under another name."""
         if not NAME.fullmatch(name):
             raise ValueError(NAME_RULE)
-        if self.name is not None:
-            await self.notify("leave")
-        self.name = name
+        before, self.name = self.name, name
         await self.join_group(self.group)
         await self.send_json({"type": "joined", "room": self.room, "name": name})
-        await self.notify("join")
+        if before is not None:
+            await self.notify("leave", before)
+        await self.notify("join", name)
 
     async def write(self, text: str) -> None:
         """Send a message to everybody in the room."""
@@ -103,31 +115,32 @@ class Room(AsyncJsonWebsocketConsumer):
         if not 1 <= len(text) <= TEXT_LENGTH:
             raise ValueError(f"A message has 1 to {TEXT_LENGTH} characters.")
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        await self.publish("chat.message", text=text, time=time)
+        content = {"name": self.name, "text": text, "time": time}
+        await self.publish("chat.message", **content)
+        # To the author, it also says that the message was sent.
+        await self.send_json({"type": "message", "own": True, **content})
 
-    async def notify(self, event: str) -> None:
-        """Tell the others in the room that this person joins or leaves."""
-        await self.publish("chat.notice", event=event)
+    async def notify(self, event: str, name: str) -> None:
+        """Tell the others in the room who joins or leaves."""
+        await self.publish("chat.notice", event=event, name=name)
 
     async def publish(self, message_type: str, **content: str) -> None:
-        """Send a message to the group: each of its consumers handles it, below."""
+        """Send a message to the group: the others' consumers handle it, below."""
         assert self.channel_layer is not None
-        message = {"type": message_type, "name": self.name, **content}
-        message["sender"] = self.channel_name
+        message = {"type": message_type, "sender": self.channel_name, **content}
         await self.channel_layer.group_send(self.group, message)
 
     async def chat_message(self, event: ChannelMessage) -> None:
         """Handle what ``write()`` published."""
-        own = event["sender"] == self.channel_name
-        content = {key: event[key] for key in ("name", "text", "time")}
-        await self.send_json({"type": "message", "own": own, **content})
+        if event["sender"] != self.channel_name:
+            content = {key: event[key] for key in ("name", "text", "time")}
+            await self.send_json({"type": "message", "own": False, **content})
 
     async def chat_notice(self, event: ChannelMessage) -> None:
         """Handle what ``notify()`` published."""
         if event["sender"] != self.channel_name:
-            await self.send_json(
-                {"type": "notice", "event": event["event"], "name": event["name"]}
-            )
+            content = {key: event[key] for key in ("name", "event")}
+            await self.send_json({"type": "notice", **content})
 
 
 class Lobby(Room):

@@ -1,15 +1,25 @@
-"""The channel layer of the chat."""
+"""The channel layer of the chat: in memory, or through Redis if REDIS_URL is set."""
 
 import os
 
-from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
+from fast_channels.layers import (
+    InMemoryChannelLayer,
+    RedisChannelLayer,
+    register_channel_layer,
+)
 
 
 def register_layers() -> None:
     """Register the layer, under the alias that the consumers name."""
-    if os.environ.get("REDIS_URL"):
-        raise SystemExit(
-            "REDIS_URL is set, but this release has no channel layer for Redis yet: "
-            "unset REDIS_URL to run the chat in one process."
-        )
-    register_channel_layer("chat", InMemoryChannelLayer())
+    register_channel_layer("chat", make_layer())
+
+
+def make_layer() -> InMemoryChannelLayer | RedisChannelLayer:
+    """Return the layer; Redis is asked for nothing before somebody uses it."""
+    url = os.environ.get("REDIS_URL")
+    if not url:
+        return InMemoryChannelLayer()
+    try:
+        return RedisChannelLayer(hosts=[url])
+    except ValueError as exc:
+        raise SystemExit(f"REDIS_URL: {exc}") from None

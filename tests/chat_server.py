@@ -39,9 +39,13 @@ class ChatServer:
     It may be stopped and started again within the block, on the same port.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redis_url: str | None = None) -> None:
+        self.redis_url = redis_url
+        """The value of REDIS_URL; None leaves it unset."""
         self.url = ""
         """The address that the process prints."""
+        self.layer = ""
+        """What it prints of its layer."""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -60,13 +64,14 @@ class ChatServer:
     def start(self) -> None:
         """Start the process; clients may connect once this returns."""
         port = self.url.rpartition(":")[2] or "0"
-        self._process = start_chat("--port", port)
+        self._process = start_chat("--port", port, redis_url=self.redis_url)
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.startswith("Chat: http://"):
+        lines = self._process.stdout.readline(), self._process.stdout.readline()
+        if not lines[0].startswith("Chat: http://"):
             _, stderr = self._process.communicate()
-            raise AssertionError(f"the chat did not start: {line}{stderr}")
-        self.url = line.removeprefix("Chat: ").rstrip("\n")
+            raise AssertionError(f"the chat did not start: {lines}{stderr}")
+        self.url = lines[0].removeprefix("Chat: ").rstrip("\n")
+        self.layer = lines[1].removeprefix("Layer: ").rstrip("\n")
 
     def stop(self) -> tuple[int, str, str]:
         """Press Ctrl-C; return the exit code, and what stdout and stderr got."""

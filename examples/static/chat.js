@@ -14,6 +14,7 @@ let socket;
 let visits = 0; // How often the server has let us into the room.
 let failures = 0; // How many connections in a row have ended since it last did.
 let retry; // The timer of the next attempt; undefined unless we wait for one.
+let sending; // The timer that says so; undefined unless the server owes us an answer.
 
 // The connection
 
@@ -34,6 +35,7 @@ function connect() {
     handlers[content.type](content);
   };
   socket.onclose = (event) => {
+    answered();
     allowWriting(false);
     if (event.code === BAD_ROOM) refuse(event.reason);
     else reconnectLater();
@@ -80,8 +82,15 @@ const handlers = {
   notice({ event, name }) {
     addNotice(`${name} ${event === "join" ? "joined" : "left"}`);
   },
-  message: addMessage,
+  message(message) {
+    if (message.own) {
+      text.value = "";
+      answered();
+    }
+    addMessage(message);
+  },
   error({ detail }) {
+    answered();
     showError(detail);
   },
 };
@@ -163,17 +172,27 @@ function allowWriting(allowed) {
   if (allowed) hadFocus = false;
 }
 
+// A draft stays until the server says that it was sent. If not, it can be sent again.
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = text.value.trim();
-  if (draft && socket.readyState === WebSocket.OPEN) {
+  if (draft && sending === undefined && socket.readyState === WebSocket.OPEN) {
     send({ type: "message", text: draft });
-    text.value = "";
+    sending = setTimeout(() => showState("sending", "Sending…"), 500);
+    text.readOnly = true;
     hideError();
     scrollToEnd();
   }
   text.focus();
 });
+
+function answered() {
+  if (sending === undefined) return;
+  clearTimeout(sending);
+  sending = undefined;
+  text.readOnly = false;
+  showState("connected", "Connected");
+}
 
 text.addEventListener("keydown", (event) => {
   // While characters are composed, as in Japanese, Enter chooses one of them.

@@ -13,7 +13,8 @@ from tests.chat_server import ChatServer
 __all__ = ["Visit"]
 
 Visit: TypeAlias = Callable[..., Awaitable[Page]]
-"""``visit(path, name="", width=1280)`` opens a page in a browser profile of its own."""
+"""``visit(path, name="", width=1280, server=0)`` opens a page of one of the servers, in
+a browser profile of its own."""
 
 expect.set_options(timeout=30_000)
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
@@ -34,10 +35,16 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def server() -> Iterator[ChatServer]:
-    """Serve the chat for one test, which may stop it and start it again."""
+def servers() -> Iterator[list[ChatServer]]:
+    """Serve the chat for one test, in memory; a module may have servers of its own."""
     with ChatServer() as server:
-        yield server
+        yield [server]
+
+
+@pytest.fixture
+def server(servers: list[ChatServer]) -> ChatServer:
+    """The first of the servers, which a test may stop and start again."""
+    return servers[0]
 
 
 @pytest.fixture
@@ -59,10 +66,12 @@ def console() -> list[str]:
 
 
 @pytest.fixture
-def visit(browser: Browser, server: ChatServer, console: list[str]) -> Visit:
+def visit(browser: Browser, servers: list[ChatServer], console: list[str]) -> Visit:
     """Open pages, each in a profile of its own; with a name, join the room."""
 
-    async def visit(path: str, name: str = "", width: int = 1280) -> Page:
+    async def visit(
+        path: str, name: str = "", width: int = 1280, server: int = 0
+    ) -> Page:
         context = await browser.new_context(viewport={"width": width, "height": 800})
         page = await context.new_page()
         page.on(
@@ -74,7 +83,7 @@ def visit(browser: Browser, server: ChatServer, console: list[str]) -> Visit:
             ),
         )
         page.on("pageerror", lambda error: console.append(str(error)))
-        await page.goto(server.url + path)
+        await page.goto(servers[server].url + path)
         if name:
             await page.get_by_label("Your name", exact=True).fill(name)
             await page.get_by_role("button", name="Join the chat").click()

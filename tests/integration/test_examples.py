@@ -12,16 +12,22 @@ import pytest
 import websockets
 from fastapi import FastAPI
 
-from fast_channels.layers import InMemoryChannelLayer, get_channel_layer
+from fast_channels.layers import (
+    InMemoryChannelLayer,
+    RedisChannelLayer,
+    get_channel_layer,
+    register_channel_layer,
+)
 from fast_channels.testing import WebsocketCommunicator
 from tests.chat_server import ChatServer, start_chat
+from tests.redis_servers.server import RedisServer
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
     """Give the application; nothing may be left in its layer after the test."""
     monkeypatch.delenv("REDIS_URL", raising=False)
-    # Imported here, since the import fails while REDIS_URL is set.
+    # Imported here, since the import looks at REDIS_URL.
     from examples.app import app  # noqa: PLC0415
     from examples.layers import register_layers  # noqa: PLC0415
 
@@ -232,10 +238,48 @@ def test_bad_address_is_named(arguments: tuple[str, str]) -> None:
     assert stderr.count("\n") == 1
 
 
-def test_redis_is_not_there_yet() -> None:
-    """With REDIS_URL set, the chat says that it cannot use it, and ends."""
-    code, stderr = fail_to_start(redis_url="redis://localhost")
+@pytest.mark.parametrize("url", ["localhost:6379", "redis://localhost/database"])
+def test_bad_redis_url_is_named(url: str) -> None:
+    """A REDIS_URL that is none is named in one line."""
+    code, stderr = fail_to_start(redis_url=url)
     assert code == 1
-    assert stderr.startswith("REDIS_URL is set, but ")
-    assert "unset REDIS_URL" in stderr
+    assert stderr.startswith(f"REDIS_URL: '{url}' ")
     assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "layer"),
+    [
+        (None, "memory; set REDIS_URL to connect several servers"),
+        ("redis://:secret@192.0.2.1/1", "Redis, redis://:***@192.0.2.1:6379/1"),
+    ],
+)
+def test_layer_is_named(redis_url: str | None, layer: str) -> None:
+    """The process prints which layer it uses, and needs no Redis to start and stop."""
+    with ChatServer(redis_url) as server:
+        assert server.layer == layer
+        assert httpx.get(server.url, trust_env=False).status_code == 200
+        assert server.stop() == (0, "", "")
+
+
+async def test_people_stay_without_redis(
+    app: FastAPI, own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without Redis people are told what was not sent, and stay until it is back."""
+    own_redis_server.stop()
+    url = f"{own_redis_server.url}?socket_timeout=0.2"
+    async with RedisChannelLayer(hosts=[url]) as layer:
+        register_channel_layer("chat", layer)
+        async with joined(app, "Ada") as ada:
+            assert (await receive_error(ada)).startswith("Not sent: ")
+            await ada.send_json_to({"type": "message", "text": "Hello"})
+            assert (await receive_error(ada)).startswith("Not sent: ")
+            # Bob leaves, which nobody can be told, and is gone all the same.
+            async with joined(app, "Bob"):
+                pass
+            own_redis_server.start()
+            await ada.send_json_to({"type": "message", "text": "Hello"})
+            assert (await ada.receive_json_from())["text"] == "Hello"
+    assert own_redis_server.keys("asgi:group:") == []
+    ours = [record for record in caplog.records if record.name != "asyncio"]
+    assert ["cannot be read" in record.message for record in ours] == [True]

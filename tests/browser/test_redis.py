@@ -1,0 +1,113 @@
+"""The chat on two servers that share a Redis, as people see it in a browser."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.async_api import expect
+
+from tests.chat_server import ChatServer
+from tests.redis_servers.binary import ServerBinary
+from tests.redis_servers.server import RedisServer
+
+from .conftest import Visit
+from .pages import composer, expect_message, log, state, write
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def redis(redis_binary: ServerBinary) -> Iterator[RedisServer]:
+    """Run a Redis for one test, which may stop it: it keeps what it had."""
+    with RedisServer(redis_binary, persist=True) as server:
+        yield server
+
+
+@pytest.fixture
+def servers(redis: RedisServer) -> Iterator[list[ChatServer]]:
+    """Serve the chat twice."""
+    # They need no Redis to start, and stop before it does.
+    with ChatServer(redis.url) as first, ChatServer(redis.url) as second:
+        yield [first, second]
+
+
+async def test_people_on_two_servers_talk(
+    visit: Visit, servers: list[ChatServer], console: list[str]
+) -> None:
+    """People on two servers see each other come, write once and go; others nothing."""
+    ada = await visit("/room/talk", "Ada")
+    bob = await visit("/room/talk", "Bob", server=1)
+    cleo = await visit("/room/other", "Cleo", server=1)
+    await expect(log(ada)).to_contain_text("Bob joined")
+    await write(ada, "Hello, Bob")
+    await expect_message(bob, "Ada", "Hello, Bob")
+    await write(bob, "Hello, Ada")
+    await write(cleo, "Nobody here?")
+    await expect_message(cleo, "Cleo", "Nobody here?")
+    for page in (ada, bob):
+        await expect_message(page, "Bob", "Hello, Ada")
+        await expect_message(page, "Ada", "Hello, Bob")
+        await expect(page.locator(".own")).to_have_count(1)
+    await bob.context.close()
+    await expect(log(ada)).to_contain_text("Bob left")
+    await expect(log(ada).get_by_role("article")).to_have_count(2)
+    await expect(log(cleo).get_by_role("article")).to_have_count(1)
+    assert console == []
+    for server in servers:
+        assert server.stop() == (0, "", "")
+
+
+async def test_redis_is_stopped_and_started(
+    visit: Visit, servers: list[ChatServer], redis: RedisServer
+) -> None:
+    """Without Redis people stay, are told what was not sent, and can send it later."""
+    ada = await visit("/room/outage", "Ada")
+    bob = await visit("/room/outage", "Bob", server=1)
+    await expect(log(ada)).to_contain_text("Bob joined")
+    redis.stop()
+    await write(ada, "Hello?")
+    await expect(state(ada)).to_have_text("Sending…")
+    await expect(composer(ada)).not_to_be_editable()
+    unsent = ada.get_by_role("alert").filter(has_text="Not sent")
+    await expect(unsent).to_be_visible()
+    for page in (ada, bob):
+        await expect(state(page)).to_have_text("Connected")
+        await expect(log(page).get_by_role("article")).to_have_count(0)
+    redis.start()
+    await expect(composer(ada)).to_have_value("Hello?")
+    await composer(ada).press("Enter")
+    await expect(unsent).to_be_hidden()
+    await expect(composer(ada)).to_have_value("")
+    await write(bob, "There you are")
+    for page in (ada, bob):
+        await expect_message(page, "Ada", "Hello?")
+        await expect_message(page, "Bob", "There you are")
+        await expect(log(page)).not_to_contain_text("You are back")
+    for server in servers:
+        code, _, stderr = server.stop()
+        assert code == 0
+        assert "cannot be read" in stderr
+        assert stderr.count("\n") == 1
+
+
+async def test_one_server_is_stopped_and_started(
+    visit: Visit, servers: list[ChatServer]
+) -> None:
+    """Who was on a server that stops leaves, and comes back when it does."""
+    ada = await visit("/room/back", "Ada")
+    bob = await visit("/room/back", "Bob", server=1)
+    await expect(log(ada)).to_contain_text("Bob joined")
+    servers[1].stop()
+    await expect(state(bob)).to_contain_text("Reconnecting")
+    await expect(log(ada)).to_contain_text("Bob left")
+    await write(ada, "Where is Bob?")
+    await expect_message(ada, "Ada", "Where is Bob?")
+    await expect(state(ada)).to_have_text("Connected")
+    servers[1].start()
+    await expect(log(bob)).to_contain_text("You are back")
+    await expect(log(ada).get_by_text("Bob joined")).to_have_count(2)
+    await write(ada, "Here he is")
+    await write(bob, "Here I am")
+    for page in (ada, bob):
+        await expect_message(page, "Ada", "Here he is")
+        await expect_message(page, "Bob", "Here I am")
+    await expect(log(bob)).not_to_contain_text("Where is Bob?")
