@@ -33,6 +33,8 @@ class Mailboxes:
         """
         self.by_channel: dict[str, Mailbox] = {}
         """The mailboxes."""
+        self.buried: dict[str, float] = {}
+        """Channels that were deleted, and until when something may come for them."""
         self._capacity_of = capacity_of
         self._interval = interval
         # When to look again for what nobody will fetch any more.
@@ -91,6 +93,20 @@ class Mailboxes:
             if not mailbox.readers:
                 self.by_channel.pop(channel, None)
             return attached
+
+    def bury(self, channel: str) -> None:
+        """Delete a channel of which messages may be on their way, which are to be lost.
+
+        Whoever puts looks at ``buried`` first.
+        """
+        now = time.monotonic()
+        with self.lock:
+            self.delete(channel)
+            for oldest, until in list(self.buried.items()):
+                if until > now:
+                    break
+                del self.buried[oldest]
+            self.buried[channel] = now + self._interval
 
     def clear(self) -> None:
         """Drop every message; whoever receives goes on waiting."""

@@ -1,6 +1,9 @@
 """What both Redis layers share: their options, and how they report on themselves."""
 
+import logging
 import math
+import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,12 @@ from fast_channels.type_defs import ChannelCapacityDict
 from .hosts import Host, HostSpelling, parse_hosts
 from .serializers import BaseMessageSerializer, registry
 
-__all__ = ["Counters", "RedisBaseLayer"]
+__all__ = ["TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
+
+_logger = logging.getLogger(__name__)
+
+TIMEOUT = 5.0
+"""For how many seconds a reply is waited for, unless the user says otherwise."""
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class RedisBaseLayer(BaseChannelLayer):
             unique.
         serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
             was added to ``fast_channels.layers.redis.serializers.registry``.
+        age_limit: The age in seconds after which what is encrypted is refused.
         sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
         service_name: What these Sentinels call it.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
@@ -73,6 +82,7 @@ class RedisBaseLayer(BaseChannelLayer):
         random_prefix_length: int,
         serializer_format: str,
         *,
+        age_limit: float | None,
         sentinels: Sequence[HostSpelling] | None,
         service_name: str | None,
         sentinel_kwargs: Mapping[str, Any] | None,
@@ -98,12 +108,15 @@ class RedisBaseLayer(BaseChannelLayer):
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
-            expiry=expiry,
+            expiry=age_limit,
         )
         """Turns messages into bytes, and back."""
+        # What tells this process from others, and which that is: a fork is another.
+        self._process = ("", 0)
+        self._event_loops = 0
         self.counters: Counters = Counters()
         """What has happened since the layer was made."""
-        self.mailboxes: Mailboxes = Mailboxes(self._room, self.expiry)
+        self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)
         """Where messages wait that have arrived in this process."""
 
     def __repr__(self) -> str:
@@ -125,9 +138,37 @@ class RedisBaseLayer(BaseChannelLayer):
         """
         raise NotImplementedError
 
-    def _room(self, channel: str) -> int:
-        # What several hosts hold for a channel may arrive at once.
-        return self.get_capacity(channel) * len(self.hosts)
+    def _name_client(self) -> str:
+        """Return a name for what one more event loop has of this layer."""
+        pid = os.getpid()
+        if self._process[1] != pid:
+            self._process = secrets.token_hex(6), pid
+        self._event_loops += 1
+        return f"{self._process[0]}.{self._event_loops:x}"
+
+    def _is_own(self, channel: str) -> bool:
+        """Return whether a channel was made by new_channel() in this process."""
+        parts = self.non_local_name(channel).rsplit(".", 2)
+        return "!" in channel and parts[-2:-1] == [self._process[0]]
+
+    def _get_room(self, channel: str) -> int:
+        """Return how many messages may wait for a channel in this process."""
+        return self.get_capacity(channel)
+
+
+def complain(layer: RedisBaseLayer, name: str, problem: str) -> None:
+    """Count a message that nobody can get, and log it now and then."""
+    layer.counters.undecodable += 1
+    count = layer.counters.undecodable
+    # The 1st, 2nd, 4th, 8th...: whoever floods us does not flood the log.
+    if count.bit_count() == 1:
+        _logger.error(
+            "a message that came through %r of prefix %r was dropped, %d so far: %s",
+            name,
+            layer.prefix,
+            count,
+            problem,
+        )
 
 
 def _require_prefix(prefix: object) -> str:

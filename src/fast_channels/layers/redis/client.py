@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 
-from .base import RedisBaseLayer
+from .base import TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
@@ -24,14 +23,10 @@ from .sharding import shard_of
 
 __all__ = ["CHANNEL_KEY", "Client"]
 
-_logger = logging.getLogger(__name__)
-
 CHANNEL_KEY = "__asgi_channel__"
 """The key of a message under which senders write for which channels of a process it
 is: a name, or a list of names."""
 
-# For how many seconds a reply is waited for, unless the user says otherwise.
-_TIMEOUT = 5.0
 # For how many seconds a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05
 # For how many seconds a script that only sends may run without more connections.
@@ -58,8 +53,6 @@ class Client:
         # For plain channels that hold something, when to give that back.
         self._expecting: dict[str, asyncio.TimerHandle] = {}
         self._attached: set[str] = set()
-        # Channels that were deleted, and until when something may come for them.
-        self._deleted: dict[str, float] = {}
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop."""
         self._made_at = self.loop.time()
@@ -72,7 +65,7 @@ class Client:
         self._watches: list[MasterWatch] = []
         for shard, host in enumerate(layer.hosts):
             connect = functools.partial(make_connection, host)
-            timeout = host.command_timeout or _TIMEOUT
+            timeout = host.command_timeout or TIMEOUT
             commands = CommandConnection(connect, str(host), timeout=timeout)
             inbox = Inbox(
                 connect,
@@ -179,13 +172,7 @@ class Client:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        now = time.monotonic()
-        while self._deleted and (oldest := next(iter(self._deleted))):
-            if self._deleted[oldest] > now:
-                break
-            del self._deleted[oldest]
-        self._deleted[channel] = now + self._layer.expiry
-        self._layer.mailboxes.delete(channel)
+        self._layer.mailboxes.bury(channel)
         if channel in self._attached:
             self._attached.remove(channel)
             self.unwant(self._layer.non_local_name(channel))
@@ -229,6 +216,8 @@ class Client:
         if self.inboxes[shard].connects > 1:
             self._layer.counters.reconnects += 1
         self.memberships.assert_again(shard)
+        # It may have been restarted without its data.
+        self._mark_at[shard] = -math.inf
 
     def _switched(self, shard: int) -> None:
         self.commands[shard].reconnect()
@@ -241,7 +230,7 @@ class Client:
         try:
             message = layer.serializer.deserialize(popped.value)
         except UndecodableMessage as exc:
-            self._complain(name, str(exc))
+            complain(layer, name, str(exc))
             return
         written = message.pop(CHANNEL_KEY, name)
         channels = cast(
@@ -257,26 +246,13 @@ class Client:
         copies = message.copy if len(channels) == 1 else copies_of(message)
         for channel in channels:
             if not isinstance(channel, str) or not channel.startswith(name):
-                self._complain(name, f"it is for channel {channel!r}")
-            elif channel in self._deleted:
+                complain(layer, name, f"it is for channel {channel!r}")
+            elif channel in layer.mailboxes.buried:
                 continue
             elif layer.mailboxes.put(channel, copies, deadline):
                 layer.counters.delivered += 1
             else:
                 layer.counters.dropped += 1
-
-    def _complain(self, name: str, problem: str) -> None:
-        """Count a message that nobody can get, and log it now and then."""
-        counters = self._layer.counters
-        counters.undecodable += 1
-        # The 1st, 2nd, 4th, 8th...: whoever floods us does not flood the log.
-        if counters.undecodable.bit_count() == 1:
-            _logger.error(
-                "a message under the key %r was dropped, %d so far: %s",
-                self._layer.prefix + name,
-                counters.undecodable,
-                problem,
-            )
 
 
 class _Held:

@@ -9,7 +9,8 @@ The rules:
 3. When the connection breaks or is dropped, a command that was written fails, since
    nobody knows whether it was carried out; a command that was not is sent on the next
    connection. It is dropped when the server turns out to be a replica, too.
-4. A command waits for a connection for a bounded time, then it fails too.
+4. A command waits for a connection for a bounded time, then it fails too; and sooner
+   while all that came before it has failed.
 """
 
 import asyncio
@@ -35,6 +36,8 @@ __all__ = ["CommandConnection", "RedisUnavailable"]
 
 # Seconds between two attempts: they grow from the first to the second, with jitter.
 _BACKOFF = (0.01, 0.5)
+# For how many seconds to try to connect after all attempts have failed.
+_SHORT = 0.5
 # Seconds in which a loop that was blocked can read what was sent meanwhile.
 _GRACE = 0.05
 
@@ -84,6 +87,8 @@ class CommandConnection:
         self._dropped: Exception = _closed()
         # Looks whether the server replies, while it has to.
         self._watch: asyncio.TimerHandle | None = None
+        # Whether the last attempts were given up.
+        self._away = False
         self.connects: int = 0
         """How many times a connection was opened."""
 
@@ -174,7 +179,9 @@ class CommandConnection:
 
     async def _open(self) -> AbstractConnection:
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._timeout
+        patience = min(self._timeout, _SHORT) if self._away else self._timeout
+        give_up = loop.time() + patience
+        self._away = True
         delay, longest = _BACKOFF
         problem: Exception | None = None
         while True:
@@ -192,6 +199,7 @@ class CommandConnection:
                 if loop.time() + delay > give_up:
                     raise problem from None
             else:
+                self._away = False
                 self.connects += 1
                 return connection
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter

@@ -13,10 +13,10 @@ What a bare ``loop.close()`` leaves behind is dropped when the next loop comes.
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
-__all__ = ["PerLoop"]
+__all__ = ["PerLoop", "in_loop"]
 
 T = TypeVar("T")
 
@@ -100,3 +100,13 @@ class PerLoop(Generic[T]):
 
 def _close_soon(guard: AsyncGenerator[None]) -> None:
     asyncio.ensure_future(guard.aclose())  # noqa: RUF006 # the loop's own, until it ends
+
+
+async def in_loop(
+    loop: asyncio.AbstractEventLoop, change: Coroutine[Any, Any, None]
+) -> None:
+    """Await something in the event loop that it belongs to, which runs."""
+    if loop is asyncio.get_running_loop():
+        await change
+    else:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change, loop))

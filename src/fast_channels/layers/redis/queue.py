@@ -7,9 +7,8 @@ sending; a group is one of channels by the time of joining. Every key expires.
 
 import asyncio
 import functools
-import os
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fast_channels.exceptions import ChannelFull
@@ -18,7 +17,7 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import RedisBaseLayer
 from .client import CHANNEL_KEY, Client
-from .event_loops import PerLoop
+from .event_loops import PerLoop, in_loop
 from .flushing import flush_keys
 from .hosts import HostSpelling
 from .scripts import GROUP_SEND, MEMBERS, SEND
@@ -103,6 +102,7 @@ class RedisChannelLayer(RedisBaseLayer):
             symmetric_encryption_keys,
             random_prefix_length,
             serializer_format,
+            age_limit=expiry,
             sentinels=sentinels,
             service_name=service_name,
             sentinel_kwargs=sentinel_kwargs,
@@ -116,9 +116,6 @@ class RedisChannelLayer(RedisBaseLayer):
         )
         # The host that got the last message to a plain channel.
         self._turn = -1
-        # What tells this process from others, and which that is: a fork is another.
-        self._process = ("", 0)
-        self._event_loops = 0
         self._clients: PerLoop[Client] = PerLoop(self._new_client, Client.close)
 
     def statistics(self) -> dict[str, int]:
@@ -233,7 +230,7 @@ class RedisChannelLayer(RedisBaseLayer):
         While Redis is away, it is told later.
         """
         client = self._owner(channel) or self._clients.get()
-        await _in_its_loop(client, client.delete(channel))
+        await in_loop(client.loop, client.delete(channel))
 
     def require_valid_message(self, message: object) -> None:
         """Return if a message is one that the layer carries.
@@ -270,7 +267,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.insert(group, channel)
         else:
-            await _in_its_loop(owner, owner.memberships.add(group, channel))
+            await in_loop(owner.loop, owner.memberships.add(group, channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
@@ -290,7 +287,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.remove(group, channel)
         else:
-            await _in_its_loop(owner, owner.memberships.discard(group, channel))
+            await in_loop(owner.loop, owner.memberships.discard(group, channel))
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
@@ -341,7 +338,7 @@ class RedisChannelLayer(RedisBaseLayer):
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
         for client in self._clients.peek():
-            await _in_its_loop(client, client.forget())
+            await in_loop(client.loop, client.forget())
         self.mailboxes.clear()
         commands = self._clients.get().commands
         await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
@@ -358,16 +355,7 @@ class RedisChannelLayer(RedisBaseLayer):
     # How channels belong to processes
 
     def _new_client(self) -> Client:
-        pid = os.getpid()
-        if self._process[1] != pid:
-            self._process = secrets.token_hex(6), pid
-        self._event_loops += 1
-        return Client(self, f"{self._process[0]}.{self._event_loops:x}")
-
-    def _is_own(self, channel: str) -> bool:
-        """Return whether a channel was made by new_channel() in this process."""
-        parts = self.non_local_name(channel).rsplit(".", 2)
-        return channel.find("!") > 0 and parts[-2:-1] == [self._process[0]]
+        return Client(self, self._name_client())
 
     def _require_own(self, channel: str) -> None:
         if not self._is_own(channel):
@@ -383,6 +371,10 @@ class RedisChannelLayer(RedisBaseLayer):
             if name.endswith(f".{client.name}!") and client.loop.is_running():
                 return client
         return None
+
+    def _get_room(self, channel: str) -> int:
+        # What several hosts hold for a channel may arrive at once.
+        return self.get_capacity(channel) * len(self.hosts)
 
     async def _enqueue(
         self, client: Client, shard: int, name: str, channel: str, value: bytes
@@ -420,11 +412,3 @@ class RedisChannelLayer(RedisBaseLayer):
             ]
         )
         self.counters.dropped += len(sent) - sum(sent)
-
-
-async def _in_its_loop(client: Client, change: Coroutine[Any, Any, None]) -> None:
-    """Await what a client does in the event loop that it belongs to."""
-    if client.loop is asyncio.get_running_loop():
-        await change
-    else:
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change, client.loop))

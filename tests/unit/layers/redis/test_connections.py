@@ -16,6 +16,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from fast_channels.layers.redis import connections
 from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
 
 from .fake_server import Server
@@ -401,6 +402,27 @@ async def test_stays_away(server: Server) -> None:
         assert all(map(lambda was, least: was > least - 0.002, pauses, shortest))
         server.refusals.clear()
         assert await redis.execute("C") == "C"
+
+
+async def test_commands_fail_sooner_while_the_server_is_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent after all attempts have failed is given up after fewer of them."""
+    monkeypatch.setattr(connections, "_SHORT", 0.005)
+    server.refusals.extend([RedisConnectionError("refused")] * 100)
+    async with impatient(server) as redis:
+        with pytest.raises(RedisUnavailable, match=r"refused"):
+            await redis.execute("A")
+        before = len(server.attempts)
+        assert before > 1
+        with pytest.raises(RedisUnavailable, match=r"refused"):
+            await redis.execute("B")
+        assert len(server.attempts) == before + 1
+        server.refusals.clear()
+        assert await redis.execute("C") == "C"
+        server.refusals.extend([RedisConnectionError("refused")] * 2)
+        redis.reconnect()
+        assert await redis.execute("D") == "D"
 
 
 @pytest.mark.parametrize(
