@@ -13,6 +13,7 @@ from fast_channels.layers import (
     BaseChannelLayer,
     InMemoryChannelLayer,
     RedisChannelLayer,
+    RedisPubSubChannelLayer,
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 from tests.redis_servers.sentinel import Sentinels  # noqa: TC001 # a local annotation
@@ -57,6 +58,8 @@ class Backend:
     held_by: Callable[[BaseChannelLayer], dict[str, int]]
     """Counts what a layer holds; all of it is 0 when the layer is closed."""
 
+    prefixes_channels: bool
+    """The names of new channels start with the prefix of the layer."""
     send_refuses_when_full: bool
     """``send()`` to a full channel raises ``ChannelFull``; if not, a message is dropped
     silently, as ``group_send()`` always does."""
@@ -71,6 +74,13 @@ class Backend:
     carries_any_python_object: bool
     """Messages may hold whatever ``copy.deepcopy()`` copies; if not, only what the
     serializer carries, and ``send()`` refuses the rest."""
+
+    def start_of_names(self, layer: BaseChannelLayer) -> str:
+        """Return what the names of all new channels start with."""
+        if not self.prefixes_channels:
+            return ""
+        assert isinstance(layer, RedisPubSubChannelLayer)
+        return layer.prefix
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,7 @@ class RedisOptions(TypedDict, total=False):
 
 def _in_redis(
     find: Callable[[Fixture], tuple[list[RedisServer], RedisOptions]],
+    layer_class: type[RedisChannelLayer | RedisPubSubChannelLayer] = RedisChannelLayer,
 ) -> Callable[[Fixture], AbstractAsyncContextManager[MakeLayer]]:
     """Return how to get layers that share servers."""
 
@@ -150,7 +161,7 @@ def _in_redis(
         prefix = f"contract-{secrets.token_hex(8)}"
 
         def make_layer(**options: Unpack[Options]) -> BaseChannelLayer:
-            return RedisChannelLayer(prefix=prefix, **where, **options)
+            return layer_class(prefix=prefix, **where, **options)
 
         yield make_layer
         for server in servers:
@@ -185,7 +196,7 @@ def _without_tracking(fixture: Fixture) -> tuple[list[RedisServer], RedisOptions
 
 
 def _held_in_redis(layer: BaseChannelLayer) -> dict[str, int]:
-    assert isinstance(layer, RedisChannelLayer)
+    assert isinstance(layer, RedisChannelLayer | RedisPubSubChannelLayer)
     held = layer.statistics()
     return {name: held[name] for name in ("channels", "groups", "waiting")}
 
@@ -194,9 +205,21 @@ _QUEUE = Backend(
     name="queue",
     processes=_in_redis(_one_host),
     held_by=_held_in_redis,
+    prefixes_channels=False,
     send_refuses_when_full=True,
     any_name_is_valid=False,
     keeps_messages_for_later_receivers=True,
+    carries_bytes=True,
+    carries_any_python_object=False,
+)
+_PUBSUB = Backend(
+    name="pub/sub",
+    processes=_in_redis(_one_host, RedisPubSubChannelLayer),
+    held_by=_held_in_redis,
+    prefixes_channels=True,
+    send_refuses_when_full=False,
+    any_name_is_valid=True,
+    keeps_messages_for_later_receivers=False,
     carries_bytes=True,
     carries_any_python_object=False,
 )
@@ -206,6 +229,7 @@ BACKENDS = [
         name="memory",
         processes=_in_memory,
         held_by=_held_in_memory,
+        prefixes_channels=False,
         send_refuses_when_full=True,
         any_name_is_valid=False,
         keeps_messages_for_later_receivers=True,
@@ -230,5 +254,16 @@ BACKENDS = [
         name="queue of JSON",
         processes=_in_redis(functools.partial(_one_host, serializer_format="json")),
         carries_bytes=False,
+    ),
+    _PUBSUB,
+    replace(
+        _PUBSUB,
+        name="pub/sub on two hosts",
+        processes=_in_redis(_two_hosts, RedisPubSubChannelLayer),
+    ),
+    replace(
+        _PUBSUB,
+        name="pub/sub behind Sentinel",
+        processes=_in_redis(_sentinel, RedisPubSubChannelLayer),
     ),
 ]

@@ -1,5 +1,6 @@
 """Each layer in turn, closed after the test and empty then."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Protocol, Unpack
@@ -30,6 +31,10 @@ async def make_pair(
     backend: Backend, request: pytest.FixtureRequest
 ) -> AsyncIterator[MakePair]:
     """Give a test layers with options of its choice."""
+    if backend.name not in {"memory", "queue", "pub/sub"}:
+        # asyncio's debug mode takes four fifths of the time of these tests, and finds
+        # with one layer of a kind what it finds with all.
+        asyncio.get_running_loop().set_debug(False)
     pairs: list[Pair] = []
     async with contextlib.AsyncExitStack() as stack:
 

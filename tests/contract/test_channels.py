@@ -32,22 +32,24 @@ async def receive_all(layer: BaseChannelLayer, channel: str, count: int) -> list
 
 
 async def test_names_of_new_channels_are_valid_and_unique(
-    layer: BaseChannelLayer, other: BaseChannelLayer
+    backend: Backend, layer: BaseChannelLayer, other: BaseChannelLayer
 ) -> None:
     """new_channel() never returns the same name twice, nor one it would refuse."""
     names = [await maker.new_channel() for maker in (layer, other) for _ in range(1000)]
     assert len(set(names)) == len(names)
     for name in names:
         assert layer.require_valid_channel_name(name)
-        assert name.startswith("specific.")
+        assert name.startswith(f"{backend.start_of_names(layer)}specific.")
         assert "!" in name
 
 
 async def test_names_of_new_channels_start_with_the_prefix(
+    backend: Backend,
     layer: BaseChannelLayer,
 ) -> None:
     """The prefix is what a name starts with, and a dot ends it."""
-    assert (await layer.new_channel("chat.room")).startswith("chat.room.")
+    channel = await layer.new_channel("chat.room")
+    assert channel.startswith(f"{backend.start_of_names(layer)}chat.room.")
 
 
 # Sending and receiving

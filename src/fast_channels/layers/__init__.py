@@ -14,13 +14,14 @@ from .registry import (
 )
 
 if TYPE_CHECKING:
-    from .redis import RedisChannelLayer
+    from .redis import RedisChannelLayer, RedisPubSubChannelLayer
 
 __all__ = [
     "BaseChannelLayer",
     "ChannelLayerRegistry",
     "InMemoryChannelLayer",
     "RedisChannelLayer",
+    "RedisPubSubChannelLayer",
     "channel_layers",
     "get_channel_layer",
     "has_layers",
@@ -28,7 +29,7 @@ __all__ = [
     "unregister_channel_layer",
 ]
 
-_IN_REDIS = frozenset({"RedisChannelLayer"})
+_IN_REDIS = frozenset({"RedisChannelLayer", "RedisPubSubChannelLayer"})
 
 
 def __getattr__(name: str) -> Any:

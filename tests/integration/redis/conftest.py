@@ -1,5 +1,6 @@
 """What the tests of the layers for Redis share."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,9 @@ def three_redis_servers(
 def django_python() -> Path:
     """An interpreter that has Django Channels, installed if need be."""
     return find_python()
+
+
+@pytest.fixture(autouse=True)
+async def no_debug_mode() -> None:
+    """Switch asyncio's debug mode off, which slows down what has many commands."""
+    asyncio.get_running_loop().set_debug(False)

@@ -2,6 +2,7 @@
 
 try:
     from .connections import RedisUnavailable
+    from .pubsub import RedisPubSubChannelLayer
     from .queue import RedisChannelLayer
 except ImportError as exc:
     missing = (exc.name or "").partition(".")[0]
@@ -13,4 +14,4 @@ except ImportError as exc:
         name=exc.name,
     ) from exc
 
-__all__ = ["RedisChannelLayer", "RedisUnavailable"]
+__all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer", "RedisUnavailable"]

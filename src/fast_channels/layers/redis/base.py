@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import secrets
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,8 @@ class RedisBaseLayer(BaseChannelLayer):
         # What tells this process from others, and which that is: a fork is another.
         self._process = ("", 0)
         self._event_loops = 0
+        # Guards both: event loops may begin in several threads at once.
+        self._naming = threading.Lock()
         self.counters: Counters = Counters()
         """What has happened since the layer was made."""
         self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)
@@ -141,10 +144,11 @@ class RedisBaseLayer(BaseChannelLayer):
     def _name_client(self) -> str:
         """Return a name for what one more event loop has of this layer."""
         pid = os.getpid()
-        if self._process[1] != pid:
-            self._process = secrets.token_hex(6), pid
-        self._event_loops += 1
-        return f"{self._process[0]}.{self._event_loops:x}"
+        with self._naming:
+            if self._process[1] != pid:
+                self._process = secrets.token_hex(6), pid
+            self._event_loops += 1
+            return f"{self._process[0]}.{self._event_loops:x}"
 
     def _is_own(self, channel: str) -> bool:
         """Return whether a channel was made by new_channel() in this process."""

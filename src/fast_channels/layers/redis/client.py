@@ -50,8 +50,9 @@ class Client:
         """What tells it from all others."""
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
         """The mailboxes of plain channels: what they hold may go back."""
-        # For plain channels that hold something, when to give that back.
-        self._expecting: dict[str, asyncio.TimerHandle] = {}
+        # For plain channels that hold something, when to give that back, and how much
+        # it was when something came last.
+        self._expecting: dict[str, tuple[asyncio.TimerHandle, int]] = {}
         self._attached: set[str] = set()
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop."""
@@ -77,6 +78,7 @@ class Client:
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
+                flushed=functools.partial(self._flushed, shard),
                 timeout=timeout,
             )
             self.commands.append(commands)
@@ -142,13 +144,13 @@ class Client:
 
     def _expect_reader(self, name: str) -> None:
         """Give back what waits in a plain channel if nobody comes for it soon."""
-        if name not in self._expecting:
-            self._expecting[name] = asyncio.get_running_loop().call_later(
-                _PATIENCE, self._look_for_reader, name, self._waiting(name)
-            )
+        timer, _ = self._expecting.get(name, (None, 0))
+        if timer is None:
+            timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
+        self._expecting[name] = timer, self._waiting(name)
 
-    def _look_for_reader(self, name: str, before: int) -> None:
-        del self._expecting[name]
+    def _look_for_reader(self, name: str) -> None:
+        _, before = self._expecting.pop(name)
         waiting = self._waiting(name)
         if waiting and waiting < before:
             self._expect_reader(name)
@@ -187,7 +189,7 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""
-        for timer in self._expecting.values():
+        for timer, _ in self._expecting.values():
             timer.cancel()
         for name in self._expecting:
             self._give_back(name)
@@ -215,8 +217,11 @@ class Client:
     def _connected(self, shard: int) -> None:
         if self.inboxes[shard].connects > 1:
             self._layer.counters.reconnects += 1
-        self.memberships.assert_again(shard)
         # It may have been restarted without its data.
+        self._flushed(shard)
+
+    def _flushed(self, shard: int) -> None:
+        self.memberships.assert_again(shard)
         self._mark_at[shard] = -math.inf
 
     def _switched(self, shard: int) -> None:

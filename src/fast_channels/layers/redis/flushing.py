@@ -17,9 +17,8 @@ __all__ = ["flush_keys"]
 # How many keys are looked at, or deleted, by one command.
 _STEP = 1000
 # What stands after the prefix in keys that tell of it. Names have no colons.
-_SIGNS = re.compile(
-    rb"(.+):(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer)"
-)
+_SIGN = rb":(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer)"
+_SIGNS = re.compile(rb"(.+)" + _SIGN)
 _WILD = re.compile(r"([*?\[\]\\^-])")
 
 
@@ -31,10 +30,9 @@ async def flush_keys(server: CommandConnection, prefix: str) -> None:
     """
     start = prefix.encode()
     found = await _find(server, prefix)
-    others = {
-        sign[1] for sign in map(_SIGNS.fullmatch, found) if sign and sign[1] != start
-    }
-    longer = tuple(other for other in others if other.startswith(start))
+    own = re.compile(re.escape(start) + _SIGN)
+    signs = map(_SIGNS.fullmatch, (key for key in found if not own.fullmatch(key)))
+    longer = tuple({sign[1] for sign in signs if sign})
     keys = [key for key in found if not key.startswith(longer)]
     for first in range(0, len(keys), _STEP):
         await server.execute("UNLINK", *keys[first : first + _STEP])

@@ -53,6 +53,8 @@ _INTERVAL = 10.0
 _LEASE = 30.0
 # Seconds between two attempts to connect: they grow, with jitter.
 _BACKOFF = (0.01, 0.5)
+# Seconds in which a loop that was blocked can read what was sent meanwhile.
+_GRACE = 0.05
 # For how many seconds a batch is kept aside after it has expired.
 _KEPT = 60.0
 
@@ -81,6 +83,8 @@ class Queue:
     """When nothing was in it, on the clock of the event loop."""
     leaving: bool = False
     """Whether nobody waits any more, which Redis has to be told."""
+    wrong: bool = False
+    """Whether its key holds something else, as far as that is known."""
     returned: list[bytes] = field(default_factory=list[bytes])
     """The scores and values, in turn, of messages that go back."""
     kept: bool = True
@@ -124,6 +128,7 @@ class Inbox:
         deliver: Called with each message that was popped.
         waiting: Returns how many messages wait in the mailbox of a plain channel.
         connected: Called each time that it has connected.
+        flushed: Called when all keys of the server have been deleted.
         timeout: For how many seconds a reply may take.
     """
 
@@ -139,6 +144,7 @@ class Inbox:
         deliver: Callable[[Popped], None],
         waiting: Callable[[str], int],
         connected: Callable[[], None],
+        flushed: Callable[[], None],
         timeout: float,
     ) -> None:
         self._connect = connect
@@ -150,9 +156,12 @@ class Inbox:
         self._deliver = deliver
         self._waiting = waiting
         self._connected = connected
+        self._flushed = flushed
         self._timeout = timeout
         self._queues: dict[str, Queue] = {}
         self._task: asyncio.Task[None] | None = None
+        # What the task uses its connections in: it expires to drop them.
+        self._reading: asyncio.Timeout | None = None
         # What the task sleeps on while no queue has changed.
         self._sleeper: asyncio.Future[None] | None = None
         # Whether Redis tells of changes; False once it refused to.
@@ -201,9 +210,8 @@ class Inbox:
 
     def reconnect(self) -> None:
         """Open the connections anew."""
-        task = self._task
-        if task is not None:
-            self._task = asyncio.create_task(self._replace(task))
+        if self._reading is not None and not self._reading.expired():
+            self._reading.reschedule(0)
 
     async def close(self) -> None:
         """Stop reading. What was popped and not handed over goes back, if it can."""
@@ -212,15 +220,16 @@ class Inbox:
             task.cancel()
             await asyncio.wait([task])
         queues, self._queues = self._queues, {}
-        for queue in queues.values():
-            if queue.shared or queue.number or queue.asked:
-                script, keys, arguments = self._leave(queue)
-                await run(self._commands, script, keys, *arguments)
-
-    async def _replace(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        await asyncio.wait([task])
-        await self._run()
+        calls = [
+            self._leave(queue)
+            for queue in queues.values()
+            if queue.shared or queue.number or queue.asked
+        ]
+        # What Redis is not told now it finds out when leases end.
+        await asyncio.gather(
+            *[run(self._commands, script, keys, *rest) for script, keys, rest in calls],
+            return_exceptions=True,
+        )
 
     # The task
 
@@ -229,11 +238,13 @@ class Inbox:
         delay, longest = _BACKOFF
         while True:
             connects = self.connects
+            reading = self._reading = asyncio.timeout(None)
             try:
-                await self._read()
+                async with reading:
+                    await self._read()
             except (RedisError, OSError, RuntimeError) as exc:
                 # RuntimeError: what uvloop has for a transport that was closed.
-                if not self.failing:
+                if not self.failing and not reading.expired():
                     self.failing = True
                     _logger.warning(
                         "%s cannot be read: %s; trying again until it can",
@@ -243,6 +254,8 @@ class Inbox:
             except Exception:
                 # A fault of ours, but readers go on.
                 _logger.exception("%s cannot be read", self._name)
+            finally:
+                self._reading = None
             if self.connects != connects:
                 delay = _BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
@@ -327,9 +340,13 @@ class Inbox:
             self._heard = loop.time()
             if push[0] != b"message":
                 continue
-            # None stands for all keys: the server has been flushed.
-            names = self._queues if push[2] is None else map(self._name_of, push[2])
-            for name in list(names):
+            if push[2] is None:
+                # It stands for all keys.
+                names = list(self._queues)
+                self._flushed()
+            else:
+                names = [self._name_of(key) for key in push[2]]
+            for name in names:
                 queue = self._queues.get(name)
                 if queue is not None:
                     if not (queue.changed or queue.asked or queue.leaving):
@@ -348,7 +365,7 @@ class Inbox:
         return queue.changed and self._wants(queue)
 
     def _wants(self, queue: Queue) -> bool:
-        if queue.shared and self._waiting(queue.name):
+        if queue.wrong or (queue.shared and self._waiting(queue.name)):
             return False
         return queue.readers > 0
 
@@ -435,8 +452,15 @@ class Inbox:
         for value, score in zip(reply[1::2], reply[2::2], strict=True):
             left = float(score) + self._expiry - time
             left = min(max(left, left_at_least), self._expiry)
-            self._deliver(Popped(queue, score, value, left))
+            self._give_away(Popped(queue, score, value, left))
         queue.delivered = now
+
+    def _give_away(self, popped: Popped) -> None:
+        try:
+            self._deliver(popped)
+        except Exception:
+            # A fault of ours, but the next message is not to suffer from it.
+            _logger.exception("a message of %r was lost", popped.queue.name)
 
     def _left(self, queue: Queue) -> None:
         queue.asked = False
@@ -462,7 +486,9 @@ class Inbox:
                 queue.name,
                 error,
             )
+            queue.wrong = True
             queue.leaving = False
+            queue.returned.clear()
         else:
             raise RedisUnavailable(str(error)) from error
 
@@ -516,6 +542,7 @@ class Inbox:
         self._next_check = now + _INTERVAL
         for queue in self._queues.values():
             queue.changed = True
+            queue.wrong = False
             if not queue.readers and not self._waiting(queue.name):
                 queue.leaving = True
 
@@ -533,18 +560,24 @@ class Inbox:
         self._blocking = own_id
         # Without an ID it cannot be told of readers, and looks for them.
         longest = _INTERVAL if own_id is not None else 1.0
+        asking = asyncio.create_task(_ask(pops, "BZPOPMIN", *keys, longest))
         try:
-            async with asyncio.timeout(longest + self._timeout):
-                reply = await _ask(pops, "BZPOPMIN", *keys, longest)
+            # What has arrived while the event loop was blocked is read in the second.
+            for patience in (longest + self._timeout, _GRACE):
+                await asyncio.wait([asking], timeout=patience)
+            if not asking.done():
+                raise TimeoutError(f"it did not reply for {self._timeout} seconds")
+            reply = await asking
         finally:
             self._blocking = None
+            asking.cancel()
         if reply is None:
             return
         key, value, score = cast("tuple[bytes, bytes, bytes]", reply)
         queue = self._queues[self._name_of(key)]
         queue.changed = True
         queue.kept = False
-        self._deliver(Popped(queue, score, value, self._expiry))
+        self._give_away(Popped(queue, score, value, self._expiry))
 
     def _unblock(self, own_id: int) -> None:
         """End what blocks; if it does not block yet, soon."""
@@ -552,9 +585,10 @@ class Inbox:
         def again(reply: "asyncio.Future[Any]") -> None:
             if reply.cancelled() or reply.exception() is not None or reply.result():
                 return
-            if self._blocking == own_id:
-                asyncio.get_running_loop().call_later(0.01, self.wake)
+            asyncio.get_running_loop().call_later(0.01, self._unblock, own_id)
 
+        if self._blocking != own_id:
+            return
         self._commands.submit("CLIENT", "UNBLOCK", own_id).add_done_callback(again)
 
 

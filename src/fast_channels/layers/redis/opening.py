@@ -5,6 +5,7 @@ RESP3, and commands that are sent again when nobody knows whether they were carr
 Whatever matters is therefore set here.
 """
 
+import ssl
 from typing import Any
 
 from redis.asyncio.connection import (
@@ -22,6 +23,8 @@ __all__ = ["connection_options", "plain_connection"]
 
 # For how many seconds to wait until a server accepts, unless the user says otherwise.
 _CONNECT_TIMEOUT = 5.0
+# What users write so that no certificate is looked at.
+_UNCHECKED = ("none", ssl.CERT_NONE)
 # What redis-py tells the server about itself. Its later releases read their version
 # from a file for each connection that is not given this, and block the event loop.
 _DRIVER = {
@@ -39,8 +42,13 @@ def plain_connection(host: Host) -> AbstractConnection:
 
 def connection_options(host: Host) -> dict[str, Any]:
     """Return the arguments for redis-py's connection to a host."""
+    # redis-py 5 would not look whose certificate it is.
+    checks: dict[str, Any] = {}
+    if host.tls and host.options.get("ssl_cert_reqs") not in _UNCHECKED:
+        checks["ssl_check_hostname"] = True
     return {
         **_DRIVER,
+        **checks,
         "socket_connect_timeout": _CONNECT_TIMEOUT,
         **host.options,
         # Cheaper to read than RESP3, and what every server speaks.

@@ -1,0 +1,239 @@
+"""What the pub/sub layer has in one event loop: connections, and who hears what."""
+
+import asyncio
+import functools
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fast_channels.layers.copies import copies_of
+from fast_channels.layers.mailbox import Mailbox
+
+from .base import TIMEOUT, RedisBaseLayer, complain
+from .connections import CommandConnection
+from .master_watch import MasterWatch
+from .sentinel import make_connection
+from .serializers import UndecodableMessage
+from .sharding import shard_of
+from .subscriber import Pattern, Subscriber
+
+__all__ = ["PubSubClient"]
+
+# How often in seconds to ask whether waiting for Redis to confirm is still of use.
+_PATIENCE = 0.1
+# What has a meaning of its own in a pattern.
+_WILD = re.compile(r"([*?\[\]\\^-])")
+
+
+class PubSubClient:
+    """One event loop's part of a layer.
+
+    Args:
+        layer: The layer.
+        name: What tells it from all others: the part of the names of its channels
+            between the last dot but one and the ``!``.
+        on_disconnect: The type of the message for all channels when a connection has
+            broken, if there is to be one.
+        on_reconnect: The same for when everything is heard again.
+    """
+
+    def __init__(
+        self,
+        layer: RedisBaseLayer,
+        name: str,
+        on_disconnect: str | None,
+        on_reconnect: str | None,
+    ) -> None:
+        self._layer = layer
+        self.name: str = name
+        """What tells it from all others."""
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        """The event loop."""
+        self.groups: dict[str, set[str]] = {}
+        """The channels in each group, by the name of the group's Redis channel."""
+        # The same the other way round.
+        self._by_channel: dict[str, set[str]] = {}
+        self._attached: set[str] = set()
+        self._patterns: set[Pattern] = set()
+        # Channels of nobody in particular, and what looks whether they are still read.
+        self._plain: dict[str, asyncio.TimerHandle] = {}
+        self._commands: list[CommandConnection] = []
+        self._subscribers: list[Subscriber] = []
+        self._watches: list[MasterWatch] = []
+        for shard, host in enumerate(layer.hosts):
+            connect = functools.partial(make_connection, host)
+            timeout = host.command_timeout or TIMEOUT
+            self._commands.append(
+                CommandConnection(connect, str(host), timeout=timeout)
+            )
+            self._subscribers.append(
+                Subscriber(
+                    connect,
+                    name=str(host),
+                    received=self._deliver,
+                    lost=functools.partial(self._lost, on_disconnect),
+                    restored=functools.partial(self._tell_everybody, on_reconnect),
+                    timeout=timeout,
+                )
+            )
+            if host.kind == "sentinel":
+                switched = functools.partial(self._switched, shard)
+                self._watches.append(MasterWatch(host, switched))
+
+    # Sending
+
+    async def publish(self, name: str, message: bytes) -> None:
+        """Publish a message on a Redis channel."""
+        await self._commands[self._shard(name)].execute("PUBLISH", name, message)
+
+    # Listening
+
+    async def listen_to_own(self, prefix: str) -> None:
+        """Listen to all channels whose names start so; returns when they are heard."""
+        pattern = Pattern(_WILD.sub(r"\\\1", prefix) + "*")
+        if pattern not in self._patterns:
+            self._patterns.add(pattern)
+            self._watch()
+            for subscriber in self._subscribers:
+                subscriber.listen(pattern)
+        for subscriber in self._subscribers:
+            await self._heard(subscriber, pattern)
+
+    def listen_for_reader(self, channel: str) -> None:
+        """Listen to a channel of nobody in particular, as long as it is read."""
+        timer = self._plain.get(channel)
+        if timer is None:
+            self._watch()
+            self._subscribers[self._shard(channel)].listen(channel)
+        else:
+            timer.cancel()
+        self._plain[channel] = self.loop.call_later(
+            self._layer.expiry, self._look_for_reader, channel
+        )
+
+    def _look_for_reader(self, channel: str) -> None:
+        del self._plain[channel]
+        mailbox = self._layer.mailboxes.by_channel.get(channel)
+        subscriber = self._subscribers[self._shard(channel)]
+        if mailbox is not None and mailbox.readers:
+            subscriber.listen(channel)
+            self.listen_for_reader(channel)
+        subscriber.ignore(channel)
+
+    async def join(self, group: str, channel: str) -> None:
+        """Add a channel to a group; returns when the group is heard."""
+        subscriber = self._subscribers[self._shard(group)]
+        members = self.groups.setdefault(group, set())
+        if channel not in members:
+            members.add(channel)
+            self._by_channel.setdefault(channel, set()).add(group)
+            self._watch()
+            subscriber.listen(group)
+        await self._heard(subscriber, group)
+
+    async def leave(self, group: str, channel: str) -> None:
+        """Remove a channel from a group."""
+        members = self.groups.get(group, set())
+        if channel not in members:
+            return
+        members.remove(channel)
+        if not members:
+            del self.groups[group]
+        groups = self._by_channel[channel]
+        groups.remove(group)
+        if not groups:
+            del self._by_channel[channel]
+        self._subscribers[self._shard(group)].ignore(group)
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Read a channel for somebody who does not wait."""
+        self._attached.add(channel)
+        return self._layer.mailboxes.attach(channel, listener)
+
+    async def delete(self, channel: str) -> None:
+        """Drop what waits in a channel, and whatever may still come for it."""
+        self._attached.discard(channel)
+        self._layer.mailboxes.bury(channel)
+        for group in list(self._by_channel.get(channel, ())):
+            await self.leave(group, channel)
+
+    async def forget(self) -> None:
+        """Leave all groups."""
+        for group, members in list(self.groups.items()):
+            for channel in list(members):
+                await self.leave(group, channel)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for timer in self._plain.values():
+            timer.cancel()
+        self._plain.clear()
+        self._patterns.clear()
+        self.groups.clear()
+        self._by_channel.clear()
+        await asyncio.gather(
+            *[watch.close() for watch in self._watches],
+            *[subscriber.close() for subscriber in self._subscribers],
+            *[commands.close() for commands in self._commands],
+        )
+
+    async def _heard(self, subscriber: Subscriber, name: str) -> None:
+        """Wait until a name is heard, unless Redis is away."""
+        while (pending := subscriber.pending(name)) is not None:
+            if subscriber.failing:
+                return
+            await asyncio.wait([pending], timeout=_PATIENCE)
+
+    def _watch(self) -> None:
+        for watch in self._watches:
+            watch.start()
+
+    def _shard(self, name: str) -> int:
+        return shard_of(name, len(self._commands))
+
+    # What happens
+
+    def _deliver(self, name: bytes, data: bytes) -> None:
+        """Put a message into the mailboxes of the channels that it is for."""
+        layer = self._layer
+        heard = name.decode(errors="replace")
+        try:
+            message = layer.serializer.deserialize(data)
+        except UndecodableMessage as exc:
+            complain(layer, heard, str(exc))
+            return
+        members = self.groups.get(heard)
+        if members is None:
+            self._put([heard], message.copy)
+        else:
+            copies = message.copy if len(members) == 1 else copies_of(message)
+            self._put(members, copies)
+
+    def _put(
+        self, channels: Iterable[str], message: Callable[[], dict[str, Any]]
+    ) -> None:
+        mailboxes, counters = self._layer.mailboxes, self._layer.counters
+        now = time.monotonic()
+        mailboxes.sweep_if_due(now)
+        deadline = now + self._layer.expiry
+        for channel in channels:
+            if channel in mailboxes.buried:
+                continue
+            if mailboxes.put(channel, message, deadline):
+                counters.delivered += 1
+            else:
+                counters.dropped += 1
+
+    def _lost(self, message_type: str | None) -> None:
+        self._layer.counters.reconnects += 1
+        self._tell_everybody(message_type)
+
+    def _tell_everybody(self, message_type: str | None) -> None:
+        if message_type is not None:
+            channels = {*self._attached, *self._by_channel, *self._plain}
+            self._put(channels, {"type": message_type}.copy)
+
+    def _switched(self, shard: int) -> None:
+        self._commands[shard].reconnect()
+        self._subscribers[shard].reconnect()

@@ -1,0 +1,320 @@
+"""The subscriber: the one subscribed connection to a shard in an event loop.
+
+Others say what is to be heard, and never touch the connection. The rules:
+
+1. What is wanted is the truth. The owner task tells the server what it does not know
+   yet: all changes of one turn of the event loop in one command of each kind, and after
+   a reconnect everything.
+2. Who begins to listen waits until the server has confirmed the last change of that
+   name. From then on nothing that is published is missed, while the connection holds.
+3. Whatever goes wrong with the connection, the owner opens a new one, until it is
+   closed. A server that does not answer a PING counts as gone.
+4. Messages are given away as they are read, in order; after a number of them others get
+   their turn on the event loop.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from fast_channels.loop import wake
+
+from .packing import pack
+
+__all__ = ["Pattern", "Subscriber"]
+
+_logger = logging.getLogger(__name__)
+
+# After so many seconds of silence the server is asked whether it is there, and how many
+# it has to answer.
+_PING_EVERY = 5.0
+_PATIENCE = 2.0
+# Seconds between two attempts to connect: they grow, with jitter.
+_BACKOFF = (0.01, 0.5)
+# How many names one command has.
+_CHUNK = 1000
+# After so many messages in a row others get their turn.
+_RUN = 64
+
+
+class Pattern(str):
+    """A name that stands for all that match it, as Redis's ``PSUBSCRIBE`` has it."""
+
+    __slots__ = ()
+
+
+class Subscriber:
+    """Listens to Redis channels, whose names it is told.
+
+    It connects when somebody wants to listen first, and stays connected until
+    ``close()``. Belongs to one event loop.
+
+    Args:
+        connect: Makes a connection of redis-py, which is not open yet.
+        name: What the log calls the server.
+        received: Called with each message: the name of the Redis channel, and the data.
+        lost: Called when a connection that worked has broken.
+        restored: Called when another one hears everything that is wanted.
+        timeout: For how many seconds connecting may take.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        *,
+        name: str,
+        received: Callable[[bytes, bytes], None],
+        lost: Callable[[], None],
+        restored: Callable[[], None],
+        timeout: float,
+    ) -> None:
+        self._connect = connect
+        self._name = name
+        self._received = received
+        self._lost = lost
+        self._restored = restored
+        self._timeout = timeout
+        # How often each name is wanted.
+        self._wanted: dict[str, int] = {}
+        # Names of which the server may have to be told something.
+        self._changed: dict[str, None] = {}
+        # What the server was told to send, on this connection.
+        self._told: set[str] = set()
+        # How many commands on a name the server has not confirmed yet.
+        self._unconfirmed: dict[str, int] = {}
+        # Who waits until a name is confirmed.
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+        # What the task uses a connection in: it expires to drop it.
+        self._serving: asyncio.Timeout | None = None
+        # What the task sleeps on while it has nothing to tell.
+        self._sleeper: asyncio.Future[None] | None = None
+        # When something was last heard, on the clock of the event loop.
+        self._heard = 0.0
+        # Whether everything that is wanted has been confirmed on this connection.
+        self._complete = False
+        self.connects: int = 0
+        """How many times it has connected."""
+        self.failing: bool = False
+        """Whether the last attempt failed, which was logged."""
+
+    def listen(self, name: str) -> None:
+        """Listen to a channel, or to a pattern, for one more who wants it."""
+        wanted = self._wanted.get(name, 0)
+        self._wanted[name] = wanted + 1
+        if not wanted:
+            self._change(name)
+
+    def pending(self, name: str) -> "asyncio.Future[None] | None":
+        """Return what is resolved when a name is heard; None if it is, or unwanted."""
+        if name not in self._wanted:
+            return None
+        if name in self._told and name not in self._unconfirmed:
+            return None
+        waiter = self._waiters.get(name)
+        if waiter is None:
+            waiter = self._waiters[name] = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def ignore(self, name: str) -> None:
+        """Listen to a channel for one less who wants it."""
+        wanted = self._wanted.get(name, 0)
+        if wanted > 1:
+            self._wanted[name] = wanted - 1
+        elif wanted:
+            del self._wanted[name]
+            self._change(name)
+            _resolve(self._waiters.pop(name, None))
+
+    def reconnect(self) -> None:
+        """Open the connection anew."""
+        if self._serving is not None and not self._serving.expired():
+            self._serving.reschedule(0)
+
+    async def close(self) -> None:
+        """Stop listening to anything."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        self._wanted.clear()
+        self._changed.clear()
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            _resolve(waiter)
+
+    def _change(self, name: str) -> None:
+        self._changed[name] = None
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        elif self._sleeper is not None:
+            wake(self._sleeper)
+
+    # The task
+
+    async def _run(self) -> None:
+        """Connect and listen, again and again."""
+        delay, longest = _BACKOFF
+        while True:
+            connects = self.connects
+            serving = self._serving = asyncio.timeout(None)
+            try:
+                async with serving:
+                    await self._serve()
+            except (RedisError, OSError, RuntimeError) as exc:
+                # RuntimeError: what uvloop has for a transport that was closed.
+                if not self.failing and not serving.expired():
+                    self.failing = True
+                    _logger.warning(
+                        "%s cannot be listened to: %s; trying again until it can",
+                        self._name,
+                        str(exc) or type(exc).__name__,
+                    )
+            except Exception:
+                # A fault of ours, but others go on.
+                _logger.exception("%s cannot be listened to", self._name)
+            finally:
+                self._serving = None
+            if self.connects != connects:
+                delay = _BACKOFF[0]
+                if self._complete:
+                    self._lost()
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
+            delay = min(2 * delay, longest)
+
+    async def _serve(self) -> None:
+        """Connect, and listen until the connection breaks."""
+        connection = self._connect()
+        reader: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._complete = False
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+            self.connects += 1
+            self._told.clear()
+            self._unconfirmed.clear()
+            self._changed = dict.fromkeys(self._wanted)
+            self._heard = loop.time()
+            reader = asyncio.create_task(self._read(connection))
+            reader.add_done_callback(self._stop_sleeping)
+            watch = asyncio.create_task(self._watch(connection))
+            watch.add_done_callback(self._stop_sleeping)
+            try:
+                while not reader.done() and not watch.done():
+                    if self._changed:
+                        await self._tell(connection)
+                    else:
+                        self._sleeper = loop.create_future()
+                        try:
+                            await self._sleeper
+                        finally:
+                            self._sleeper = None
+                await (watch if watch.done() else reader)
+            finally:
+                for task in (reader, watch):
+                    task.cancel()
+                await asyncio.gather(reader, watch, return_exceptions=True)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def _stop_sleeping(self, _: object) -> None:
+        if self._sleeper is not None:
+            wake(self._sleeper)
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Ask a silent server whether it is there.
+
+        Raises:
+            TimeoutError: It does not say so.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            silent = loop.time() - self._heard
+            if silent < _PING_EVERY:
+                await asyncio.sleep(_PING_EVERY - silent)
+                continue
+            heard = self._heard
+            await connection.send_command("PING", check_health=False)
+            await asyncio.sleep(_PATIENCE)
+            if self._heard == heard:
+                raise TimeoutError(f"it did not answer for {_PATIENCE} seconds")
+
+    async def _tell(self, connection: AbstractConnection) -> None:
+        """Tell the server what has changed."""
+        changed, self._changed = self._changed, {}
+        begin: list[str] = []
+        end: list[str] = []
+        for name in changed:
+            wanted = name in self._wanted
+            if wanted != (name in self._told):
+                (begin if wanted else end).append(name)
+                self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
+        self._told.update(begin)
+        self._told.difference_update(end)
+        packed = [
+            pack((verb, *names[start : start + _CHUNK]))
+            for verb, names in (
+                ("SUBSCRIBE", [name for name in begin if type(name) is str]),
+                ("PSUBSCRIBE", [name for name in begin if type(name) is Pattern]),
+                ("UNSUBSCRIBE", [name for name in end if type(name) is str]),
+                ("PUNSUBSCRIBE", [name for name in end if type(name) is Pattern]),
+            )
+            for start in range(0, len(names), _CHUNK)
+        ]
+        if packed:
+            await connection.send_packed_command(b"".join(packed), check_health=False)
+        self._settle()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        loop = asyncio.get_running_loop()
+        received = self._received
+        in_a_row = 0
+        while True:
+            reply = cast(
+                "list[Any]", await connection.read_response(disconnect_on_error=False)
+            )
+            self._heard = loop.time()
+            kind = reply[0]
+            if kind == b"message":
+                received(reply[1], reply[2])
+            elif kind == b"pmessage":
+                received(reply[2], reply[3])
+            elif kind != b"pong":
+                self._confirm(reply[1].decode(errors="replace"))
+            in_a_row += 1
+            if in_a_row >= _RUN:
+                in_a_row = 0
+                await asyncio.sleep(0)
+
+    def _confirm(self, name: str) -> None:
+        """Note that the server has done what it was told of a name."""
+        left = self._unconfirmed[name] - 1
+        if left:
+            self._unconfirmed[name] = left
+            return
+        del self._unconfirmed[name]
+        if name in self._told:
+            _resolve(self._waiters.pop(name, None))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Note whether everything that is wanted is heard."""
+        if self._complete or self._unconfirmed or self._changed:
+            return
+        self._complete = True
+        if self.failing:
+            self.failing = False
+            _logger.info("%s is listened to again", self._name)
+        if self.connects > 1:
+            self._restored()
+
+
+def _resolve(waiter: "asyncio.Future[None] | None") -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

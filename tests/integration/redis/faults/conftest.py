@@ -1,0 +1,94 @@
+"""How long storms last, and layers that are closed when a test is over."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol, TypedDict, Unpack
+
+import pytest
+
+from fast_channels.layers import RedisChannelLayer
+from tests.redis_servers.sentinel import Sentinels
+from tests.redis_servers.server import RedisServer
+
+# Storms are short unless this variable is "full": then all of them take minutes.
+_FULL = os.environ.get("FAST_CHANNELS_TEST_STORMS") == "full"
+_FULL_TIMEOUT = 600
+
+# Room for whatever a storm leaves behind: what is dropped would look lost.
+_ROOM = 1_000_000
+
+
+class Options(TypedDict, total=False):
+    """The options of layers that tests of faults use."""
+
+    expiry: float
+    group_expiry: float
+    capacity: int
+    symmetric_encryption_keys: list[str]
+    connection_kwargs: dict[str, float]
+
+
+class MakeLayer(Protocol):
+    """Makes a layer as one more process would: all of them reach one another."""
+
+    def __call__(
+        self, where: RedisServer | Sentinels | str, **options: Unpack[Options]
+    ) -> RedisChannelLayer: ...
+
+
+class Storm(Protocol):
+    """Chooses how much of something a storm consists of."""
+
+    def __call__(self, *, short: int, full: int) -> int: ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this package time for full storms."""
+    for item in items:
+        if _FULL and item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(_FULL_TIMEOUT))
+
+
+@pytest.fixture
+def storm() -> Storm:
+    """Give a test the size of its storm, which the environment chooses."""
+
+    def choose(*, short: int, full: int) -> int:
+        return full if _FULL else short
+
+    return choose
+
+
+@pytest.fixture
+async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
+    """Give a test layers with options of its choice, which are empty when closed."""
+    layers: list[RedisChannelLayer] = []
+    services: list[Sentinels] = []
+
+    def make_layer(
+        where: RedisServer | Sentinels | str, **options: Unpack[Options]
+    ) -> RedisChannelLayer:
+        options.setdefault("capacity", _ROOM)
+        if isinstance(where, Sentinels):
+            services.append(where)
+            layer = RedisChannelLayer(
+                prefix=prefix,
+                sentinels=where.addresses,
+                service_name=where.service_name,
+                **options,
+            )
+        else:
+            url = where if isinstance(where, str) else where.url
+            layer = RedisChannelLayer([url], prefix, **options)
+        layers.append(layer)
+        return layer
+
+    yield make_layer
+    for layer in layers:
+        await layer.close()
+        held = layer.statistics()
+        left = {name: held[name] for name in ("channels", "groups", "waiting")}
+        assert not any(left.values()), f"{layer!r} still holds {left}"
+    for service in services:
+        service.master.delete_keys(prefix)

@@ -1,0 +1,83 @@
+"""Receivers that are slower than who sends to them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fast_channels.exceptions import ChannelFull
+from tests.redis_servers.server import RedisServer
+
+from .conftest import MakeLayer
+from .traffic import LIMIT, Ledger, Listener, listening, receive_all, to_group
+
+_CAPACITY = 5
+
+
+def number(number: int) -> dict[str, Any]:
+    return {"type": "number", "number": number}
+
+
+@pytest.mark.parametrize("keys", [[], ["secret"]], ids=["open", "encrypted"])
+async def test_member_that_does_not_receive(
+    redis_server: RedisServer, make_layer: MakeLayer, keys: list[str]
+) -> None:
+    """A member that is full misses messages, and others get them."""
+    idle, busy, sender = (
+        make_layer(redis_server, capacity=_CAPACITY, symmetric_encryption_keys=keys)
+        for _ in range(3)
+    )
+    full, channel = await idle.new_channel(), await busy.new_channel()
+    await idle.group_add("crowd", full)
+    await busy.group_add("crowd", channel)
+    async with asyncio.timeout(LIMIT):
+        for each in range(20):
+            await sender.group_send("crowd", number(each))
+            assert await busy.receive(channel) == number(each)
+        with pytest.raises(ChannelFull, match=full):
+            await sender.send(full, number(20))
+        for each in range(_CAPACITY):
+            assert await idle.receive(full) == number(each)
+        await sender.send(full, number(20))
+        assert await idle.receive(full) == number(20)
+    assert sender.statistics()["dropped"] == 20 - _CAPACITY
+
+
+class Stuck(Listener):
+    """Handles one message, and then none until it may."""
+
+    may_go_on = asyncio.Event()
+
+    async def number(self, message: dict[str, Any]) -> None:
+        await super().number(message)
+        await self.may_go_on.wait()
+
+
+async def test_consumer_that_stopped_reading(
+    redis_server: RedisServer, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a consumer that does not read is bounded, and the rest counted."""
+    monkeypatch.setattr(Stuck, "may_go_on", asyncio.Event())
+    layer = make_layer(redis_server, capacity=_CAPACITY)
+    channel = await layer.new_channel()
+    await layer.group_add("crowd", channel)
+    beside = Ledger()
+    send = to_group(make_layer(redis_server, capacity=_CAPACITY))
+    async with (
+        listening(layer, consumer=Stuck) as [stuck],
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(receive_all(layer, channel, beside))
+        await send(number(0))
+        await stuck.holds([0])
+        for each in range(1, 30):
+            await send(number(each))
+            # Who reads in the same process has got it then.
+            await beside.holds([each])
+            assert layer.statistics()["waiting"] == min(each, _CAPACITY)
+        assert layer.statistics()["dropped"] == 29 - _CAPACITY
+        Stuck.may_go_on.set()
+        await stuck.holds(range(_CAPACITY + 1))
+        await send({"type": "end"})
+        await stuck.ended()
+        assert stuck.counts.keys() == {*range(_CAPACITY + 1)}

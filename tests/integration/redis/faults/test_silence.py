@@ -1,0 +1,78 @@
+"""Servers from which nothing is heard: since nobody sends, or as they are frozen."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from fast_channels.layers.redis import inbox
+from fast_channels.layers.redis.connections import RedisUnavailable
+from tests.redis_servers.server import RedisServer
+
+from .conftest import MakeLayer
+from .traffic import LIMIT, Ledger, receive_all, settle, to_channel
+
+# So many seconds long are all timeouts of these tests.
+_TIMEOUT = 1.0
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
+@pytest.mark.parametrize("tells", [True, False], ids=["tracking", "no tracking"])
+async def test_nobody_sends(
+    redis_server: RedisServer,
+    url_without_tracking: str,
+    make_layer: MakeLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    tells: bool,
+    own: bool,
+) -> None:
+    """A receiver that waits for three times every timeout keeps its connections."""
+    monkeypatch.setattr(inbox, "_INTERVAL", _TIMEOUT)
+    options = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
+    where = redis_server if tells else url_without_tracking
+    layer = make_layer(where, connection_kwargs=options)
+    channel = await layer.new_channel() if own else "tasks"
+    send = to_channel(make_layer(where, connection_kwargs=options), channel)
+    ledger = Ledger()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(receive_all(layer, channel, ledger))
+        await send({"type": "number", "number": 0})
+        await ledger.holds([0])
+        # This is about time itself.
+        await asyncio.sleep(3 * _TIMEOUT)
+        await send({"type": "number", "number": 1})
+        await settle(ledger, range(2), send)
+    assert layer.statistics()["reconnects"] == 0
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
+async def test_server_that_is_frozen(
+    own_redis_server: RedisServer, make_layer: MakeLayer, own: bool
+) -> None:
+    """To a frozen server a send fails in time; when it goes on all is well."""
+    options = {"socket_timeout": _TIMEOUT}
+    layer = make_layer(own_redis_server, connection_kwargs=options)
+    channel = await layer.new_channel() if own else "tasks"
+    send = to_channel(make_layer(own_redis_server, connection_kwargs=options), channel)
+    ledger = Ledger()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(receive_all(layer, channel, ledger))
+        await send({"type": "number", "number": 0})
+        await ledger.holds([0])
+        own_redis_server.pause()
+        try:
+            for number in range(1, 3):
+                begun = time.monotonic()
+                with pytest.raises(RedisUnavailable, match=r"is not available: "):
+                    await send({"type": "number", "number": number})
+                assert time.monotonic() - begun < 3 * _TIMEOUT
+        finally:
+            own_redis_server.resume()
+        async with asyncio.timeout(LIMIT):
+            while True:
+                with contextlib.suppress(RedisUnavailable):
+                    await send({"type": "number", "number": 3})
+                    break
+        # The second and third may have been sent all the same, but not twice.
+        await settle(ledger, [0, 3], send)

@@ -1,0 +1,41 @@
+"""A process that receives from one plain channel, and prints what it gets.
+
+Its arguments are the URL of the server, the prefix, and the channel. It prints "ready",
+and then each number on a line of its own before it receives again. It ends when an end
+comes.
+"""
+
+import asyncio
+import sys
+
+from fast_channels.layers import RedisChannelLayer
+from fast_channels.layers.redis import inbox
+
+__all__ = ["LEASE", "shorten_leases"]
+
+LEASE = 1.5
+"""For so many seconds such a process counts as alive."""
+
+
+def shorten_leases() -> None:
+    """Have this process take over soon what another has left behind."""
+    inbox._LEASE = LEASE  # pyright: ignore[reportPrivateUsage] # half a minute is too long for a test
+    inbox._INTERVAL = LEASE / 3  # pyright: ignore[reportPrivateUsage] # as above
+
+
+def say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+async def main(url: str, prefix: str, channel: str) -> None:
+    """Receive until the end."""
+    async with RedisChannelLayer([url], prefix) as layer:
+        say("ready")
+        while (message := await layer.receive(channel))["type"] != "end":
+            say(message["number"])
+
+
+if __name__ == "__main__":
+    shorten_leases()
+    asyncio.run(main(*sys.argv[1:]))

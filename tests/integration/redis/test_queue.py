@@ -1,0 +1,253 @@
+"""The queue layer with a real server: connections, permissions, addresses, keys."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+
+from fast_channels.layers.redis import RedisChannelLayer, inbox
+from tests.redis_servers.binary import ServerBinary
+from tests.redis_servers.resp import Connection
+from tests.redis_servers.server import RedisServer
+
+MESSAGE = {"type": "test.message"}
+PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
+
+# What a user of Redis needs to be allowed, on the keys of the prefix.
+SENDING = (
+    *("evalsha", "eval", "set", "time", "zadd", "zcard", "zrange"),
+    *("zremrangebyscore", "pexpire"),
+)
+RECEIVING = (
+    *("zpopmin", "zrangebyscore", "zrem", "del"),
+    *("subscribe", "client|id", "client|tracking", "ping"),
+)
+FLUSHING = ("scan", "unlink")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 # a server has no events
+            await asyncio.sleep(0.01)
+
+
+async def use(layer: RedisChannelLayer) -> None:
+    """Do everything that a layer can do, and expect that it works."""
+    async with asyncio.timeout(10):
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        for name in (channel, "jobs"):
+            receiving = asyncio.create_task(layer.receive(name))
+            await asyncio.sleep(0)
+            await layer.send(name, MESSAGE)
+            assert await receiving == MESSAGE
+        await layer.group_send("room", MESSAGE)
+        assert await layer.receive(channel) == MESSAGE
+        await layer.group_discard("room", channel)
+        await layer.group_add("room", channel)
+        await layer.delete_channel(channel)
+        await layer.flush()
+
+
+# Connections
+
+
+async def test_many_tasks(own_redis_server: RedisServer) -> None:
+    """However many tasks send at once, a layer has three connections."""
+    async with RedisChannelLayer([own_redis_server.url], capacity=1000) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        receiving = asyncio.gather(*[layer.receive(channel) for _ in range(500)])
+        await asyncio.gather(*[layer.group_send("room", MESSAGE) for _ in range(500)])
+        assert await receiving == [MESSAGE] * 500
+        assert len(own_redis_server.clients()) == 3
+        assert layer.statistics()["dropped"] == 0
+    await until(lambda: own_redis_server.clients() == [])
+
+
+async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> None:
+    """Each call of async_to_sync() opens a connection, and leaves none behind."""
+    layer = RedisChannelLayer([own_redis_server.url], capacity=1000)
+    receiver = RedisChannelLayer([own_redis_server.url])
+
+    def send() -> None:
+        for _ in range(100):
+            async_to_sync(layer.group_send)("room", MESSAGE)
+            async_to_sync(layer.send)(channel, MESSAGE)
+
+    async with receiver:
+        channel = await receiver.new_channel()
+        await receiver.group_add("room", channel)
+        sending = asyncio.create_task(asyncio.to_thread(send))
+        async with asyncio.timeout(20):
+            for _ in range(200):
+                assert await receiver.receive(channel) == MESSAGE
+        await sending
+        await until(lambda: len(own_redis_server.clients()) == 3)
+    assert layer.statistics() == dict.fromkeys(layer.statistics(), 0)
+
+
+async def test_one_event_loop_after_the_other(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    """A channel that was made in one event loop is read in the next ones."""
+    layer = RedisChannelLayer([redis_server.url], prefix)
+
+    def run() -> None:
+        channel = asyncio.run(layer.new_channel())
+        for number in range(3):
+            asyncio.run(layer.send(channel, {"number": number}))
+        for number in range(3):
+            message = asyncio.run(asyncio.wait_for(layer.receive(channel), 10))
+            assert message == {"number": number}
+
+    await asyncio.to_thread(run)
+
+
+# Permissions
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the library has logged; asyncio logs what was slow."""
+    return [text for name, _, text in caplog.record_tuples if name != "asyncio"]
+
+
+@contextlib.asynccontextmanager
+async def restricted(
+    server: RedisServer, prefix: str, *allowed: str
+) -> AsyncGenerator[RedisChannelLayer]:
+    """Make a layer for a user who is allowed these commands only."""
+    rules = [f"~{prefix}*", "&__redis__:invalidate", *(f"+{name}" for name in allowed)]
+    server.command("ACL", "SETUSER", prefix, "reset", "on", ">pw", *rules)
+    try:
+        url = server.url.replace("://", f"://{prefix}:pw@")
+        async with RedisChannelLayer([url], prefix) as layer:
+            yield layer
+        denied = repr(server.command("ACL", "LOG"))
+        assert prefix not in denied, denied
+    finally:
+        server.command("ACL", "DELUSER", prefix)
+
+
+async def test_permissions(
+    redis_server: RedisServer,
+    prefix: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """These commands are all that a layer needs, also for a check now and then."""
+    monkeypatch.setattr(inbox, "_INTERVAL", 0.05)
+    allowed = [*SENDING, *RECEIVING, *FLUSHING]
+    async with restricted(redis_server, prefix, *allowed) as layer:
+        await use(layer)
+        pings = redis_server.command_counts()["ping"]
+        # One is answered before the next is sent.
+        await until(lambda: redis_server.command_counts()["ping"] > pings + 1)
+    assert logged(caplog) == []
+
+
+async def test_permissions_to_send(
+    redis_server: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who only sends needs fewer of them."""
+    async with restricted(redis_server, prefix, *SENDING) as layer:
+        await layer.send("jobs", MESSAGE)
+        await layer.send("specific.x.1!x", MESSAGE)
+        await layer.group_send("room", MESSAGE)
+    assert logged(caplog) == []
+
+
+# Addresses
+
+
+@pytest.fixture(scope="module")
+def locked_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
+    """A server with a password that listens at a Unix socket, too."""
+    with RedisServer(redis_binary, password=PASSWORD, unix_socket=True) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix", "dict", "pair"])
+async def test_addresses(locked_server: RedisServer, kind: str) -> None:
+    """A layer uses the database that its host names, however that is written."""
+    secret = {"password": PASSWORD, "db": 3}
+    options: dict[str, dict[str, Any]] = {
+        "tcp": {"hosts": [f"{locked_server.url}/3"]},
+        "unix": {"hosts": [f"{locked_server.unix_url}?db=3"]},
+        "dict": {
+            "hosts": [{"host": "127.0.0.1", "port": locked_server.port, **secret}]
+        },
+        "pair": {
+            "hosts": [("127.0.0.1", locked_server.port)],
+            "connection_kwargs": secret,
+        },
+    }
+    async with RedisChannelLayer(**options[kind]) as layer:
+        await layer.send("jobs", MESSAGE)
+        with locked_server.connect() as connection:
+            connection.command("SELECT", 3)
+            assert connection.command("EXISTS", "asgijobs") == 1
+            connection.command("SELECT", 0)
+            assert connection.command("DBSIZE") == 0
+        await use(layer)
+    assert PASSWORD not in repr(layer)
+
+
+# Keys
+
+
+def lifetimes(connection: Connection, keys: list[bytes]) -> dict[str, int]:
+    """Return for how many milliseconds each key lives; -1 is for ever."""
+    found: dict[str, int] = {}
+    for key in keys:
+        lifetime = connection.command("PTTL", key)
+        assert isinstance(lifetime, int)
+        found[key.decode()] = lifetime
+    return found
+
+
+async def test_every_key_expires(redis_server: RedisServer, prefix: str) -> None:
+    """Keys live as long as what they hold; a closed layer leaves only messages."""
+    with redis_server.connect() as connection:
+        layer = RedisChannelLayer(
+            [redis_server.url], prefix, expiry=50, group_expiry=500
+        )
+        async with layer, asyncio.timeout(10):
+            own, other = await layer.new_channel(), "specific.other.1!x"
+            await layer.send("jobs", MESSAGE)
+            await layer.send("jobs", MESSAGE)
+            await layer.receive("jobs")
+            for channel in (own, other):
+                await layer.group_add("room", channel)
+            await layer.send(own, MESSAGE)
+            await layer.group_send("room", MESSAGE)
+            await layer.receive(own)
+            waiting = asyncio.create_task(layer.receive("tasks"))
+            await until(
+                lambda: (
+                    f"{prefix}:receivers:tasks".encode() in redis_server.keys(prefix)
+                )
+            )
+            while_open = lifetimes(connection, redis_server.keys(prefix))
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await layer.send("tasks", MESSAGE)
+        name = layer.non_local_name(own)
+        kinds = {
+            key.removeprefix(prefix).replace(name, "own!").split(":specific")[0]
+            for key in while_open
+        }
+        assert {":layer", ":group:room", ":receivers:tasks"} <= kinds
+        assert any(kind.startswith(":inflight:own!:") for kind in kinds)
+        for key, lifetime in while_open.items():
+            longest = 500 if ":group:" in key else 120
+            assert 0 < lifetime <= 1000 * longest + 1, key
+        after = lifetimes(connection, redis_server.keys(prefix))
+        assert all(lifetime > 0 for lifetime in after.values())
+        left = {key.removeprefix(prefix) for key in after}
+        assert left == {"jobs", "tasks", "specific.other.1!", ":layer", ":group:room"}
+        [members] = [connection.command("ZRANGE", f"{prefix}:group:room", 0, -1)]
+        assert members == [other.encode()]

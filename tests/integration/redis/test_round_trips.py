@@ -1,0 +1,250 @@
+"""How often a task waits for Redis, counted on the socket, and what idling costs."""
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from fast_channels.layers.redis import RedisChannelLayer, inbox
+from tests.redis_servers.proxy import RoundTripProxy
+from tests.redis_servers.server import RedisServer
+
+MESSAGE = {"type": "test.message"}
+
+
+@pytest.fixture
+def second_round_trips(second_redis_server: RedisServer) -> Iterator[RoundTripProxy]:
+    """Count the round trips to the second server, too."""
+    with RoundTripProxy(second_redis_server) as proxy:
+        yield proxy
+
+
+async def counted(proxy: RoundTripProxy, action: Awaitable[object]) -> int:
+    """Return how many round trips something takes."""
+    before = proxy.round_trips
+    await action
+    return proxy.round_trips - before
+
+
+async def receive(layer: RedisChannelLayer, channel: str, count: int) -> None:
+    async with asyncio.timeout(10):
+        for _ in range(count):
+            await layer.receive(channel)
+
+
+# One host
+
+
+async def test_each_operation(round_trips: RoundTripProxy, prefix: str) -> None:
+    """Sending, joining, leaving and deleting take one round trip each."""
+    async with RedisChannelLayer([round_trips.url], prefix) as layer:
+
+        async def costs() -> dict[str, int]:
+            channel = await layer.new_channel()
+            operations: dict[str, Awaitable[object]] = {
+                "send": layer.send(channel, MESSAGE),
+                "send to a plain channel": layer.send("jobs", MESSAGE),
+                "group_add": layer.group_add("room", channel),
+                "group_send": layer.group_send("room", MESSAGE),
+                "group_discard": layer.group_discard("room", channel),
+            }
+            found = {
+                name: await counted(round_trips, operation)
+                for name, operation in operations.items()
+            }
+            for number in range(5):
+                await layer.group_add(f"room{number}", channel)
+            deleting = layer.delete_channel(channel)
+            found["delete_channel"] = await counted(round_trips, deleting)
+            found["new_channel"] = await counted(round_trips, layer.new_channel())
+            return found
+
+        # The first time it connects, and brings its scripts.
+        await costs()
+        assert await costs() == {
+            "send": 1,
+            "send to a plain channel": 1,
+            "group_add": 1,
+            "group_send": 1,
+            "group_discard": 1,
+            "delete_channel": 1,
+            "new_channel": 0,
+        }
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["own", "plain"])
+async def test_receiving(
+    round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str, plain: bool
+) -> None:
+    """A message that comes while somebody waits takes one round trip at most."""
+    async with (
+        RedisChannelLayer([round_trips.url], prefix) as layer,
+        RedisChannelLayer([redis_server.url], prefix) as other,
+    ):
+        channel = "jobs" if plain else await layer.new_channel()
+        await other.send(channel, MESSAGE)
+        await receive(layer, channel, 1)
+        before = round_trips.round_trips
+        for _ in range(20):
+            receiving = asyncio.create_task(receive(layer, channel, 1))
+            await other.send(channel, MESSAGE)
+            await receiving
+        assert round_trips.round_trips - before <= 20
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["own", "plain"])
+async def test_burst(
+    round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str, plain: bool
+) -> None:
+    """Of many messages that wait, ten or more come with each round trip."""
+    async with (
+        RedisChannelLayer([round_trips.url], prefix, capacity=2000) as layer,
+        RedisChannelLayer([redis_server.url], prefix, capacity=2000) as other,
+    ):
+        channel = "jobs" if plain else await layer.new_channel()
+        await other.send(channel, MESSAGE)
+        await receive(layer, channel, 1)
+        await asyncio.gather(*[other.send(channel, MESSAGE) for _ in range(1000)])
+        assert await counted(round_trips, receive(layer, channel, 1000)) <= 100
+
+
+async def test_sending_at_once(round_trips: RoundTripProxy, prefix: str) -> None:
+    """Tasks that send in the same turn of the event loop share a round trip."""
+    async with RedisChannelLayer([round_trips.url], prefix) as layer:
+        await layer.send("jobs", MESSAGE)
+        at_once = asyncio.gather(*[layer.send("jobs", MESSAGE) for _ in range(50)])
+        assert await counted(round_trips, at_once) == 1
+
+
+# Several steps
+
+
+async def test_group_send_when_encrypted(
+    round_trips: RoundTripProxy, prefix: str
+) -> None:
+    """Redis cannot complete an encrypted message, so it is asked for members first."""
+    async with RedisChannelLayer(
+        [round_trips.url], prefix, symmetric_encryption_keys=["secret"]
+    ) as layer:
+        for name in ("a.b.1!x", "a.b.2!x", "a.b.2!y"):
+            await layer.group_add("room", name)
+        await layer.group_send("room", MESSAGE)
+        sending = layer.group_send("room", MESSAGE)
+        assert await counted(round_trips, sending) == 2
+
+
+async def test_group_send_to_two_hosts(
+    round_trips: RoundTripProxy,
+    second_round_trips: RoundTripProxy,
+    second_redis_server: RedisServer,
+    prefix: str,
+) -> None:
+    """One host is asked who is in the group, and then each is told once, at once."""
+    proxies = round_trips, second_round_trips
+    async with RedisChannelLayer([proxy.url for proxy in proxies], prefix) as layer:
+        for number in range(20):
+            await layer.group_add("room", f"a.b.{number}!x")
+        await layer.group_send("room", MESSAGE)
+        before = [proxy.round_trips for proxy in proxies]
+        await layer.group_send("room", MESSAGE)
+        after = [proxy.round_trips for proxy in proxies]
+        assert sorted(b - a for a, b in zip(before, after, strict=True)) == [1, 2]
+    second_redis_server.delete_keys(prefix)
+
+
+# Nothing to do
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 # a server has no events
+            await asyncio.sleep(0.01)
+
+
+async def test_commands_of_a_waiting_receiver(
+    own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a receiver waits, nothing is asked of Redis but a check now and then."""
+    monkeypatch.setattr(inbox, "_INTERVAL", 0.2)
+    async with RedisChannelLayer([own_redis_server.url]) as layer:
+        receiving = asyncio.create_task(layer.receive(await layer.new_channel()))
+
+        def counts() -> dict[str, int]:
+            return own_redis_server.command_counts()
+
+        # The first script is unknown; it is sent as a whole then.
+        await until(lambda: counts().get("ping", 0) >= 2)
+        before = counts()
+        await until(lambda: counts()["ping"] >= before["ping"] + 3)
+        after = counts()
+        called = {
+            name: count - before.get(name, 0)
+            for name, count in after.items()
+            if count > before.get(name, 0) and name != "info"
+        }
+        assert called["ping"] >= 3
+        assert max(called.values()) <= called["ping"] + 1
+        # What the script calls, and what makes Redis tell of the next change.
+        assert set(called) <= {
+            "ping",
+            "evalsha",
+            "zcard",
+            "time",
+            "del",
+            "zrange",
+            "zremrangebyscore",
+            "zpopmin",
+        }
+        receiving.cancel()
+        await asyncio.wait([receiving])
+
+
+class CountingSelector(selectors.DefaultSelector):
+    """Counts how often the event loop wakes up after it has slept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def select(
+        self, timeout: float | None = None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(timeout)
+        if timeout is None or timeout > 0:
+            self.count += 1
+        return ready
+
+
+async def test_wake_ups_of_a_waiting_receiver(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    """The event loop sleeps while receivers wait."""
+    selector = CountingSelector()
+
+    async def wait() -> int:
+        async with RedisChannelLayer([redis_server.url], prefix) as layer:
+            channels = [await layer.new_channel(), "jobs"]
+            receivers = [asyncio.create_task(layer.receive(name)) for name in channels]
+            for name, receiver in zip(channels, receivers, strict=True):
+                await layer.send(name, MESSAGE)
+                await receiver
+            receivers = [asyncio.create_task(layer.receive(name)) for name in channels]
+            # What is still under way comes to an end before.
+            await asyncio.sleep(0.2)
+            before = selector.count
+            await asyncio.sleep(1)
+            wake_ups = selector.count - before
+            for receiver in receivers:
+                receiver.cancel()
+            await asyncio.wait(receivers)
+            return wake_ups
+
+    def run() -> int:
+        with asyncio.Runner(
+            loop_factory=lambda: asyncio.SelectorEventLoop(selector)
+        ) as runner:
+            return runner.run(wait())
+
+    # That is the end of the second.
+    assert await asyncio.to_thread(run) == 1
