@@ -8,7 +8,7 @@ import socket
 
 import uvicorn
 
-from fast_channels.layers import RedisChannelLayer, get_channel_layer
+from fast_channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from .app import app
 
@@ -36,9 +36,9 @@ def url_of(listener: socket.socket) -> str:
 def describe_layer() -> str:
     """Say what carries the messages; no password is shown."""
     layer = get_channel_layer("chat")
-    if isinstance(layer, RedisChannelLayer):
-        return f"Redis, {layer.hosts[0]}"
-    return "memory; set REDIS_URL to connect several servers"
+    if isinstance(layer, InMemoryChannelLayer):
+        return "memory; set REDIS_URL to connect several servers"
+    return repr(layer)
 
 
 def main() -> None:

@@ -13,16 +13,19 @@ __all__ = ["ChatServer", "start_chat"]
 _CHECKOUT = Path(__file__).parents[1]
 
 
-def start_chat(*arguments: str, redis_url: str | None = None) -> subprocess.Popen[str]:
+def start_chat(
+    *arguments: str, redis_url: str | None = None, redis_layer: str | None = None
+) -> subprocess.Popen[str]:
     """Start ``python -m examples`` with arguments.
 
     Args:
         *arguments: What follows on the command line.
         redis_url: The value of REDIS_URL; None leaves it unset.
+        redis_layer: The value of REDIS_LAYER; None leaves it unset.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
-    if redis_url is not None:
-        environment["REDIS_URL"] = redis_url
+    own = {"REDIS_URL": redis_url, "REDIS_LAYER": redis_layer}
+    environment = {k: v for k, v in os.environ.items() if k not in own}
+    environment |= {k: v for k, v in own.items() if v is not None}
     return subprocess.Popen(
         [sys.executable, "-m", "examples", *arguments],
         cwd=_CHECKOUT,
@@ -39,9 +42,13 @@ class ChatServer:
     It may be stopped and started again within the block, on the same port.
     """
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(
+        self, redis_url: str | None = None, redis_layer: str | None = None
+    ) -> None:
         self.redis_url = redis_url
         """The value of REDIS_URL; None leaves it unset."""
+        self.redis_layer = redis_layer
+        """The value of REDIS_LAYER; None leaves it unset."""
         self.url = ""
         """The address that the process prints."""
         self.layer = ""
@@ -64,7 +71,9 @@ class ChatServer:
     def start(self) -> None:
         """Start the process; clients may connect once this returns."""
         port = self.url.rpartition(":")[2] or "0"
-        self._process = start_chat("--port", port, redis_url=self.redis_url)
+        self._process = start_chat(
+            "--port", port, redis_url=self.redis_url, redis_layer=self.redis_layer
+        )
         assert self._process.stdout is not None
         lines = self._process.stdout.readline(), self._process.stdout.readline()
         if not lines[0].startswith("Chat: http://"):

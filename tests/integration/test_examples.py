@@ -209,8 +209,11 @@ async def test_process_serves_until_interrupted() -> None:
             assert ada.close_code == 1012
 
 
-def fail_to_start(*arguments: str, redis_url: str | None = None) -> tuple[int, str]:
-    with start_chat(*arguments, redis_url=redis_url) as process:
+def fail_to_start(
+    *arguments: str, redis_url: str | None = None, redis_layer: str | None = None
+) -> tuple[int, str]:
+    chat = start_chat(*arguments, redis_url=redis_url, redis_layer=redis_layer)
+    with chat as process:
         stdout, stderr = process.communicate()
     assert stdout == ""
     return process.returncode, stderr
@@ -247,17 +250,29 @@ def test_bad_redis_url_is_named(url: str) -> None:
     assert stderr.count("\n") == 1
 
 
+def test_bad_redis_layer_is_named() -> None:
+    """A REDIS_LAYER that is none is named in one line."""
+    code, stderr = fail_to_start(redis_url="redis://localhost", redis_layer="quick")
+    assert (code, stderr) == (
+        1,
+        "REDIS_LAYER: 'quick' is neither 'queue' nor 'pubsub'\n",
+    )
+
+
 @pytest.mark.parametrize(
-    ("redis_url", "layer"),
+    ("redis_url", "redis_layer", "layer"),
     [
-        (None, "memory; set REDIS_URL to connect several servers"),
-        ("redis://:secret@192.0.2.1/1", "Redis, redis://:***@192.0.2.1:6379/1"),
+        (None, None, "memory; set REDIS_URL to connect several servers"),
+        ("redis://:secret@192.0.2.1/1", None, "<RedisChannelLayer [redis://:***@"),
+        ("redis://192.0.2.1/1", "pubsub", "<RedisPubSubChannelLayer [redis://192."),
     ],
 )
-def test_layer_is_named(redis_url: str | None, layer: str) -> None:
+def test_layer_is_named(
+    redis_url: str | None, redis_layer: str | None, layer: str
+) -> None:
     """The process prints which layer it uses, and needs no Redis to start and stop."""
-    with ChatServer(redis_url) as server:
-        assert server.layer == layer
+    with ChatServer(redis_url, redis_layer) as server:
+        assert server.layer.startswith(layer)
         assert httpx.get(server.url, trust_env=False).status_code == 200
         assert server.stop() == (0, "", "")
 

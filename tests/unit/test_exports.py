@@ -32,13 +32,18 @@ PUBLIC: dict[str, set[str]] = {
         "ChannelLayerRegistry",
         "InMemoryChannelLayer",
         "RedisChannelLayer",
+        "RedisPubSubChannelLayer",
         "channel_layers",
         "get_channel_layer",
         "has_layers",
         "register_channel_layer",
         "unregister_channel_layer",
     },
-    "fast_channels.layers.redis": {"RedisChannelLayer", "RedisUnavailable"},
+    "fast_channels.layers.redis": {
+        "RedisChannelLayer",
+        "RedisPubSubChannelLayer",
+        "RedisUnavailable",
+    },
     "fast_channels.testing": {"ApplicationCommunicator", "WebsocketCommunicator"},
     "fast_channels.type_defs": {
         "ASGI3Application",
@@ -79,6 +84,7 @@ ALSO: dict[str, set[str]] = {
     "fast_channels.layers.base": {"BaseChannelLayer"},
     "fast_channels.layers.in_memory": {"InMemoryChannelLayer"},
     "fast_channels.layers.redis.core": {"RedisChannelLayer"},
+    "fast_channels.layers.redis.pubsub": {"RedisPubSubChannelLayer"},
     "fast_channels.layers.redis.queue": {"RedisChannelLayer"},
     "fast_channels.layers.registry": {
         "ChannelLayerRegistry",
