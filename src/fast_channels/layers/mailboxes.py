@@ -33,8 +33,8 @@ class Mailboxes:
         """
         self.by_channel: dict[str, Mailbox] = {}
         """The mailboxes."""
-        self.buried: dict[str, float] = {}
-        """Channels that were deleted, and until when something may come for them."""
+        # Channels that were deleted, and until when something may come for them.
+        self._buried: dict[str, float] = {}
         self._capacity_of = capacity_of
         self._interval = interval
         # When to look again for what nobody will fetch any more.
@@ -97,16 +97,23 @@ class Mailboxes:
     def bury(self, channel: str) -> None:
         """Delete a channel of which messages may be on their way, which are to be lost.
 
-        Whoever puts looks at ``buried`` first.
+        Whoever puts asks ``is_buried()`` first.
         """
         now = time.monotonic()
         with self.lock:
             self.delete(channel)
-            for oldest, until in list(self.buried.items()):
-                if until > now:
-                    break
-                del self.buried[oldest]
-            self.buried[channel] = now + self._interval
+            while self._buried and not self.is_buried(
+                oldest := next(iter(self._buried)), now
+            ):
+                del self._buried[oldest]
+            # At the end, where the latest are.
+            self._buried.pop(channel, None)
+            self._buried[channel] = now + self._interval
+
+    def is_buried(self, channel: str, now: float) -> bool:
+        """Return whether what comes for a channel at this time is to be lost."""
+        until = self._buried.get(channel)
+        return until is not None and until > now
 
     def clear(self) -> None:
         """Drop every message; whoever receives goes on waiting."""

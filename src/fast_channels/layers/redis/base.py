@@ -16,10 +16,12 @@ from fast_channels.type_defs import ChannelCapacityDict
 from .hosts import Host, HostSpelling, parse_hosts
 from .serializers import BaseMessageSerializer, registry
 
-__all__ = ["TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
+__all__ = ["SHORT", "TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
 
 _logger = logging.getLogger(__name__)
 
+SHORT = 1.0
+"""For how many seconds a script that only sends may run without more connections."""
 TIMEOUT = 5.0
 """For how many seconds a reply is waited for, unless the user says otherwise."""
 

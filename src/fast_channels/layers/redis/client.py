@@ -11,7 +11,7 @@ from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 
-from .base import TIMEOUT, RedisBaseLayer, complain
+from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
@@ -29,8 +29,6 @@ is: a name, or a list of names."""
 
 # For how many seconds a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05
-# For how many seconds a script that only sends may run without more connections.
-_SHORT = 1.0
 # For how many seconds closing may take.
 _FAREWELL = 1.0
 
@@ -122,7 +120,7 @@ class Client:
             marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
             marking.add_done_callback(_ignore)
         # Who sends once and ends needs no watch.
-        if now > self._made_at + _SHORT:
+        if now > self._made_at + SHORT:
             self._watch()
 
     def _watch(self) -> None:
@@ -241,18 +239,19 @@ class Client:
         channels = cast(
             "list[object]", written if isinstance(written, list) else [written]
         )
-        deadline = time.monotonic() + popped.left
+        now = time.monotonic()
+        deadline = now + popped.left
         if popped.queue.shared:
             self.plain.put(name, _Held(popped, message), deadline)
             layer.counters.delivered += 1
             self._expect_reader(name)
             return
-        layer.mailboxes.sweep_if_due(time.monotonic())
+        layer.mailboxes.sweep_if_due(now)
         copies = message.copy if len(channels) == 1 else copies_of(message)
         for channel in channels:
             if not isinstance(channel, str) or not channel.startswith(name):
                 complain(layer, name, f"it is for channel {channel!r}")
-            elif channel in layer.mailboxes.buried:
+            elif layer.mailboxes.is_buried(channel, now):
                 continue
             elif layer.mailboxes.put(channel, copies, deadline):
                 layer.counters.delivered += 1

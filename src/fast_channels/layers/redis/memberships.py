@@ -78,7 +78,7 @@ class Memberships:
         self._left.pop((group, channel), None)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
-        await self._tell(group, self.insert(group, channel))
+        await self._tell(group, self._insert_own(group, [channel]))
 
     async def discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it."""
@@ -169,11 +169,17 @@ class Memberships:
         shard = self._shard(group)
         task = asyncio.create_task(self._change(shard, change))
         self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        task.add_done_callback(self._told)
         while not task.done() and not self._away(shard):
             await asyncio.wait([task], timeout=_PATIENCE)
         if task.done():
             await task
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled():
+            # If nobody waits for it any more, it is logged when the group is renewed.
+            task.exception()
 
     async def _change(self, shard: int, change: Coroutine[Any, Any, None]) -> None:
         try:
@@ -206,7 +212,7 @@ class Memberships:
         groups = names_by_shard(self.groups, len(self._shards)).get(shard, [])
         left = [pair for pair in self._left if self._shard(pair[0]) == shard]
         changes = [self._insert_all(group) for group in groups]
-        changes += [self.remove(group, channel) for group, channel in left]
+        changes += [self._remove_again(group, channel) for group, channel in left]
         for start in range(0, len(changes), _CHUNK):
             results = await asyncio.gather(
                 *changes[start : start + _CHUNK], return_exceptions=True
@@ -218,10 +224,25 @@ class Memberships:
                     _logger.error("a group cannot be kept: %s", result)
 
     async def _insert_all(self, group: str) -> None:
-        # By the time that it is this group's turn, all may have left it.
         channels = list(self.groups.get(group, ()))
         for start in range(0, len(channels), _CHUNK):
-            await self.insert(group, *channels[start : start + _CHUNK])
+            # By the time that it is its turn, one may have left.
+            here = self.groups.get(group, ())
+            part = [each for each in channels[start : start + _CHUNK] if each in here]
+            if part:
+                await self._insert_own(group, part)
+
+    async def _insert_own(self, group: str, channels: Sequence[str]) -> None:
+        await self.insert(group, *channels)
+        # A server that did not know the script was told twice. Who left between the
+        # two has been added again.
+        gone = [each for each in channels if each not in self.groups.get(group, ())]
+        if gone:
+            await self.remove(group, *gone)
+
+    async def _remove_again(self, group: str, channel: str) -> None:
+        if (group, channel) in self._left:
+            await self.remove(group, channel)
 
     def _shard(self, group: str) -> int:
         return shard_of(group, len(self._shards))

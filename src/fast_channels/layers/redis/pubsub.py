@@ -116,10 +116,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         ``reconnects`` of connections that broke.
         """
         clients = self._clients.peek()
+        mailboxes = [self.mailboxes, *(client.plain for client in clients)]
         return {
-            "channels": len(self.mailboxes.by_channel),
+            "channels": sum(len(each.by_channel) for each in mailboxes),
             "groups": sum(len(client.groups) for client in clients),
-            "waiting": self.mailboxes.waiting(),
+            "waiting": sum(each.waiting() for each in mailboxes),
             "delivered": self.counters.delivered,
             "dropped": self.counters.dropped,
             "undecodable": self.counters.undecodable,
@@ -187,8 +188,8 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
 
         A channel of this process keeps what comes for it. Any other is listened to from
         the first call on, until there was none for ``expiry`` seconds. Any number of
-        tasks may wait for one channel; each message goes to one of them in each
-        process. Cancelling is safe: no message is lost. While Redis is away it goes on
+        tasks may wait for one channel; each message goes to one of them in each event
+        loop. Cancelling is safe: no message is lost. While Redis is away it goes on
         waiting.
 
         Raises:
@@ -196,13 +197,15 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         """
         self.require_valid_channel_name(channel)
         client = self._clients.get()
-        mailbox = self.mailboxes.open(channel)
+        mailboxes = self.mailboxes
+        if self._owner(channel) is None:
+            mailboxes = client.plain
+            client.listen_for_reader(channel)
+        mailbox = mailboxes.open(channel)
         try:
-            if self._owner(channel) is None:
-                client.listen_for_reader(channel)
             return await mailbox.get()
         finally:
-            self.mailboxes.close(channel, mailbox)
+            mailboxes.close(channel, mailbox)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.

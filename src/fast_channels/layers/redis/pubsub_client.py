@@ -9,8 +9,9 @@ from typing import Any
 
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.mailboxes import Mailboxes
 
-from .base import TIMEOUT, RedisBaseLayer, complain
+from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .master_watch import MasterWatch
 from .sentinel import make_connection
@@ -54,7 +55,11 @@ class PubSubClient:
         """The channels in each group, by the name of the group's Redis channel."""
         # The same the other way round.
         self._by_channel: dict[str, set[str]] = {}
-        self._attached: set[str] = set()
+        # What the names of its channels have in common.
+        self._end_of_own = f".{name}!"
+        self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
+        """The mailboxes of channels that ``new_channel()`` has not made here."""
+        self._made_at = self.loop.time()
         self._patterns: set[Pattern] = set()
         # Channels of nobody in particular, and what looks whether they are still read.
         self._plain: dict[str, asyncio.TimerHandle] = {}
@@ -85,6 +90,9 @@ class PubSubClient:
 
     async def publish(self, name: str, message: bytes) -> None:
         """Publish a message on a Redis channel."""
+        # Who sends once and ends needs no watch.
+        if self.loop.time() > self._made_at + SHORT:
+            self._watch()
         await self._commands[self._shard(name)].execute("PUBLISH", name, message)
 
     # Listening
@@ -108,18 +116,20 @@ class PubSubClient:
             self._subscribers[self._shard(channel)].listen(channel)
         else:
             timer.cancel()
+        self._expect_reader(channel)
+
+    def _expect_reader(self, channel: str) -> None:
         self._plain[channel] = self.loop.call_later(
             self._layer.expiry, self._look_for_reader, channel
         )
 
     def _look_for_reader(self, channel: str) -> None:
-        del self._plain[channel]
-        mailbox = self._layer.mailboxes.by_channel.get(channel)
-        subscriber = self._subscribers[self._shard(channel)]
+        mailbox = self.plain.by_channel.get(channel)
         if mailbox is not None and mailbox.readers:
-            subscriber.listen(channel)
-            self.listen_for_reader(channel)
-        subscriber.ignore(channel)
+            self._expect_reader(channel)
+        else:
+            del self._plain[channel]
+            self._subscribers[self._shard(channel)].ignore(channel)
 
     async def join(self, group: str, channel: str) -> None:
         """Add a channel to a group; returns when the group is heard."""
@@ -148,18 +158,18 @@ class PubSubClient:
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Read a channel for somebody who does not wait."""
-        self._attached.add(channel)
         return self._layer.mailboxes.attach(channel, listener)
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._attached.discard(channel)
         self._layer.mailboxes.bury(channel)
+        self.plain.delete(channel)
         for group in list(self._by_channel.get(channel, ())):
             await self.leave(group, channel)
 
     async def forget(self) -> None:
-        """Leave all groups."""
+        """Leave all groups, and drop what waits in channels of nobody in particular."""
+        self.plain.clear()
         for group, members in list(self.groups.items()):
             for channel in list(members):
                 await self.leave(group, channel)
@@ -172,6 +182,7 @@ class PubSubClient:
         self._patterns.clear()
         self.groups.clear()
         self._by_channel.clear()
+        self.plain.clear()
         await asyncio.gather(
             *[watch.close() for watch in self._watches],
             *[subscriber.close() for subscriber in self._subscribers],
@@ -213,12 +224,15 @@ class PubSubClient:
     def _put(
         self, channels: Iterable[str], message: Callable[[], dict[str, Any]]
     ) -> None:
-        mailboxes, counters = self._layer.mailboxes, self._layer.counters
+        counters = self._layer.counters
         now = time.monotonic()
-        mailboxes.sweep_if_due(now)
+        self.plain.sweep_if_due(now)
+        self._layer.mailboxes.sweep_if_due(now)
         deadline = now + self._layer.expiry
         for channel in channels:
-            if channel in mailboxes.buried:
+            own = self._end_of_own in channel
+            mailboxes = self._layer.mailboxes if own else self.plain
+            if mailboxes.is_buried(channel, now):
                 continue
             if mailboxes.put(channel, message, deadline):
                 counters.delivered += 1
@@ -231,7 +245,12 @@ class PubSubClient:
 
     def _tell_everybody(self, message_type: str | None) -> None:
         if message_type is not None:
-            channels = {*self._attached, *self._by_channel, *self._plain}
+            read = [
+                each
+                for each in self._layer.mailboxes.by_channel
+                if self._end_of_own in each
+            ]
+            channels = {*read, *self._by_channel, *self._plain}
             self._put(channels, {"type": message_type}.copy)
 
     def _switched(self, shard: int) -> None:

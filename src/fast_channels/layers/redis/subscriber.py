@@ -34,6 +34,8 @@ _logger = logging.getLogger(__name__)
 # it has to answer.
 _PING_EVERY = 5.0
 _PATIENCE = 2.0
+# Seconds in which a loop that was blocked can read what was sent meanwhile.
+_GRACE = 0.05
 # Seconds between two attempts to connect: they grow, with jitter.
 _BACKOFF = (0.01, 0.5)
 # How many names one command has.
@@ -92,6 +94,8 @@ class Subscriber:
         self._task: asyncio.Task[None] | None = None
         # What the task uses a connection in: it expires to drop it.
         self._serving: asyncio.Timeout | None = None
+        # Why it was dropped, if something is wrong.
+        self._why: Exception | None = None
         # What the task sleeps on while it has nothing to tell.
         self._sleeper: asyncio.Future[None] | None = None
         # When something was last heard, on the clock of the event loop.
@@ -133,8 +137,7 @@ class Subscriber:
 
     def reconnect(self) -> None:
         """Open the connection anew."""
-        if self._serving is not None and not self._serving.expired():
-            self._serving.reschedule(0)
+        self._drop(None)
 
     async def close(self) -> None:
         """Stop listening to anything."""
@@ -147,6 +150,11 @@ class Subscriber:
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters.values():
             _resolve(waiter)
+
+    def _drop(self, why: Exception | None) -> None:
+        if self._serving is not None and not self._serving.expired():
+            self._why = why
+            self._serving.reschedule(0)
 
     def _change(self, name: str) -> None:
         self._changed[name] = None
@@ -161,38 +169,39 @@ class Subscriber:
         """Connect and listen, again and again."""
         delay, longest = _BACKOFF
         while True:
-            connects = self.connects
             serving = self._serving = asyncio.timeout(None)
             try:
                 async with serving:
                     await self._serve()
             except (RedisError, OSError, RuntimeError) as exc:
                 # RuntimeError: what uvloop has for a transport that was closed.
-                if not self.failing and not serving.expired():
-                    self.failing = True
-                    _logger.warning(
-                        "%s cannot be listened to: %s; trying again until it can",
-                        self._name,
-                        str(exc) or type(exc).__name__,
-                    )
+                self._fail(self._why if serving.expired() else exc)
             except Exception:
                 # A fault of ours, but others go on.
                 _logger.exception("%s cannot be listened to", self._name)
             finally:
                 self._serving = None
-            if self.connects != connects:
+            if self._complete:
+                self._complete = False
                 delay = _BACKOFF[0]
-                if self._complete:
-                    self._lost()
+                self._lost()
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
+
+    def _fail(self, why: Exception | None) -> None:
+        if why is not None and not self.failing:
+            self.failing = True
+            _logger.warning(
+                "%s cannot be listened to: %s; trying again until it can",
+                self._name,
+                str(why) or type(why).__name__,
+            )
 
     async def _serve(self) -> None:
         """Connect, and listen until the connection breaks."""
         connection = self._connect()
         reader: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
-        self._complete = False
         try:
             async with asyncio.timeout(self._timeout):
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
@@ -204,9 +213,9 @@ class Subscriber:
             reader = asyncio.create_task(self._read(connection))
             reader.add_done_callback(self._stop_sleeping)
             watch = asyncio.create_task(self._watch(connection))
-            watch.add_done_callback(self._stop_sleeping)
+            self._settle()
             try:
-                while not reader.done() and not watch.done():
+                while not reader.done():
                     if self._changed:
                         await self._tell(connection)
                     else:
@@ -215,7 +224,7 @@ class Subscriber:
                             await self._sleeper
                         finally:
                             self._sleeper = None
-                await (watch if watch.done() else reader)
+                await reader
             finally:
                 for task in (reader, watch):
                     task.cancel()
@@ -228,11 +237,7 @@ class Subscriber:
             wake(self._sleeper)
 
     async def _watch(self, connection: AbstractConnection) -> None:
-        """Ask a silent server whether it is there.
-
-        Raises:
-            TimeoutError: It does not say so.
-        """
+        """Ask a silent server whether it is there, and drop it if it is not."""
         loop = asyncio.get_running_loop()
         while True:
             silent = loop.time() - self._heard
@@ -240,10 +245,19 @@ class Subscriber:
                 await asyncio.sleep(_PING_EVERY - silent)
                 continue
             heard = self._heard
-            await connection.send_command("PING", check_health=False)
-            await asyncio.sleep(_PATIENCE)
+            # It may take as little as it says.
+            asking = asyncio.create_task(
+                connection.send_command("PING", check_health=False)
+            )
+            try:
+                await asyncio.sleep(_PATIENCE)
+                await asyncio.sleep(_GRACE)
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
             if self._heard == heard:
-                raise TimeoutError(f"it did not answer for {_PATIENCE} seconds")
+                self._drop(TimeoutError(f"it did not answer for {_PATIENCE} seconds"))
+                return
 
     async def _tell(self, connection: AbstractConnection) -> None:
         """Tell the server what has changed."""
@@ -277,16 +291,18 @@ class Subscriber:
         in_a_row = 0
         while True:
             reply = cast(
-                "list[Any]", await connection.read_response(disconnect_on_error=False)
+                "list[Any] | bytes",
+                await connection.read_response(disconnect_on_error=False),
             )
             self._heard = loop.time()
-            kind = reply[0]
-            if kind == b"message":
-                received(reply[1], reply[2])
-            elif kind == b"pmessage":
-                received(reply[2], reply[3])
-            elif kind != b"pong":
-                self._confirm(reply[1].decode(errors="replace"))
+            match reply:
+                case [b"message", channel, data] | [b"pmessage", _, channel, data]:
+                    received(channel, data)
+                case [_, name, int()]:
+                    self._confirm(name.decode(errors="replace"))
+                case _:
+                    # An answer to PING, which has another form where nothing is heard.
+                    pass
             in_a_row += 1
             if in_a_row >= _RUN:
                 in_a_row = 0

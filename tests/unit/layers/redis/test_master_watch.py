@@ -259,9 +259,11 @@ async def test_backoff(
     assert all(map(float.__gt__, pauses, shortest))
     for sentinel in network.sentinels.values():
         del sentinel.errors["connect"]
-    await until(lambda: len(caplog.messages) == 2)
+    # asyncio may have to say something too, on a machine that is busy.
+    own = [master_watch.__name__]
+    await until(lambda: [each[0] for each in caplog.record_tuples].count(*own) == 2)
     place = "sentinel://a:26379,b:26379,c:26379/main?db=0"
-    assert caplog.record_tuples == [
+    assert [each for each in caplog.record_tuples if each[0] in own] == [
         (
             master_watch.__name__,
             logging.WARNING,

@@ -1,0 +1,137 @@
+"""The mailboxes of a process: made when they are needed, and gone when they are not."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fast_channels.layers.mailboxes import Mailboxes
+from tests.clock import Clock, stop_time_in_memory
+
+INTERVAL = 60.0
+
+
+def message(number: int = 0) -> Callable[[], dict[str, Any]]:
+    return lambda: {"number": number}
+
+
+def ignore() -> None:
+    """Listen to a mailbox."""
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return stop_time_in_memory(monkeypatch)
+
+
+@pytest.fixture
+def mailboxes(clock: Clock) -> Mailboxes:
+    assert clock.monotonic()
+    return Mailboxes({"small": 1, "large": 3}.__getitem__, INTERVAL)
+
+
+def test_capacity(mailboxes: Mailboxes, clock: Clock) -> None:
+    """Each channel has room for as many messages as its capacity says."""
+    deadline = clock.monotonic() + 10
+    assert [mailboxes.put("small", message(), deadline) for _ in range(3)] == [
+        True,
+        False,
+        False,
+    ]
+    assert [mailboxes.put("large", message(), deadline) for _ in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert mailboxes.waiting() == 4
+
+
+def test_opening(mailboxes: Mailboxes, clock: Clock) -> None:
+    """Readers share a mailbox, which goes when the last of them has, and is empty."""
+    first = mailboxes.open("large")
+    second = mailboxes.open("large")
+    assert first is second
+    mailboxes.close("large", first)
+    mailboxes.put("large", message(1), clock.monotonic() + 10)
+    mailboxes.close("large", second)
+    assert mailboxes.open("large").take() == {"number": 1}
+    mailboxes.close("large", second)
+    assert mailboxes.by_channel == {}
+
+
+def test_attaching(mailboxes: Mailboxes, clock: Clock) -> None:
+    """The last listener of a channel is the one that is called, until it is deleted."""
+    calls: list[str] = []
+    mailbox = mailboxes.attach("large", lambda: calls.append("first"))
+    assert mailboxes.attach("large", lambda: calls.append("second")) is mailbox
+    mailboxes.put("large", message(), clock.monotonic() + 10)
+    assert calls == ["second"]
+    assert mailboxes.delete("large") is True
+    assert mailboxes.by_channel == {}
+    mailboxes.put("large", message(), clock.monotonic() + 10)
+    assert calls == ["second"]
+
+
+def test_deleting(mailboxes: Mailboxes, clock: Clock) -> None:
+    """A channel's messages go, and its mailbox unless somebody reads it."""
+    assert mailboxes.delete("large") is False
+    mailboxes.put("large", message(), clock.monotonic() + 10)
+    assert mailboxes.delete("large") is False
+    assert mailboxes.by_channel == {}
+    mailbox = mailboxes.open("large")
+    mailboxes.attach("large", ignore)
+    mailboxes.put("large", message(), clock.monotonic() + 10)
+    assert mailboxes.delete("large") is True
+    assert mailboxes.by_channel == {"large": mailbox}
+    assert mailboxes.waiting() == 0
+    mailboxes.close("large", mailbox)
+    assert mailboxes.by_channel == {}
+
+
+def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
+    """A deleted channel is buried for as long as something may come for it."""
+    mailboxes.put("small", message(), clock.monotonic() + 10)
+    mailboxes.bury("small")
+    assert mailboxes.by_channel == {}
+    clock.advance(INTERVAL - 1)
+    mailboxes.bury("large")
+    assert set(mailboxes.buried) == {"small", "large"}
+    clock.advance(1)
+    mailboxes.bury("other")
+    assert set(mailboxes.buried) == {"large", "other"}
+
+
+async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:
+    """All messages go; whoever waits gets the next one."""
+    mailbox = mailboxes.open("small")
+    mailboxes.put("small", message(1), clock.monotonic() + 10)
+    mailboxes.put("large", message(2), clock.monotonic() + 10)
+    mailboxes.clear()
+    assert mailboxes.by_channel == {"small": mailbox}
+    receiving = asyncio.create_task(mailbox.get())
+    await asyncio.sleep(0)
+    mailboxes.put("small", message(3), clock.monotonic() + 10)
+    assert await receiving == {"number": 3}
+
+
+@pytest.mark.parametrize("patience", [0, 5])
+def test_sweeping(mailboxes: Mailboxes, clock: Clock, patience: float) -> None:
+    """From time to time, mailboxes go that nobody reads and in which all expired."""
+    mailboxes.put("small", message(), clock.monotonic() + 10)
+    mailboxes.put("large", message(), clock.monotonic() + INTERVAL + patience + 1)
+    clock.advance(INTERVAL + patience - 1)
+    assert mailboxes.sweep_if_due(clock.monotonic(), patience) is False
+    assert set(mailboxes.by_channel) == {"small", "large"}
+    clock.advance(1)
+    mailboxes.attach("small", ignore)
+    assert mailboxes.sweep_if_due(clock.monotonic(), patience) is True
+    assert set(mailboxes.by_channel) == {"small", "large"}
+    mailboxes.delete("small")
+    mailboxes.put("small", message(), clock.monotonic() + 10)
+    clock.advance(INTERVAL - 1)
+    assert mailboxes.sweep_if_due(clock.monotonic()) is False
+    clock.advance(1)
+    assert mailboxes.sweep_if_due(clock.monotonic()) is True
+    assert mailboxes.by_channel == {}
