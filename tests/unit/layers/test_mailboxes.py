@@ -97,10 +97,13 @@ def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
     assert mailboxes.by_channel == {}
     clock.advance(INTERVAL - 1)
     mailboxes.bury("large")
-    assert set(mailboxes.buried) == {"small", "large"}
+    assert mailboxes.is_buried("small", clock.monotonic())
+    assert not mailboxes.is_buried("other", clock.monotonic())
     clock.advance(1)
+    assert not mailboxes.is_buried("small", clock.monotonic())
     mailboxes.bury("other")
-    assert set(mailboxes.buried) == {"large", "other"}
+    assert mailboxes.is_buried("large", clock.monotonic())
+    assert mailboxes.is_buried("other", clock.monotonic())
 
 
 async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:
