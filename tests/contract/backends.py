@@ -75,6 +75,11 @@ class Backend:
     """Messages may hold whatever ``copy.deepcopy()`` copies; if not, only what the
     serializer carries, and ``send()`` refuses the rest."""
 
+    def dropped_by(self, layer: BaseChannelLayer) -> int:
+        """Return how many messages a layer had no room for."""
+        assert isinstance(layer, RedisChannelLayer | RedisPubSubChannelLayer)
+        return layer.statistics()["dropped"]
+
     def start_of_names(self, layer: BaseChannelLayer) -> str:
         """Return what the names of all new channels start with."""
         if not self.prefixes_channels:

@@ -175,6 +175,8 @@ class Inbox:
         self._next_check = 0.0
         # Whether scripts are sent as a whole, since the server does not know them.
         self._whole_scripts = False
+        # Whether everything that was asked for has come, on this connection.
+        self._works = False
         self.failing: bool = False
         """Whether the last attempt failed, which was logged."""
         self.connects: int = 0
@@ -237,7 +239,7 @@ class Inbox:
         """Connect and read, again and again."""
         delay, longest = _BACKOFF
         while True:
-            connects = self.connects
+            self._works = False
             reading = self._reading = asyncio.timeout(None)
             try:
                 async with reading:
@@ -256,7 +258,7 @@ class Inbox:
                 _logger.exception("%s cannot be read", self._name)
             finally:
                 self._reading = None
-            if self.connects != connects:
+            if self._works:
                 delay = _BACKOFF[0]
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
@@ -283,17 +285,20 @@ class Inbox:
                 due = [queue for queue in self._queues.values() if self._due(queue)]
                 if due:
                     await self._pop(pops, due)
-                elif listener is None and (keys := self._wanted()):
+                    continue
+                self._note_that_it_works()
+                if listener is None and (keys := self._wanted()):
                     await self._block(pops, own_id, keys)
                 else:
                     await self._sleep(listener)
             await listener
         finally:
+            # First, as this waits for nothing: nobody can keep it from being done.
+            for connection in (pops, changes):
+                await connection.disconnect(nowait=True)
             if listener is not None:
                 listener.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
-            for connection in (pops, changes):
-                await connection.disconnect(nowait=True)
 
     async def _open(
         self, pops: AbstractConnection, changes: AbstractConnection
@@ -397,6 +402,10 @@ class Inbox:
                     self._left(queue)
                 else:
                     self._popped(queue, reply, waiting)
+
+    def _note_that_it_works(self) -> None:
+        """Note that everything that was asked for has come."""
+        self._works = True
         if self.failing:
             self.failing = False
             _logger.info("%s can be read again", self._name)

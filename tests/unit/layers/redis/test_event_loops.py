@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from asgiref.sync import async_to_sync
 
-from fast_channels.layers.redis.event_loops import PerLoop
+from fast_channels.layers.redis.event_loops import PerLoop, in_loop
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, "State"]]
 
@@ -235,3 +235,16 @@ async def test_used_again_before_closed(states: States) -> None:
     assert new.closed_in is None
     await asyncio.to_thread(thread.end)
     assert new.closed_in is thread.loop
+
+
+async def test_in_loop() -> None:
+    """in_loop() has something done in the event loop that it belongs to."""
+    here = asyncio.get_running_loop()
+    done_in: list[asyncio.AbstractEventLoop] = []
+
+    async def change() -> None:
+        done_in.append(asyncio.get_running_loop())
+
+    await in_loop(here, change())
+    await asyncio.to_thread(asyncio.run, in_loop(here, change()))
+    assert done_in == [here, here]

@@ -1,0 +1,51 @@
+"""An inbox that reads a fake Redis."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fast_channels.layers.redis import inbox as inbox_module
+
+from .fake_redis import REFUSED, FakeRedis, turn, until
+from .reader import Logged, Reader, reading
+
+
+@pytest.fixture
+async def server() -> FakeRedis:
+    return FakeRedis()
+
+
+@pytest.fixture
+async def reader(server: FakeRedis) -> AsyncIterator[Reader]:
+    async with reading(server) as reader:
+        yield reader
+
+
+@pytest.fixture
+async def idle(server: FakeRedis, reader: Reader) -> Reader:
+    """An inbox that has seen its queue empty, and sleeps."""
+    reader.inbox.want("mine!")
+    await until(lambda: server.pops)
+    await turn()
+    return reader
+
+
+@pytest.fixture
+async def blocking(server: FakeRedis, reader: Reader) -> Reader:
+    """An inbox that blocks, as Redis does not tell it of changes."""
+    server.refuses["CLIENT TRACKING"] = REFUSED
+    reader.inbox.want("mine!")
+    await until(lambda: server.told["BZPOPMIN"])
+    return reader
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Logged:
+    """Return what the inbox has logged."""
+    caplog.set_level(logging.INFO, inbox_module.__name__)
+    return lambda: [
+        (level, text)
+        for name, level, text in caplog.record_tuples
+        if name == inbox_module.__name__
+    ]

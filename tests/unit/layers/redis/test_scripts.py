@@ -1,0 +1,124 @@
+"""Scripts: their files, and how they are run."""
+
+import hashlib
+import re
+from importlib.resources import files
+from typing import Any, cast
+
+import pytest
+from redis.exceptions import NoScriptError, ResponseError
+
+from fast_channels.layers.redis import scripts
+from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.scripts import POP, Script, run
+
+TEXTS = {
+    file.name: file.read_text("utf-8")
+    for file in files(scripts).iterdir()
+    if file.name.endswith(".lua")
+}
+SCRIPTS = {
+    name: script for name, script in vars(scripts).items() if isinstance(script, Script)
+}
+
+
+class Redis:
+    """Answers commands, one after the other, as a test says."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+        self.commands: list[tuple[str | bytes | float, ...]] = []
+
+    async def execute(self, *command: str | bytes | float) -> Any:
+        self.commands.append(command)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def run(self, *arguments: str | bytes | float) -> Any:
+        return await run(cast("CommandConnection", self), POP, ["k1", "k2"], *arguments)
+
+
+# Running
+
+
+async def test_run() -> None:
+    """A script is called by its hash, with its keys and arguments."""
+    redis = Redis(b"reply")
+    assert await redis.run(1, b"two", 0.3) == b"reply"
+    assert redis.commands == [("EVALSHA", POP.sha, 2, "k1", "k2", 1, b"two", 0.3)]
+
+
+async def test_unknown_script() -> None:
+    """A script that the server does not know is sent as a whole, once."""
+    redis = Redis(NoScriptError("NOSCRIPT"), b"first", b"second")
+    assert await redis.run("argument") == b"first"
+    assert await redis.run("argument") == b"second"
+    rest = (2, "k1", "k2", "argument")
+    assert redis.commands == [
+        ("EVALSHA", POP.sha, *rest),
+        ("EVAL", POP.text, *rest),
+        ("EVALSHA", POP.sha, *rest),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [ResponseError("WRONGTYPE")],
+        [RedisUnavailable("gone")],
+        [NoScriptError("NOSCRIPT"), ResponseError("WRONGTYPE")],
+        [NoScriptError("NOSCRIPT"), NoScriptError("still not")],
+    ],
+    ids=["error", "unavailable", "error-of-whole", "unknown-twice"],
+)
+async def test_errors(answers: list[Exception]) -> None:
+    """An error other than that the script is not known comes out."""
+    redis = Redis(*answers)
+    with pytest.raises(type(answers[-1]), match=re.escape(str(answers[-1]))):
+        await redis.run()
+    assert redis.answers == []
+
+
+# Files
+
+
+def test_all_files_are_used() -> None:
+    """Each file is in a script, and a script holds nothing but files."""
+    assert SCRIPTS.keys() == set(scripts.__all__) - {"Script", "run"}
+    assert all(
+        any(text in script.text for script in SCRIPTS.values())
+        for text in TEXTS.values()
+    )
+    assert len(TEXTS) == len(SCRIPTS) + 1, "each has its own, and two share one"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_text(name: str) -> None:
+    """A script ends with the file of its name, and its hash is that of its text."""
+    script = SCRIPTS[name]
+    assert script.text.endswith(TEXTS[f"{name.lower()}.lua"])
+    sha = hashlib.sha1(script.text.encode(), usedforsecurity=False)
+    assert script.sha == sha.hexdigest()
+
+
+@pytest.mark.parametrize("name", ["GROUP_SEND", "SEND"])
+def test_shared_text(name: str) -> None:
+    """Scripts that append to queues start with what they share."""
+    assert SCRIPTS[name].text.startswith(TEXTS["enqueue.lua"])
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS.keys() - {"enqueue.lua"}))
+def test_comment(name: str) -> None:
+    """A file opens with a comment that names keys and arguments, all that it uses."""
+    text = TEXTS[name]
+    comment = re.match(r"(?:--.*\n)+", text)
+    assert comment is not None
+    code = text[comment.end() :]
+    for array in ("KEYS", "ARGV"):
+        listed = re.search(rf"^-- {array}: ((?:.*\n--  )*.*)", comment[0], re.MULTILINE)
+        assert listed is not None, array
+        numbers = {int(number) for number in re.findall(r"\b(\d+)\b", listed[1])}
+        used = {int(number) for number in re.findall(rf"{array}\[(\d+)\]", code)}
+        assert used <= numbers, array
