@@ -488,7 +488,7 @@ class Inbox:
             self._whole_scripts = True
             queue.changed = True
         elif "WRONGTYPE" in str(error):
-            # Asking again is no use before somebody has changed it.
+            # Asking again is of no use; the next check does once more.
             _logger.error(
                 "the key %r of channel %r holds no queue: %s",
                 self._prefix + queue.name,

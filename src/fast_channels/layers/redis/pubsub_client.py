@@ -162,8 +162,7 @@ class PubSubClient:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._layer.mailboxes.bury(channel)
-        self.plain.delete(channel)
+        self._mailboxes_of(channel).bury(channel)
         for group in list(self._by_channel.get(channel, ())):
             await self.leave(group, channel)
 
@@ -230,14 +229,16 @@ class PubSubClient:
         self._layer.mailboxes.sweep_if_due(now)
         deadline = now + self._layer.expiry
         for channel in channels:
-            own = self._end_of_own in channel
-            mailboxes = self._layer.mailboxes if own else self.plain
+            mailboxes = self._mailboxes_of(channel)
             if mailboxes.is_buried(channel, now):
                 continue
             if mailboxes.put(channel, message, deadline):
                 counters.delivered += 1
             else:
                 counters.dropped += 1
+
+    def _mailboxes_of(self, channel: str) -> Mailboxes:
+        return self._layer.mailboxes if self._end_of_own in channel else self.plain
 
     def _lost(self, message_type: str | None) -> None:
         self._layer.counters.reconnects += 1
