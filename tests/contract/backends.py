@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict, Unpack
@@ -15,6 +15,7 @@ from fast_channels.layers import (
     RedisChannelLayer,
     RedisPubSubChannelLayer,
 )
+from fast_channels.layers.redis.utils import shard_of
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 from tests.redis_servers.sentinel import Sentinels  # noqa: TC001 # a local annotation
 from tests.redis_servers.server import RedisServer
@@ -75,6 +76,17 @@ class Backend:
     """Messages may hold whatever ``copy.deepcopy()`` copies; if not, only what the
     serializer carries, and ``send()`` refuses the rest."""
 
+    def lanes(self, layer: BaseChannelLayer) -> Sequence[str]:
+        """Return groups that lead over each of several hosts of a pub/sub layer."""
+        if not isinstance(layer, RedisPubSubChannelLayer) or len(layer.hosts) == 1:
+            return ()
+        shards = range(len(layer.hosts))
+        by_shard = {
+            shard_of(f"{layer.prefix}__group__lane-{number}", len(shards)): number
+            for number in range(100)
+        }
+        return [f"lane-{by_shard[shard]}" for shard in shards]
+
     def dropped_by(self, layer: BaseChannelLayer) -> int:
         """Return how many messages a layer had no room for."""
         assert isinstance(layer, RedisChannelLayer | RedisPubSubChannelLayer)
@@ -96,14 +108,26 @@ class Pair:
     """Makes channels, receives from them and puts them into groups."""
     other: BaseChannelLayer
     """Sends to them."""
+    lanes: Sequence[str] = ()
+    """Groups that lead over each of the hosts, if messages over one may overtake those
+    over another."""
 
     async def rest(self, channel: str) -> list[dict[str, Any]]:
         """Return what still waits in a channel that has room for one message more."""
-        await self.other.send(channel, _LAST)
         messages: list[dict[str, Any]] = []
         async with asyncio.timeout(LIMIT):
-            while (message := await self.layer.receive(channel)) != _LAST:
-                messages.append(message)
+            for lane in self.lanes:
+                await self.layer.group_add(lane, channel)
+                await self.other.group_send(lane, _LAST)
+                messages += await self._until_last(channel)
+                await self.layer.group_discard(lane, channel)
+            await self.other.send(channel, _LAST)
+            return messages + await self._until_last(channel)
+
+    async def _until_last(self, channel: str) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        while (message := await self.layer.receive(channel)) != _LAST:
+            messages.append(message)
         return messages
 
     async def next_after(

@@ -41,7 +41,8 @@ async def make_pair(
         async def make_pair(**options: Unpack[Options]) -> Pair:
             processes = backend.processes(request.getfixturevalue)
             make_layer = await stack.enter_async_context(processes)
-            pairs.append(Pair(make_layer(**options), make_layer(**options)))
+            layer, other = make_layer(**options), make_layer(**options)
+            pairs.append(Pair(layer, other, backend.lanes(layer)))
             return pairs[-1]
 
         yield make_pair

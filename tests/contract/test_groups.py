@@ -31,7 +31,7 @@ async def test_message_to_a_group_reaches_every_member(pair: Pair) -> None:
     await pair.other.group_send("group", SECOND)
     for channel in mine:
         assert await pair.rest(channel) == [FIRST, SECOND]
-    reverse = Pair(pair.other, pair.layer)
+    reverse = Pair(pair.other, pair.layer, pair.lanes)
     for channel in others:
         assert await reverse.rest(channel) == [FIRST, SECOND]
 

@@ -15,11 +15,16 @@ BEFORE = {"type": "test.before"}
 AFTER = {"type": "test.after"}
 
 
-async def test_flush_drops_messages_and_groups(pair: Pair) -> None:
+async def test_flush_drops_messages_and_groups(backend: Backend, pair: Pair) -> None:
     """Nothing that was sent or joined before a flush has any effect after it."""
     channel = await pair.layer.new_channel()
     await pair.layer.group_add("group", channel)
     await pair.other.send(channel, BEFORE)
+    if not backend.keeps_messages_for_later_receivers:
+        # It is somewhere between the two.
+        async with asyncio.timeout(LIMIT):
+            while not backend.held_by(pair.layer)["waiting"]:  # noqa: ASYNC110 # nothing tells
+                await asyncio.sleep(0.001)
     await pair.layer.flush()
     await pair.other.group_send("group", BEFORE)
     received = await pair.next_after(pair.other.send, channel, AFTER, channel)
@@ -94,8 +99,8 @@ async def test_event_loops_use_a_layer_one_after_the_other(pair: Pair) -> None:
         channel = await pair.layer.new_channel()
         await pair.layer.group_add(group, channel)
         await pair.other.group_send(group, BEFORE)
-        await pair.other.send(channel, AFTER)
         assert await pair.layer.receive(channel) == BEFORE
+        await pair.other.send(channel, AFTER)
         assert await pair.layer.receive(channel) == AFTER
         await pair.layer.group_discard(group, channel)
 
@@ -144,5 +149,7 @@ async def test_thread_without_an_event_loop_sends(pair: Pair) -> None:
 
     await asyncio.to_thread(send)
     async with asyncio.timeout(LIMIT):
-        assert await receiving == BEFORE
-    assert await pair.rest(channel) == [AFTER] * 30
+        first = await receiving
+    received = [first, *await pair.rest(channel)]
+    # Several hosts may deliver what they carry in another order.
+    assert sorted(received, key=str) == [*[AFTER] * 30, BEFORE]

@@ -10,7 +10,7 @@ import subprocess
 import venv
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 
@@ -138,7 +138,7 @@ def _last_words(exc: Exception, *, lines: int = 1) -> str:
 
 
 class Django:
-    """The queue layer of channels_redis, in a process of its own.
+    """A layer of channels_redis, in a process of its own.
 
     A command that is cancelled is carried out all the same.
     """
@@ -205,11 +205,14 @@ class Django:
 
 
 @contextlib.asynccontextmanager
-async def django_process(python: Path, **options: Any) -> AsyncGenerator[Django]:
+async def django_process(
+    python: Path, kind: Literal["core", "pubsub"] = "core", **options: Any
+) -> AsyncGenerator[Django]:
     """Run a process of Django Channels; when the block ends, it ends.
 
     Args:
         python: Its interpreter.
+        kind: The module that its layer is from.
         options: Of its layer.
     """
     process = await asyncio.create_subprocess_exec(
@@ -217,6 +220,7 @@ async def django_process(python: Path, **options: Any) -> AsyncGenerator[Django]
         # Neither this folder nor the environment has a say in what it imports.
         "-I",
         str(peer_process.__file__),
+        kind,
         encode(options).decode(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

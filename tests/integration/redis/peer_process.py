@@ -1,10 +1,10 @@
 """A process of Django Channels, which does what it is told on its standard input.
 
 Its interpreter has channels_redis and not fast_channels, and is given this file by its
-path. The one argument holds the options of the layer. Each line of the input is a
-command: its number, the name of a method, the arguments. Each line of the output is a
-result or an error, with the number of its command: a command does not wait for those
-before it. The process ends when its input does.
+path. The arguments are the name of the layer's module, and the options of the layer.
+Each line of the input is a command: its number, the name of a method, the arguments.
+Each line of the output is a result or an error, with the number of its command: a
+command does not wait for those before it. The process ends when its input does.
 """
 
 import asyncio
@@ -36,9 +36,18 @@ def _to_bytes(pairs: dict[str, Any]) -> Any:
     return bytes.fromhex(pairs[_BYTES]) if pairs.keys() == {_BYTES} else pairs
 
 
-async def main(options: dict[str, Any]) -> None:
+# By the name of the module: the name of its layer, and how that is closed.
+_LAYERS = {
+    "core": ("RedisChannelLayer", "close_pools"),
+    "pubsub": ("RedisPubSubChannelLayer", "flush"),
+}
+
+
+async def main(kind: str, options: dict[str, Any]) -> None:
     """Obey until the input ends; what is not done by then is given up."""
-    layer = import_module("channels_redis.core").RedisChannelLayer(**options)
+    name_of_class, close = _LAYERS[kind]
+    module = import_module(f"channels_redis.{kind}")
+    layer = getattr(module, name_of_class)(**options)
     lines = asyncio.StreamReader(LIMIT)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -53,7 +62,7 @@ async def main(options: dict[str, Any]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await layer.close_pools()
+    await getattr(layer, close)()
 
 
 async def _answer(
@@ -68,4 +77,4 @@ async def _answer(
 
 
 if __name__ == "__main__":
-    asyncio.run(main(decode(sys.argv[1])))
+    asyncio.run(main(sys.argv[1], decode(sys.argv[2])))

@@ -290,9 +290,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
 
     def _owner(self, channel: str) -> PubSubClient | None:
         """Return the client of the event loop in which a channel was made, if any."""
-        name = self.non_local_name(channel)
         for client in self._clients.peek():
-            if name.endswith(f".{client.name}!") and client.loop.is_running():
+            # Prefixes may have a "!" too.
+            if f".{client.name}!" in channel and client.loop.is_running():
                 return client
         return None
 

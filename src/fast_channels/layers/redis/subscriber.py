@@ -36,8 +36,8 @@ _PING_EVERY = 5.0
 _PATIENCE = 2.0
 # Seconds in which a loop that was blocked can read what was sent meanwhile.
 _GRACE = 0.05
-# Seconds between two attempts to connect: they grow, with jitter. Nobody shall miss half
-# a second after a server is back.
+# Seconds between two attempts to connect: they grow, with jitter. Nobody shall miss
+# half a second after a server is back.
 _BACKOFF = (0.01, 0.35)
 # How many names one command has.
 _CHUNK = 1000

@@ -233,6 +233,7 @@ async def test_nothing_to_give_back(server: FakeRedis, client: Client) -> None:
     # By the time that a later one goes back, it would have, too.
     client.want("others")
     server.add("asgi:others", packed(2))
+    await until(client.plain.waiting)
     await until(lambda: server.queues["asgi:others"])
     assert server.queues["asgi:jobs"] == {}
 

@@ -1,0 +1,323 @@
+"""The pub/sub layer while connections break, and servers go away and come back."""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+
+import pytest
+
+from fast_channels.consumer import AsyncWebsocketConsumer
+from fast_channels.layers import RedisPubSubChannelLayer, register_channel_layer
+from fast_channels.layers.redis import subscriber
+from fast_channels.layers.redis.connections import RedisUnavailable
+from fast_channels.testing import WebsocketCommunicator
+from tests.redis_servers.sentinel import Sentinels
+from tests.redis_servers.server import RedisServer
+
+from .faults.killer import Client, any_client, kill
+
+MESSAGE = {"type": "test.message"}
+# What channels are told of a connection.
+TOLD = {"on_disconnect": "gone", "on_reconnect": "back"}
+ALIAS = "pubsub"
+# After so many seconds a message counts as lost.
+LIMIT = 10
+# Seconds in which messages arrive again: from a server that is back, from a new master.
+BACK = 0.5
+BACK_AT_NEW_MASTER = 2.0
+
+
+class MakeLayer(Protocol):
+    """Makes a layer as one more process would."""
+
+    def __call__(
+        self, where: RedisServer | Sentinels, **options: Any
+    ) -> RedisPubSubChannelLayer: ...
+
+
+@pytest.fixture
+async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
+    """Give a test layers with options of its choice, which are empty when closed."""
+    layers: list[RedisPubSubChannelLayer] = []
+
+    def make_layer(
+        where: RedisServer | Sentinels, **options: Any
+    ) -> RedisPubSubChannelLayer:
+        if isinstance(where, Sentinels):
+            options["sentinels"] = where.addresses
+            options["service_name"] = where.service_name
+        else:
+            options["hosts"] = [where.url]
+        layers.append(RedisPubSubChannelLayer(prefix=prefix, **options))
+        return layers[-1]
+
+    yield make_layer
+    for layer in layers:
+        await layer.close()
+        held = layer.statistics()
+        left = {name: held[name] for name in ("channels", "groups", "waiting")}
+        assert not any(left.values()), f"{layer!r} still holds {left}"
+
+
+class Listener(AsyncWebsocketConsumer):
+    """Tells its client of each message of its group, and of its connection."""
+
+    channel_layer_alias = ALIAS
+    groups = ["crowd"]
+
+    async def gone(self, message: dict[str, Any]) -> None:
+        await self.send(message["type"])
+
+    back = test_message = gone
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110 # a server has no events
+            await asyncio.sleep(0.001)
+
+
+async def next_of(layer: RedisPubSubChannelLayer, channel: str) -> str:
+    """Return the type of the next message of a channel."""
+    async with asyncio.timeout(LIMIT):
+        message = await layer.receive(channel)
+    kind: str = message["type"]
+    return kind
+
+
+async def send_until(
+    receiving: asyncio.Task[Any], sender: RedisPubSubChannelLayer, group: str = "crowd"
+) -> float:
+    """Send to a group until something arrives, and return how many seconds it took."""
+    begun = time.monotonic()
+    while not receiving.done():
+        with contextlib.suppress(RedisUnavailable):
+            await sender.group_send(group, MESSAGE)
+        await asyncio.wait([receiving], timeout=0.005)
+    await receiving
+    return time.monotonic() - begun
+
+
+def listens(client: Client) -> bool:
+    """Return whether a connection has subscribed to something."""
+    return "P" in client["flags"]
+
+
+# Connections that break
+
+
+@pytest.mark.parametrize("chosen", [listens, any_client])
+async def test_killed_while_channels_are_added(
+    own_redis_server: RedisServer,
+    make_layer: MakeLayer,
+    chosen: Callable[[Client], bool],
+) -> None:
+    """Nobody who adds channels sees an error, and all of them work afterwards."""
+    layer, other = make_layer(own_redis_server), make_layer(own_redis_server)
+    channels = [await layer.new_channel("kind0")]
+    storm = True
+
+    async def add() -> None:
+        while storm:
+            number = len(channels)
+            channels.append(await layer.new_channel(f"kind{number % 10}"))
+            await layer.group_add(f"group{number}", channels[number])
+            await layer.group_add("crowd", channels[number])
+
+    def kill_once() -> bool:
+        is_there = any(map(listens, own_redis_server.clients()))
+        if is_there:
+            kill(own_redis_server, chosen)
+        return is_there
+
+    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
+        tasks.create_task(add())
+        for _ in range(40):
+            while not await asyncio.to_thread(kill_once):  # noqa: ASYNC110 # nobody tells
+                await asyncio.sleep(0.001)
+        storm = False
+    assert layer.statistics()["reconnects"] >= 20
+    assert len(channels) >= 40
+    # What it tells the server last.
+    await until(lambda: own_redis_server.command("PUBSUB", "NUMPAT") == 10)
+    for number, channel in enumerate(channels[1:], 1):
+        await other.send(channel, MESSAGE)
+        await other.group_send(f"group{number}", MESSAGE)
+        for _ in range(2):
+            assert await next_of(layer, channel) == "test.message"
+    await other.group_send("crowd", MESSAGE)
+    for channel in channels[1:]:
+        assert await next_of(layer, channel) == "test.message"
+        await layer.delete_channel(channel)
+
+
+async def test_many_channels(
+    own_redis_server: RedisServer, make_layer: MakeLayer
+) -> None:
+    """A process whose channels are in 5000 groups reconnects with a few commands."""
+    layer = make_layer(own_redis_server, **TOLD)
+    other = make_layer(own_redis_server)
+    channel = await layer.new_channel()
+    groups = [f"group{number}" for number in range(5000)]
+    await asyncio.gather(*[layer.group_add(group, channel) for group in groups])
+    before = own_redis_server.command_counts()
+    kill(own_redis_server, listens)
+    assert await next_of(layer, channel) == "gone"
+    assert await next_of(layer, channel) == "back"
+    after = own_redis_server.command_counts()
+    assert after["subscribe"] - before["subscribe"] == 5
+    assert after["psubscribe"] - before["psubscribe"] == 1
+    for group in groups[::500]:
+        await other.group_send(group, MESSAGE)
+        assert await next_of(layer, channel) == "test.message"
+
+
+# Servers that go away
+
+
+@pytest.mark.parametrize("seconds", [0, 1.2])
+async def test_restart(
+    own_redis_server: RedisServer, make_layer: MakeLayer, seconds: float
+) -> None:
+    """Half a second after a server is back, however long it was away, all is heard."""
+    layer = make_layer(own_redis_server, **TOLD)
+    channel = await layer.new_channel()
+    await layer.group_add("crowd", channel)
+    name = f"{layer.prefix}__group__crowd"
+    value = layer.serializer.serialize(MESSAGE)
+    own_redis_server.kill()
+    assert await next_of(layer, channel) == "gone"
+    # This is about time itself: how long it waits between two attempts.
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(own_redis_server.start)
+    begun = time.monotonic()
+    await until(lambda: own_redis_server.command("PUBLISH", name, value))
+    assert time.monotonic() - begun < BACK
+    assert [await next_of(layer, channel) for _ in range(2)] == [
+        "back",
+        MESSAGE["type"],
+    ]
+
+
+async def test_frozen_server(
+    own_redis_server: RedisServer,
+    make_layer: MakeLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is noticed that a server says nothing, and when it goes on all is heard."""
+    monkeypatch.setattr(subscriber, "_PING_EVERY", 0.1)
+    monkeypatch.setattr(subscriber, "_PATIENCE", 0.2)
+    layer = make_layer(
+        own_redis_server, **TOLD, connection_kwargs={"socket_timeout": 0.3}
+    )
+    channel = await layer.new_channel()
+    await layer.group_add("crowd", channel)
+    own_redis_server.pause()
+    try:
+        assert await next_of(layer, channel) == "gone"
+        async with asyncio.timeout(2):
+            # It does not wait for Redis long, and works later.
+            await layer.group_add("later", channel)
+            with pytest.raises(RedisUnavailable, match=r"is not available: "):
+                await layer.group_send("crowd", MESSAGE)
+    finally:
+        own_redis_server.resume()
+    assert await next_of(layer, channel) == "back"
+    await layer.delete_channel(channel)
+    channel = await layer.new_channel()
+    for group in ("crowd", "later"):
+        await layer.group_add(group, channel)
+        await layer.group_send(group, MESSAGE)
+        assert await next_of(layer, channel) == "test.message"
+
+
+def crash(sentinels: Sentinels) -> RedisServer:
+    return sentinels.wait_for_new_master(sentinels.kill_master())
+
+
+@pytest.mark.parametrize("change", [crash, Sentinels.fail_over])
+async def test_new_master(
+    breakable_sentinels: Sentinels,
+    make_layer: MakeLayer,
+    change: Callable[[Sentinels], RedisServer],
+) -> None:
+    """Two seconds after there is a new master, messages arrive through it."""
+    layer, other = make_layer(breakable_sentinels), make_layer(breakable_sentinels)
+    channel = await layer.new_channel()
+    await layer.group_add("crowd", channel)
+    await other.group_send("crowd", MESSAGE)
+    await next_of(layer, channel)
+    old = breakable_sentinels.master
+    new = await asyncio.to_thread(change, breakable_sentinels)
+    assert new is not old
+    receiving = asyncio.create_task(next_of(layer, channel))
+    assert await send_until(receiving, other) < BACK_AT_NEW_MASTER
+    await layer.delete_channel(channel)
+
+
+async def test_unreachable_at_start(
+    own_redis_server: RedisServer, make_layer: MakeLayer
+) -> None:
+    """Who sends is told so; consumers connect, and receive when the server is there."""
+    own_redis_server.kill()
+    layer = make_layer(own_redis_server, connection_kwargs={"socket_timeout": 0.5})
+    register_channel_layer(ALIAS, layer)
+    expected = re.escape(f"{own_redis_server.url}/0 is not available: ")
+    for sending in (
+        layer.send("jobs", MESSAGE),
+        layer.group_send("crowd", MESSAGE),
+    ):
+        async with asyncio.timeout(2):
+            with pytest.raises(RedisUnavailable, match=expected):
+                await sending
+    clients = [WebsocketCommunicator(Listener.as_asgi(), "/") for _ in range(3)]
+    for client in clients:
+        assert await client.connect() == (True, None)
+    await asyncio.to_thread(own_redis_server.start)
+    for client in clients:
+        await send_until(asyncio.create_task(client.receive_from(LIMIT)), layer)
+        await client.disconnect()
+
+
+async def test_consumers_are_told(
+    own_redis_server: RedisServer, make_layer: MakeLayer
+) -> None:
+    """Consumers learn that they may have missed something, and stay connected."""
+    layer = make_layer(own_redis_server, **TOLD)
+    register_channel_layer(ALIAS, layer)
+    clients = [WebsocketCommunicator(Listener.as_asgi(), "/") for _ in range(3)]
+    for client in clients:
+        assert await client.connect() == (True, None)
+    kill(own_redis_server, listens)
+    for client in clients:
+        assert [await client.receive_from(LIMIT) for _ in range(2)] == ["gone", "back"]
+    await layer.group_send("crowd", MESSAGE)
+    for client in clients:
+        assert await client.receive_from(LIMIT) == "test.message"
+        await client.disconnect()
+
+
+async def test_forbidden_channel(
+    own_redis_server: RedisServer,
+    make_layer: MakeLayer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What Redis forbids is asked for until it is allowed, and logged once."""
+    own_redis_server.command(
+        *("ACL", "SETUSER", "default", "resetchannels", "&asgi*", "&test-*")
+    )
+    layer = make_layer(own_redis_server)
+    receiving = asyncio.create_task(next_of(layer, "jobs"))
+    await until(lambda: caplog.messages)
+    channel = await layer.new_channel()
+    await layer.group_add("crowd", channel)
+    own_redis_server.command("ACL", "SETUSER", "default", "allchannels")
+    await send_until(asyncio.create_task(next_of(layer, channel)), layer)
+    await layer.send("jobs", MESSAGE)
+    assert await receiving == "test.message"
+    [message] = caplog.messages
+    assert "cannot be listened to: " in message
+    await layer.delete_channel(channel)
