@@ -126,8 +126,11 @@ async def restricted(
         url = server.url.replace("://", f"://{prefix}:pw@")
         async with RedisChannelLayer([url], prefix) as layer:
             yield layer
-        denied = repr(server.command("ACL", "LOG"))
-        assert prefix not in denied, denied
+        entries = server.command("ACL", "LOG")
+        assert isinstance(entries, list)
+        # From Redis 7.2 on redis-py tells what it is, and does not mind if it may not.
+        denied = [each for each in map(repr, entries) if "client|setinfo" not in each]
+        assert not [each for each in denied if prefix in each], denied
     finally:
         server.command("ACL", "DELUSER", prefix)
 
