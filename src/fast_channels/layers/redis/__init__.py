@@ -4,14 +4,14 @@ try:
     from .connections import RedisUnavailable
     from .pubsub import RedisPubSubChannelLayer
     from .queue import RedisChannelLayer
-except ImportError as exc:
-    missing = (exc.name or "").partition(".")[0]
-    if missing not in {"msgpack", "redis"}:
+except ImportError as _exc:
+    _missing = (_exc.name or "").partition(".")[0]
+    if _missing not in {"msgpack", "redis"}:
         raise
     raise ImportError(
-        f"the layers for Redis need {missing}, which cannot be imported; install it: "
+        f"the layers for Redis need {_missing}, which cannot be imported; install it: "
         "pip install 'fast-channels[redis]'",
-        name=exc.name,
-    ) from exc
+        name=_exc.name,
+    ) from _exc
 
 __all__ = ["RedisChannelLayer", "RedisPubSubChannelLayer", "RedisUnavailable"]
