@@ -8,7 +8,7 @@ from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Reply
 from tests.redis_servers.server import HOST, RedisServer, wait_until
 
-FAILOVER_TIMEOUT = 15.0
+FAILOVER_TIMEOUT = 20.0
 
 _QUORUM = 2
 _PERIODS = {
@@ -100,8 +100,9 @@ class Sentinels:
         watches = (
             f"sentinel monitor {name} {HOST} {master.port} {_QUORUM}",
             f"sentinel down-after-milliseconds {name} {_DOWN_AFTER}",
-            # A second is too short: it gives up failovers that would have succeeded.
-            f"sentinel failover-timeout {name} 3000",
+            # On a busy machine, three seconds are too short: it gives up failovers that
+            # would have succeeded.
+            f"sentinel failover-timeout {name} 6000",
             # Otherwise it asks the master for its replicas only after ten seconds.
             f"sentinel known-replica {name} {HOST} {replica.port}",
         )

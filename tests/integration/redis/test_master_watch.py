@@ -35,7 +35,7 @@ class Watched:
 
     async def told(self) -> None:
         """Wait until a change is told of."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while not self.switches:  # noqa: ASYNC110 # nobody tells
                 await asyncio.sleep(0.001)
 
@@ -105,7 +105,7 @@ async def test_commands_follow(breakable_sentinels: Sentinels) -> None:
         try:
             assert await port_of(redis) == old.port
             await asyncio.to_thread(wait_until, begun, "a failover begins", 10)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 while await port_of(redis) != new.port:
                     pass
             assert old.info("replication")["role"] == "master"
