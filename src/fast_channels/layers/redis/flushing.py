@@ -11,6 +11,7 @@ import re
 from typing import cast
 
 from .connections import CommandConnection
+from .patterns import starting_with
 
 __all__ = ["flush_keys"]
 
@@ -19,7 +20,6 @@ _STEP = 1000
 # What stands after the prefix in keys that tell of it. Names have no colons.
 _SIGN = rb":(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer)"
 _SIGNS = re.compile(rb"(.+)" + _SIGN)
-_WILD = re.compile(r"([*?\[\]\\^-])")
 
 
 async def flush_keys(server: CommandConnection, prefix: str) -> None:
@@ -39,7 +39,7 @@ async def flush_keys(server: CommandConnection, prefix: str) -> None:
 
 
 async def _find(server: CommandConnection, prefix: str) -> list[bytes]:
-    pattern = _WILD.sub(r"\\\1", prefix) + "*"
+    pattern = starting_with(prefix)
     found: set[bytes] = set()
     cursor = b"0"
     while True:

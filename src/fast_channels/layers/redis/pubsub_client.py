@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from fast_channels.layers.mailboxes import Mailboxes
 from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .master_watch import MasterWatch
+from .patterns import starting_with
 from .sentinel import make_connection
 from .serializers import UndecodableMessage
 from .sharding import shard_of
@@ -23,8 +23,6 @@ __all__ = ["PubSubClient"]
 
 # How often in seconds to ask whether waiting for Redis to confirm is still of use.
 _PATIENCE = 0.1
-# What has a meaning of its own in a pattern.
-_WILD = re.compile(r"([*?\[\]\\^-])")
 
 
 class PubSubClient:
@@ -99,7 +97,7 @@ class PubSubClient:
 
     async def listen_to_own(self, prefix: str) -> None:
         """Listen to all channels whose names start so; returns when they are heard."""
-        pattern = Pattern(_WILD.sub(r"\\\1", prefix) + "*")
+        pattern = Pattern(starting_with(prefix))
         if pattern not in self._patterns:
             self._patterns.add(pattern)
             self._watch()
