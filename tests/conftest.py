@@ -46,6 +46,8 @@ def empty_registry() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 async def no_task_left() -> AsyncIterator[None]:
     """Fail a test that leaves a task running."""
+    # What blocks is noticed above; a busy machine is not to add lines to the log.
+    asyncio.get_running_loop().slow_callback_duration = 60
     yield
     # A task that was cancelled in the last line of a test needs a moment to end.
     for _ in range(3):

@@ -6,8 +6,11 @@ time, all in the task that runs it. The rules:
 
 1. Messages of one source are dispatched in the order in which they arrived; sources
    that all have something take turns.
-2. A source that is awaited has a pump: one task for as long as the loop runs, which
-   awaits the source again only when its last message has been dispatched.
+2. A source that is awaited has a pump: a task that awaits the source again only when
+   its last message has been dispatched. It is made for as long as the loop runs, or is
+   the one that calls ``listen()``: then the loop runs in a task of its own, since
+   waking a server's task means to go through all that frameworks and middleware
+   await, with each message.
 3. A mailbox needs no pump. Its messages are taken right before they are dispatched,
    so that none is lost when the loop ends.
 4. Whoever has something new calls ``wake()``. The loop registers its sleeper first and
@@ -15,8 +18,8 @@ time, all in the task that runs it. The rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias, cast
 
 from .type_defs import ChannelMessage
 
@@ -45,13 +48,14 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
         running = asyncio.get_running_loop()
     except RuntimeError:
         running = None
-    if loop is not running:
-        try:
-            loop.call_soon_threadsafe(_resolve, sleeper)
-        except RuntimeError:
-            return False
-    elif not sleeper.done():
-        sleeper.set_result(None)
+    if loop is running:
+        if not sleeper.done():
+            sleeper.set_result(None)
+        return True
+    try:
+        loop.call_soon_threadsafe(_resolve, sleeper)
+    except RuntimeError:
+        return False
     return True
 
 
@@ -71,16 +75,20 @@ class DispatchLoop:
         dispatch: Awaited with each message.
     """
 
-    __slots__ = ("_dispatch", "_ended", "_sleeper", "received")
+    __slots__ = ("_dispatch", "_ended", "_gate", "_listens", "_sleeper", "received")
 
     def __init__(self, dispatch: _Dispatch) -> None:
         self._dispatch = dispatch
         # Whether the pumps have been cancelled.
         self._ended = False
+        # Whether there is a task that listens to a source.
+        self._listens = False
         self.received: Received = []
         """What was received and not dispatched yet."""
         # What the loop sleeps on while there is nothing to dispatch.
         self._sleeper: asyncio.Future[None] | None = None
+        # At which a pump waits whose message was received by receive().
+        self._gate: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
         """Tell the loop that there may be something to take. Safe in any thread."""
@@ -103,16 +111,104 @@ class DispatchLoop:
             take: Returns the next message of a mailbox, or None if it is empty;
                 ``wake()`` has to be called when it no longer is.
         """
-        if take is None and len(sources) == 1:
+        if take is None and len(sources) == 1 and not self._listens:
             await self._run_alone(sources[0])
-        pumps = [asyncio.create_task(self._pump(source)) for source in sources]
+        take = take or _take_nothing
+        loop = asyncio.get_running_loop()
+        ready, dispatch = self.received, self._dispatch
+        run = 0
+        sleeper = self._sleeper = loop.create_future()
+        self._open_gate()
+        pumps = [asyncio.create_task(self._pump_apart(source)) for source in sources]
         try:
-            await self._run(take or _take_nothing)
+            while True:
+                if ready:
+                    await self._dispatch_ready(ready.pop(0))
+                message = take()
+                if message is not None:
+                    await dispatch(message)
+                elif not ready:
+                    # The sleeper is older than the look into the mailbox: whatever came
+                    # after that has resolved it.
+                    await sleeper
+                    sleeper = self._sleeper = loop.create_future()
+                    run = 0
+                    continue
+                run += 1
+                if run >= _RUN:
+                    run = 0
+                    await asyncio.sleep(0)
         finally:
             self._ended = True
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            if pumps:
+                await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def listen(self, source: _Source, work: Coroutine[Any, Any, None]) -> None:
+        """Be the pump of a source, while another task does the work; end as that does.
+
+        The source is first awaited when the work runs this loop, or calls
+        ``receive()``. The work is cancelled whenever this task is, and has to end for
+        this to end.
+
+        Args:
+            source: Awaited for one message after the other.
+            work: What the other task runs, in a copy of this one's context.
+        """
+        this = cast("asyncio.Task[Any]", asyncio.current_task())
+        others = this.cancelling()
+        self._listens = True
+        gate = self._gate = asyncio.get_running_loop().create_future()
+        worker = asyncio.create_task(work)
+        interrupted = False
+
+        def interrupt(_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            this.cancel()
+
+        worker.add_done_callback(interrupt)
+        while not worker.done():
+            try:
+                # What is cancelled again and again lets others have their turn, too.
+                await asyncio.sleep(0)
+                await asyncio.wait([gate])
+                await self._pump_here(source)
+                # There is nothing more to hear.
+                await asyncio.wait([worker])
+            except asyncio.CancelledError:
+                # Either the worker has ended, or it is to end.
+                if not worker.done():
+                    worker.cancel()
+                    others += 1
+        worker.remove_done_callback(interrupt)
+        left = this.uncancel() if interrupted else this.cancelling()
+        if left > others and not worker.cancelled() and worker.exception() is None:
+            raise asyncio.CancelledError
+        worker.result()
+
+    async def receive(self) -> Any:
+        """Wait for the next message of the source that is listened to.
+
+        The source is awaited again when the one after that is asked for, or when the
+        loop runs.
+        """
+        self._open_gate()
+        loop = asyncio.get_running_loop()
+        while not self.received:
+            sleeper = self._sleeper = loop.create_future()
+            await sleeper
+        item = self.received.pop(0)
+        if isinstance(item, BaseException):
+            raise item
+        message, self._gate = item
+        return message
+
+    def _open_gate(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            _resolve(gate)
 
     async def _run_alone(self, source: _Source) -> None:
         """Serve a single source, which needs neither a pump nor a sleeper."""
@@ -124,53 +220,45 @@ class DispatchLoop:
                 run = 0
                 await asyncio.sleep(0)
 
-    async def _run(self, take: Callable[[], ChannelMessage | None]) -> None:
-        loop = asyncio.get_running_loop()
-        ready, dispatch = self.received, self._dispatch
-        run = 0
-        sleeper = self._sleeper = loop.create_future()
-        while True:
-            if ready:
-                await self._dispatch_ready(ready.pop(0))
-            message = take()
-            if message is not None:
-                await dispatch(message)
-            elif not ready:
-                # The sleeper is older than the look into the mailbox: whatever came
-                # after that has resolved it.
-                await sleeper
-                sleeper = self._sleeper = loop.create_future()
-                run = 0
-                continue
-            run += 1
-            if run >= _RUN:
-                run = 0
-                await asyncio.sleep(0)
-
     async def _dispatch_ready(
         self, item: tuple[ChannelMessage, asyncio.Future[None]] | BaseException
     ) -> None:
         if isinstance(item, BaseException):
             raise item
-        message, gate = item
+        message, self._gate = item
         await self._dispatch(message)
-        _resolve(gate)
+        self._open_gate()
 
-    async def _pump(self, source: _Source) -> None:
-        loop = asyncio.get_running_loop()
+    async def _pump_here(self, source: _Source) -> None:
         try:
-            while True:
-                message = await source()
-                if self._ended:
-                    # It returned although it was cancelled, as asyncio.wait_for() may.
-                    return
-                gate: asyncio.Future[None] = loop.create_future()
-                self.received.append((message, gate))
-                self.wake()
-                await gate
+            await self._pump(source)
+        except asyncio.CancelledError:
+            raise
         except BaseException as exc:  # noqa: BLE001 # the loop raises it
-            self.received.append(exc)
+            self._fail(exc)
+
+    async def _pump_apart(self, source: _Source) -> None:
+        try:
+            await self._pump(source, apart=True)
+        except BaseException as exc:  # noqa: BLE001 # the loop raises it
+            if not self._ended:
+                self._fail(exc)
+
+    async def _pump(self, source: _Source, *, apart: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            message = await source()
+            if apart and self._ended:
+                # It returned although it was cancelled, as asyncio.wait_for() may.
+                return
+            gate: asyncio.Future[None] = loop.create_future()
+            self.received.append((message, gate))
             self.wake()
+            await gate
+
+    def _fail(self, exc: BaseException) -> None:
+        self.received.append(exc)
+        self.wake()
 
 
 async def await_many_dispatch(

@@ -14,6 +14,7 @@ PUBLIC: dict[str, set[str]] = {
     "fast_channels": {"__version__"},
     "fast_channels.consumer": {
         "AsyncConsumer",
+        "AsyncHttpConsumer",
         "AsyncJsonWebsocketConsumer",
         "AsyncWebsocketConsumer",
     },
@@ -33,6 +34,7 @@ PUBLIC: dict[str, set[str]] = {
         "InMemoryChannelLayer",
         "RedisChannelLayer",
         "RedisPubSubChannelLayer",
+        "SyncChannelLayer",
         "channel_layers",
         "get_channel_layer",
         "has_layers",
@@ -46,7 +48,20 @@ PUBLIC: dict[str, set[str]] = {
     },
     "fast_channels.layers.redis.type_defs": {"Host", "HostSpelling"},
     "fast_channels.layers.redis.utils": {"parse_hosts", "shard_of"},
-    "fast_channels.testing": {"ApplicationCommunicator", "WebsocketCommunicator"},
+    "fast_channels.lifespan": {"channels_lifespan", "close_consumers"},
+    "fast_channels.middleware": {
+        "AllowedHostsOriginValidator",
+        "BaseMiddleware",
+        "CookieMiddleware",
+        "OriginValidator",
+        "WebsocketDenier",
+    },
+    "fast_channels.routing": {"ChannelNameRouter", "ProtocolTypeRouter"},
+    "fast_channels.testing": {
+        "ApplicationCommunicator",
+        "HttpCommunicator",
+        "WebsocketCommunicator",
+    },
     "fast_channels.type_defs": {
         "ASGI3Application",
         "ASGIApplication",
@@ -74,17 +89,27 @@ PUBLIC: dict[str, set[str]] = {
         "WebSocketSendEvent",
     },
     "fast_channels.utils": {"await_many_dispatch", "is_same_domain"},
+    "fast_channels.worker": {"Worker"},
 }
 
 # Where else a part of them can be imported from, for code written for older releases.
 ALSO: dict[str, set[str]] = {
     "fast_channels.consumer.base": {"AsyncConsumer"},
+    "fast_channels.consumer.http": {"AsyncHttpConsumer"},
     "fast_channels.consumer.websocket": {
         "AsyncJsonWebsocketConsumer",
         "AsyncWebsocketConsumer",
     },
     "fast_channels.layers.base": {"BaseChannelLayer"},
     "fast_channels.layers.in_memory": {"InMemoryChannelLayer"},
+    "fast_channels.layers.sync": {"SyncChannelLayer"},
+    "fast_channels.middleware.base": {"BaseMiddleware"},
+    "fast_channels.middleware.cookies": {"CookieMiddleware"},
+    "fast_channels.middleware.websocket": {
+        "AllowedHostsOriginValidator",
+        "OriginValidator",
+        "WebsocketDenier",
+    },
     "fast_channels.layers.redis.core": {"RedisChannelLayer"},
     "fast_channels.layers.redis.pubsub": {"RedisPubSubChannelLayer"},
     "fast_channels.layers.redis.queue": {"RedisChannelLayer"},

@@ -631,3 +631,156 @@ async def test_await_many_dispatch_without_callables_waits_to_be_cancelled() -> 
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
+
+
+# Listening in one task, and working in another
+
+
+async def listen(
+    loop: DispatchLoop,
+    source: Callable[[], Awaitable[ChannelMessage]],
+    *,
+    first: bool = False,
+    take: Callable[[], ChannelMessage | None] | None = None,
+) -> None:
+    """Serve a source that is listened to; receive its first message apart."""
+
+    async def work() -> None:
+        if first:
+            assert (await loop.receive())["type"] == "first"
+        await loop.run([], take or Box().take)
+
+    await loop.listen(source, work())
+
+
+async def test_what_is_heard_is_dispatched_in_another_task() -> None:
+    """The task that listens receives, and another one dispatches, in order."""
+    tasks: list[asyncio.Task[Any] | None] = []
+    handler = Handler(turns=2)
+
+    async def dispatch(message: ChannelMessage) -> None:
+        tasks.append(asyncio.current_task())
+        await handler(message)
+
+    with pytest.raises(StopConsumer):
+        await listen(DispatchLoop(dispatch), source_of("first", "a", LAST), first=True)
+    assert handler.names == ["a", LAST]
+    assert len({*tasks, asyncio.current_task()}) == 2
+    assert others() == set()
+
+
+async def test_nothing_is_received_before_it_is_asked_for() -> None:
+    """A source is awaited when the work asks for its messages, and not during one."""
+    polled: list[str] = []
+    handled = asyncio.Event()
+
+    async def source() -> ChannelMessage:
+        polled.append("source")
+        return {"type": "a"} if len(polled) == 1 else await nothing()
+
+    async def dispatch(message: ChannelMessage) -> None:
+        await turn()
+        assert polled == ["source"]
+        handled.set()
+
+    loop = DispatchLoop(dispatch)
+
+    async def work() -> None:
+        await turn()
+        assert polled == []
+        await loop.run([], Box().take)
+
+    listening = asyncio.create_task(loop.listen(source, work()))
+    await handled.wait()
+    await turn()
+    assert polled == ["source", "source"]
+    listening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listening
+    assert others() == set()
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), KeyError("boom")])
+@pytest.mark.parametrize("first", [True, False])
+async def test_source_that_fails_ends_the_work(error: Exception, first: bool) -> None:
+    """An exception of a source that is listened to is raised where it is asked for."""
+
+    async def source() -> ChannelMessage:
+        raise error
+
+    with pytest.raises(type(error), match="boom"):
+        await listen(DispatchLoop(Handler()), source, first=first)
+    assert others() == set()
+
+
+async def test_work_that_fails_while_nobody_says_anything() -> None:
+    """The task that listens ends with the work, is not cancelled, and can go on."""
+    with pytest.raises(StopConsumer):
+        await listen(DispatchLoop(Handler()), nothing, take=Box([LAST]).take)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await turn()
+    assert others() == set()
+
+
+async def test_cancelled_while_it_listens_and_again() -> None:
+    """Each cancellation reaches the work, which decides how it ends."""
+    cancelled: list[int] = []
+    ending = asyncio.Event()
+
+    async def work() -> None:
+        for number in range(2):
+            try:
+                await nothing()
+            except asyncio.CancelledError:
+                cancelled.append(number)
+        ending.set()
+        await nothing()
+
+    loop = DispatchLoop(Handler())
+    listening = asyncio.create_task(loop.listen(nothing, work()))
+    for expected in ([0], [0, 1]):
+        await turn()
+        listening.cancel()
+        await turn()
+        assert cancelled == expected
+    await ending.wait()
+    listening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listening
+    assert others() == set()
+
+
+async def test_work_that_ends_well_although_it_was_cancelled() -> None:
+    """Work that swallows its cancellation ends as if there had been none."""
+
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await nothing()
+
+    listening = asyncio.create_task(DispatchLoop(Handler()).listen(nothing, work()))
+    await turn()
+    listening.cancel()
+    await listening
+    assert others() == set()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
+    """A cancellation that comes too late for the work comes out all the same."""
+    end = asyncio.Event()
+
+    async def work() -> None:
+        await end.wait()
+
+    listening = asyncio.create_task(DispatchLoop(Handler()).listen(nothing, work()))
+    await turn()
+    end.set()
+    await turn(turns)
+    if listening.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+    else:
+        await listening
+    assert others() == set()

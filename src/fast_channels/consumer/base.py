@@ -1,7 +1,8 @@
 """The consumer: a class with a method for each type of message.
 
-An instance is an ASGI application for one connection. All its handlers run in the
-task that the server runs it in, one after the other.
+An instance is an ASGI application for one connection. All its handlers run in one
+task, one after the other: the one that the server runs the application in, or, for a
+WebSocket that has a layer, another one with a copy of its context.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import functools
 import inspect
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from fast_channels.exceptions import StopConsumer
@@ -24,7 +25,7 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-__all__ = ["AsyncConsumer", "ConsumerApplication"]
+__all__ = ["AsyncConsumer", "ConsumerApplication", "LiveConsumer", "live_consumers"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +48,39 @@ _GRACE = 5.0
 
 # Classes whose missing layer was logged.
 _warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
+
+
+class LiveConsumer:
+    """A consumer that serves a connection now, for whoever has to end it."""
+
+    __slots__ = ("__weakref__", "consumer", "ended", "task")
+
+    def __init__(self, consumer: "AsyncConsumer") -> None:
+        self.consumer: AsyncConsumer = consumer
+        """The consumer."""
+        self.task: asyncio.Task[Any] = cast("asyncio.Task[Any]", asyncio.current_task())
+        """The task that serves the connection."""
+        self.ended: asyncio.Event | None = None
+        """Set when it has ended. Whoever makes it may cancel the task, and the server
+        is not told of that."""
+        live_consumers[id(self)] = self
+
+    def absorb(self, cause: BaseException) -> bool:
+        """Return whether the server is not to be told of what ended the consumer."""
+        asked = self.ended is not None and isinstance(cause, asyncio.CancelledError)
+        return asked and not self.task.uncancel()
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        live_consumers.pop(id(self), None)
+        if self.ended is not None:
+            self.ended.set()
+
+
+live_consumers: "weakref.WeakValueDictionary[int, LiveConsumer]" = (
+    weakref.WeakValueDictionary()
+)
+"""The consumers of this process that serve a connection now, in all event loops."""
 
 
 class AsyncConsumer:
@@ -116,16 +150,9 @@ class AsyncConsumer:
         self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
         self._consumer_prepare()
         self.channel_layer = self.__find_layer()
-        cause: BaseException | None = None
-        try:
-            await self._consumer_run(receive)
-        except StopConsumer as exc:
-            cause = exc
-        except BaseException as exc:
-            cause = exc
-            raise
-        finally:
-            await self._consumer_end(cause)
+        loop = DispatchLoop(self._consumer_dispatcher())
+        self._consumer_received = loop.received
+        await self._consumer_attend(loop, receive)
 
     async def dispatch(self, message: ChannelMessage) -> None:
         """Give a message to the method for its type.
@@ -137,22 +164,7 @@ class AsyncConsumer:
         Raises:
             ValueError: The message has no type, or there is no method for it.
         """
-        message_type = message.get("type")
-        if not isinstance(message_type, str):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                "a message needs a 'type', a str that names its handler; "
-                f"this one has {message_type!r}: {message!r}"
-            )
-        name = _handler_name(type(self), message_type)  # type: ignore[arg-type] # mypy looks at the hash of instances
-        handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
-            self, name, None
-        )
-        if not callable(handler):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                f"no handler for message type {message_type!r}: "
-                f"{type(self).__qualname__} has no method {name!r}"
-            )
-        await handler(message)
+        await self.__handle(message)
 
     if TYPE_CHECKING:
         # Subclasses for a protocol, and theirs, have arguments of their own.
@@ -172,22 +184,77 @@ class AsyncConsumer:
     def _consumer_prepare(self) -> None:
         """Check what the connection is; there is nothing to release yet."""
 
-    async def _consumer_run(self, receive: ASGIReceiveCallable) -> None:
-        loop = DispatchLoop(self.dispatch)
-        self._consumer_received = loop.received
+    async def _consumer_attend(
+        self, loop: DispatchLoop, receive: ASGIReceiveCallable
+    ) -> None:
+        """Serve the connection, in this task or in another one."""
+        await self._consumer_serve(loop, receive, [receive])
+
+    async def _consumer_serve(
+        self,
+        loop: DispatchLoop,
+        receive: ASGIReceiveCallable,
+        sources: Sequence[ASGIReceiveCallable],
+    ) -> None:
+        """Serve the connection in this task.
+
+        Args:
+            loop: What dispatches.
+            receive: Waits for the next event of the server.
+            sources: What the loop waits for, beside the channel.
+        """
+        live = LiveConsumer(self)
+        cause: BaseException | None = None
+        try:
+            try:
+                # What awaits the next message is gone through with each of them: it is
+                # as little as possible.
+                await loop.run(*await self._consumer_start(loop, receive, sources))
+            except StopConsumer as exc:
+                await self._consumer_stopped(exc, receive if sources else loop.receive)
+                raise
+        except StopConsumer as exc:
+            cause = exc
+        except BaseException as exc:
+            cause = exc
+            if not live.absorb(exc):
+                raise
+        finally:
+            try:
+                await self._consumer_end(cause)
+            finally:
+                live.end()
+
+    async def _consumer_start(
+        self,
+        loop: DispatchLoop,
+        receive: ASGIReceiveCallable,
+        sources: Sequence[ASGIReceiveCallable],
+    ) -> tuple[Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None]:
+        """Do what comes before the loop; return what that is to run with."""
         layer = self.channel_layer
         if layer is None:
             await self._consumer_begin(receive)
-            await loop.run([receive])
-        else:
-            self.channel_name = await layer.new_channel()
-            self.channel_receive = functools.partial(layer.receive, self.channel_name)
-            mailbox = layer.attach(self.channel_name, loop.wake)
-            await self._consumer_begin(receive)
-            if mailbox is None:
-                await loop.run([receive, self.channel_receive])
-            else:
-                await loop.run([receive], mailbox.take)
+            return sources, None
+        self.channel_name = await layer.new_channel()
+        self.channel_receive = functools.partial(layer.receive, self.channel_name)
+        mailbox = layer.attach(self.channel_name, loop.wake)
+        await self._consumer_begin(receive)
+        if mailbox is None:
+            channel_receive = cast("ASGIReceiveCallable", self.channel_receive)
+            return [*sources, channel_receive], None
+        return sources, mailbox.take
+
+    async def _consumer_stopped(
+        self, signal: StopConsumer, receive: ASGIReceiveCallable
+    ) -> None:
+        """Do what is still to be dispatched when the consumer has been stopped."""
+
+    def _consumer_dispatcher(self) -> Callable[[ChannelMessage], Awaitable[None]]:
+        """Return what is awaited with each message: dispatch(), or more around it."""
+        dispatch = self.dispatch
+        overridden = getattr(dispatch, "__func__", None) is not AsyncConsumer.dispatch
+        return dispatch if overridden else self.__handle
 
     async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
         """Do what comes before the first message; subclasses may dispatch one."""
@@ -235,6 +302,25 @@ class AsyncConsumer:
             pass
         except Exception:
             _logger.exception("%s could not %s", type(self).__qualname__, what)
+
+    def __handle(self, message: ChannelMessage) -> Awaitable[None]:
+        """Do as ``dispatch()`` does, with a coroutine less."""
+        message_type = message.get("type")
+        if not isinstance(message_type, str):
+            raise ValueError(  # noqa: TRY004 # as for any message without a handler
+                "a message needs a 'type', a str that names its handler; "
+                f"this one has {message_type!r}: {message!r}"
+            )
+        name = _handler_name(type(self), message_type)  # type: ignore[arg-type] # mypy looks at the hash of instances
+        handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
+            self, name, None
+        )
+        if not callable(handler):
+            raise ValueError(  # noqa: TRY004 # as for any message without a handler
+                f"no handler for message type {message_type!r}: "
+                f"{type(self).__qualname__} has no method {name!r}"
+            )
+        return handler(message)
 
     def __find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
@@ -286,8 +372,8 @@ class ConsumerApplication:
         send: ASGISendCallable,
     ) -> None: ...
     @overload
-    async def __call__(self, websocket: Any, /) -> None: ...
-    async def __call__(  # type: ignore[misc] # pyright: ignore[reportInconsistentOverload] # the second is how Starlette types what add_websocket_route() takes; it calls applications with the first
+    async def __call__(self, connection: Any, /) -> Any: ...
+    async def __call__(  # type: ignore[misc] # pyright: ignore[reportInconsistentOverload] # the second is how Starlette types what add_websocket_route() and add_route() take; it calls applications with the first
         self,
         scope: ChannelScope,
         receive: ASGIReceiveCallable,

@@ -6,6 +6,7 @@ import functools
 import json
 from typing import Any
 
+from fast_channels.denial import denial_events
 from fast_channels.exceptions import (
     AcceptConnection,
     DenyConnection,
@@ -13,6 +14,7 @@ from fast_channels.exceptions import (
     StopConsumer,
 )
 from fast_channels.layers.base import BaseChannelLayer
+from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ChannelHeaders,
@@ -60,7 +62,9 @@ class AsyncWebsocketConsumer(AsyncConsumer):
 
     # Whether there was a websocket.connect and no disconnect() for it yet.
     __connected = False
-    # Whether close() was called.
+    # Whether accept() was called.
+    __accepted = False
+    # Whether close() or deny() was called, or the client has left.
     __closed = False
     # What disconnect() is to be told when no websocket.disconnect tells it.
     __close_code = _NORMAL
@@ -81,7 +85,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def connect(self) -> None:
         """Decide about a new connection; accepts it, unless overridden.
 
-        Call ``accept()`` or ``close()``, or raise ``AcceptConnection`` or
+        Call ``accept()``, ``deny()`` or ``close()``, or raise ``AcceptConnection`` or
         ``DenyConnection``.
         """
         await self.accept()
@@ -111,18 +115,60 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def accept(
         self, subprotocol: str | None = None, headers: ChannelHeaders | None = None
     ) -> None:
-        """Accept the connection.
+        """Accept the connection; nothing happens if it was refused already.
 
         Args:
             subprotocol: One of those that the client offered.
             headers: Headers to add to the response.
         """
+        if self.__closed:
+            return
+        self.__accepted = True
         event: dict[str, Any] = {"type": "websocket.accept"}
         if subprotocol is not None:
             event["subprotocol"] = subprotocol
         if headers is not None:
             event["headers"] = list(headers)
         await self.__transmit(event)
+
+    async def deny(
+        self,
+        status: int = 403,
+        headers: ChannelHeaders | None = None,
+        body: bytes = b"",
+    ) -> None:
+        """Refuse the connection, and say why in an HTTP response.
+
+        It is for ``connect()``, instead of ``accept()``. Nothing is sent any more
+        afterwards; ``disconnect()`` is called with what the server tells, most often
+        1006. A second call does nothing.
+
+        Clients see the response; but pages in a browser learn only that they could not
+        connect. A server that cannot send a response, since it lacks the extension
+        https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response,
+        sends an empty 403.
+
+        Args:
+            status: The HTTP status of the response.
+            headers: Its headers; those about the body's length and type are added.
+            body: Its body.
+
+        Raises:
+            RuntimeError: The connection was accepted.
+            TypeError: The body or a header is not of bytes.
+            ValueError: The status is not one that HTTP has for a whole response.
+        """
+        events = denial_events(self.scope, status, headers, body)
+        if self.__accepted:
+            raise RuntimeError(
+                "cannot deny a connection that was accepted: call deny() instead of "
+                "accept(), or close() with a code"
+            )
+        if self.__closed:
+            return
+        self.__closed, self.__close_code = True, _ABNORMAL
+        for event in events:
+            await self.__transmit(event)
 
     async def send(  # pyright: ignore[reportIncompatibleMethodOverride] # a frame here, an event in the base class, as in Channels
         self,
@@ -132,10 +178,10 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     ) -> None:
         """Send a frame to the client.
 
-        Nothing is sent any more once ``close()`` was called, nor in ``disconnect()``
-        to a client that has left. When the client turns out to be gone,
-        ``StopConsumer`` is raised: it ends the handler, and then the connection ends
-        with the disconnect that the server tells.
+        Nothing is sent any more once ``close()`` or ``deny()`` was called, nor in
+        ``disconnect()`` to a client that has left. When the client turns out to be
+        gone, ``StopConsumer`` is raised: it ends the handler, and then the connection
+        ends with the disconnect that the server tells.
 
         Args:
             text_data: The content of a text frame.
@@ -163,7 +209,13 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         else:
             raise ValueError("send() needs text_data or bytes_data")
         if not self.__closed:
-            await self.__transmit(event)
+            # As __transmit() does; most of what a consumer does is this.
+            try:
+                await self.base_send(event)
+            except Exception as exc:
+                if self.__is_gone(exc):
+                    raise _ClientGone from exc
+                raise
         if close:
             await self.close(close)
 
@@ -280,7 +332,8 @@ class AsyncWebsocketConsumer(AsyncConsumer):
                 f"not a str: write [{groups!r}]"
             )
         # An instance may serve several connections, one after the other.
-        self.__closed, self.__close_code, self.__left = False, _NORMAL, ()
+        self.__accepted, self.__closed = False, False
+        self.__close_code, self.__left = _NORMAL, ()
         self.__joined = list(self.groups or ())
         # AttributeError: it is a property, which tells the groups of the scope.
         with contextlib.suppress(AttributeError):
@@ -291,10 +344,19 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         self.__connected = event.get("type") == "websocket.connect"
         await self.dispatch(event)
 
-    async def _consumer_run(self, receive: ASGIReceiveCallable) -> None:
-        try:
-            await super()._consumer_run(receive)
-        except _ClientGone:
+    async def _consumer_attend(
+        self, loop: DispatchLoop, receive: ASGIReceiveCallable
+    ) -> None:
+        if self.channel_layer is None:
+            await super()._consumer_attend(loop, receive)
+        else:
+            # A layer wakes consumers more often than their clients do.
+            await loop.listen(receive, self._consumer_serve(loop, receive, ()))
+
+    async def _consumer_stopped(
+        self, signal: StopConsumer, receive: ASGIReceiveCallable
+    ) -> None:
+        if isinstance(signal, _ClientGone):
             # The handler that could not send has ended; the event is what the server
             # would have told had nothing been sent.
             event = self.__received_disconnect() or await _await_disconnect(receive)
@@ -349,12 +411,16 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         try:
             await self.base_send(event)
         except Exception as exc:
-            # Servers raise an OSError when the client is gone, see
-            # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, and what
-            # they like once they have said so.
-            if isinstance(exc, OSError) or self.__received_disconnect() is not None:
+            if self.__is_gone(exc):
                 raise _ClientGone from exc
             raise
+
+    def __is_gone(self, exc: Exception) -> bool:
+        """Return whether the server's ``send()`` has raised as the client is gone."""
+        # Servers raise an OSError then, see
+        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, and what
+        # they like once they have said so.
+        return isinstance(exc, OSError) or self.__received_disconnect() is not None
 
     def __require_layer(self, what: str) -> BaseChannelLayer:
         if self.channel_layer is None:

@@ -12,6 +12,7 @@ from .registry import (
     register_channel_layer,
     unregister_channel_layer,
 )
+from .sync import SyncChannelLayer
 
 if TYPE_CHECKING:
     from .redis import RedisChannelLayer, RedisPubSubChannelLayer
@@ -22,6 +23,7 @@ __all__ = [
     "InMemoryChannelLayer",
     "RedisChannelLayer",
     "RedisPubSubChannelLayer",
+    "SyncChannelLayer",
     "channel_layers",
     "get_channel_layer",
     "has_layers",

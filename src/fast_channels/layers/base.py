@@ -53,6 +53,9 @@ class BaseChannelLayer:
     extensions: list[str] = []  # noqa: RUF012 # a list in Channels, replaced by layers
     """The optional parts of the interface it has: ``"groups"``, ``"flush"``."""
 
+    broadcasts: bool = False
+    """Whether each message of a plain channel goes to every process that reads it."""
+
     def __init__(
         self,
         expiry: float = 60,

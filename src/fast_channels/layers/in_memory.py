@@ -202,9 +202,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         deadline = now + self.expiry
         with self._lock:
             self._sweep_if_due(now)
-            for channel in tuple(self.groups.get(group, ())):
-                if not self._mailboxes.put(channel, copies, deadline):
-                    self._dropped += 1
+            members = tuple(self.groups.get(group, ()))
+            _, dropped = self._mailboxes.put_each(members, copies, deadline, now)
+            self._dropped += dropped
 
     # The whole layer
 

@@ -86,9 +86,13 @@ class Mailbox:
         Returns:
             False if the mailbox is full; it is left as it was.
         """
+        return self.put_item((deadline, message))
+
+    def put_item(self, item: tuple[float, Callable[[], dict[str, Any]]]) -> bool:
+        """Do as ``put()`` does with a pair that several mailboxes may share."""
         if len(self._messages) >= self.capacity and not self._drop_expired():
             return False
-        self._messages.append((deadline, message))
+        self._messages.append(item)
         if self._sleepers:
             self._wake_next()
         elif self.listener is not None:

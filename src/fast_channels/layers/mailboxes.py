@@ -7,7 +7,7 @@ several threads at once.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .mailbox import Mailbox
@@ -51,6 +51,34 @@ class Mailboxes:
         """Add a message, as ``Mailbox.put()`` does; False if there is no room."""
         with self.lock:
             return self._mailbox(channel).put(message, deadline)
+
+    def put_each(
+        self,
+        channels: Iterable[str],
+        message: Callable[[], dict[str, Any]],
+        deadline: float,
+        now: float,
+    ) -> tuple[int, int]:
+        """Add a message to several channels, but for those that are buried at this time.
+
+        Returns:
+            How many have it, and how many had no room.
+        """
+        delivered = dropped = 0
+        item = (deadline, message)
+        by_channel, buried = self.by_channel, self._buried
+        with self.lock:
+            for channel in channels:
+                if channel in buried and self.is_buried(channel, now):
+                    continue
+                mailbox = by_channel.get(channel)
+                if mailbox is None:
+                    mailbox = self._mailbox(channel)
+                if mailbox.put_item(item):
+                    delivered += 1
+                else:
+                    dropped += 1
+        return delivered, dropped
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel for a reader, who is to ``close()`` it."""
@@ -97,7 +125,7 @@ class Mailboxes:
     def bury(self, channel: str) -> None:
         """Delete a channel of which messages may be on their way, which are to be lost.
 
-        Whoever puts asks ``is_buried()`` first.
+        ``put()`` brings it to life again, ``put_each()`` does not.
         """
         now = time.monotonic()
         with self.lock:

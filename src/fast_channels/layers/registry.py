@@ -1,5 +1,7 @@
 """Which layer each alias stands for."""
 
+import asyncio
+import logging
 from collections.abc import Iterator
 
 from .base import BaseChannelLayer
@@ -12,6 +14,8 @@ __all__ = [
     "register_channel_layer",
     "unregister_channel_layer",
 ]
+
+_logger = logging.getLogger(__name__)
 
 
 class ChannelLayerRegistry:
@@ -49,6 +53,20 @@ class ChannelLayerRegistry:
         """Remove every alias. The layers stay open."""
         self._layers.clear()
 
+    async def close(self, timeout: float = 5) -> None:
+        """Close every layer; all of them stay registered, and may be used again.
+
+        An error of one is logged, and the others are closed all the same.
+
+        Args:
+            timeout: For how many seconds each of them may take.
+        """
+        # Each layer once, with one of its aliases.
+        layers = {id(layer): (alias, layer) for alias, layer in self._layers.items()}
+        await asyncio.gather(
+            *(_close(alias, layer, timeout) for alias, layer in layers.values())
+        )
+
     def __contains__(self, alias: object) -> bool:
         return alias in self._layers
 
@@ -63,6 +81,14 @@ class ChannelLayerRegistry:
             f"{alias}={type(layer).__name__}" for alias, layer in self._layers.items()
         )
         return f"<ChannelLayerRegistry [{layers}]>"
+
+
+async def _close(alias: str, layer: BaseChannelLayer, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await layer.close()
+    except Exception:
+        _logger.exception("the layer with alias %r could not be closed", alias)
 
 
 def _check_alias(alias: object) -> None:

@@ -70,8 +70,10 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             # Again and again, for one that goes on although it was cancelled.
             future.cancel()
             await asyncio.wait([future], timeout=0.1)
-        if not future.cancelled() and not self._shown and exc is None:
-            future.result()
+        # Looked at in any case, as asyncio complains about exceptions that nobody saw.
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not self._shown and exc is None:
+            raise error
 
     async def send_input(self, message: ChannelMessage) -> None:
         """Give the application an event from its server.

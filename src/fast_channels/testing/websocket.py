@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fast_channels.consumer.base import AsyncConsumer
+from fast_channels.denial import DENIAL_RESPONSE
 from fast_channels.type_defs import ASGIApplication, ChannelHeaders
 
 from .application import ApplicationCommunicator
@@ -57,10 +58,13 @@ class WebsocketCommunicator(ApplicationCommunicator):
                 "root_path": "",
                 "headers": list(headers or ()),
                 "subprotocols": list(subprotocols or ()),
+                "extensions": {DENIAL_RESPONSE: {}},
             },
         )
         self.response_headers: list[tuple[bytes, bytes]] = []
-        """The headers with which the application accepted the connection."""
+        """The headers with which the application accepted or denied the connection."""
+        self.response_body: bytes = b""
+        """The body of the response with which it denied the connection."""
         # Whether the client has connected and has not disconnected yet.
         self._connected = False
 
@@ -83,8 +87,9 @@ class WebsocketCommunicator(ApplicationCommunicator):
             timeout: For how many seconds to wait for the application's answer.
 
         Returns:
-            True and the subprotocol, or None if there is none; or False and the code
-            of the close, when the application refused.
+            True and the subprotocol, or None if there is none; or, when the application
+            refused, False and the code of the close, or the HTTP status of the
+            response if it denied with one, see ``response_body``.
 
         Raises:
             TimeoutError: There was no answer; the application has been cancelled.
@@ -95,6 +100,16 @@ class WebsocketCommunicator(ApplicationCommunicator):
         if event["type"] == "websocket.accept":
             self.response_headers = list(event.get("headers") or ())
             return True, event.get("subprotocol")
+        if event["type"] == f"{DENIAL_RESPONSE}.start":
+            self.response_headers = list(event.get("headers") or ())
+            status: int = event["status"]
+            more_body = True
+            while more_body:
+                event = await self.receive_output(timeout)
+                _expect(event, f"{DENIAL_RESPONSE}.body")
+                self.response_body += event.get("body", b"")
+                more_body = event.get("more_body", False)
+            return False, status
         _expect(event, "websocket.close")
         return False, event.get("code", 1000)
 
@@ -135,14 +150,17 @@ class WebsocketCommunicator(ApplicationCommunicator):
         event = await self.receive_output(timeout)
         _expect(event, "websocket.send")
         text, data = event.get("text"), event.get("bytes")
-        assert (text is None) is not (data is None), (
-            f"a websocket.send event has either text or bytes, but got {event!r}"
-        )
+        if (text is None) is (data is None):
+            raise AssertionError(
+                f"a websocket.send event has either text or bytes, but got {event!r}"
+            )
         content = data if text is None else text
         kind = bytes if text is None else str
-        assert isinstance(content, kind), (
-            f"the content of a frame must be of type {kind.__name__}, not {content!r}"
-        )
+        if not isinstance(content, kind):
+            raise AssertionError(  # noqa: TRY004 # fails the test
+                f"the content of a frame must be of type {kind.__name__}, "
+                f"not {content!r}"
+            )
         return content
 
     async def receive_json_from(self, timeout: float = 1) -> Any:
@@ -156,7 +174,10 @@ class WebsocketCommunicator(ApplicationCommunicator):
             TimeoutError: There was none; the application has been cancelled.
         """
         content = await self.receive_from(timeout)
-        assert isinstance(content, str), f"JSON comes in text frames, not {content!r}"
+        if not isinstance(content, str):
+            raise AssertionError(  # noqa: TRY004 # fails the test
+                f"JSON comes in text frames, not {content!r}"
+            )
         return json.loads(content)
 
     async def disconnect(self, code: int = 1000, timeout: float = 1) -> None:
@@ -172,6 +193,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
 
 
 def _expect(event: dict[str, Any], event_type: str) -> None:
-    assert event["type"] == event_type, (
-        f"expected the application to send {event_type}, but it sent {event!r}"
-    )
+    if event["type"] != event_type:
+        raise AssertionError(
+            f"expected the application to send {event_type}, but it sent {event!r}"
+        )

@@ -102,6 +102,7 @@ async def test_scope_is_that_of_a_websocket() -> None:
         "root_path": "",
         "headers": [],
         "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
     }
 
 

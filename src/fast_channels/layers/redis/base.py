@@ -39,6 +39,12 @@ class Counters:
     reconnects: int = 0
     """Connections that were opened anew after they had broken."""
 
+    def count(self, put: tuple[int, int]) -> None:
+        """Add what ``Mailboxes.put_each()`` returned."""
+        delivered, dropped = put
+        self.delivered += delivered
+        self.dropped += dropped
+
 
 class RedisBaseLayer(BaseChannelLayer):
     """A layer whose messages go through Redis.

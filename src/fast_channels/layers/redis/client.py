@@ -248,15 +248,13 @@ class Client:
             return
         layer.mailboxes.sweep_if_due(now)
         copies = message.copy if len(channels) == 1 else copies_of(message)
+        own: list[str] = []
         for channel in channels:
-            if not isinstance(channel, str) or not channel.startswith(name):
-                complain(layer, name, f"it is for channel {channel!r}")
-            elif layer.mailboxes.is_buried(channel, now):
-                continue
-            elif layer.mailboxes.put(channel, copies, deadline):
-                layer.counters.delivered += 1
+            if isinstance(channel, str) and channel.startswith(name):
+                own.append(channel)
             else:
-                layer.counters.dropped += 1
+                complain(layer, name, f"it is for channel {channel!r}")
+        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline, now))
 
 
 class _Held:

@@ -112,8 +112,8 @@ def parse_hosts(
     """Return the hosts that a user means.
 
     Args:
-        hosts: The hosts, as described at the top of this module; by default Redis on
-            this machine.
+        hosts: The hosts, in any of the spellings of the constructors; by default
+            Redis on this machine.
         sentinels: Sentinels to ask for the only host, instead of ``hosts``.
         service_name: What these sentinels call that host.
         sentinel_kwargs: redis-py's arguments for connections to these sentinels.

@@ -189,6 +189,9 @@ class Inbox:
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = Queue(name)
+        elif not queue.readers:
+            # At the end: who has waited for longest is served first.
+            self._queues[name] = self._queues.pop(name)
         queue.readers += 1
         self.wake()
 

@@ -65,6 +65,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         ValueError: An argument makes no sense, alone or with others.
     """
 
+    broadcasts: bool = True
+    """Each message of a plain channel goes to every process that reads it."""
+
     def __init__(  # noqa: PLR0917 # the order of RedisChannelLayer
         self,
         hosts: Sequence[HostSpelling] | None = None,

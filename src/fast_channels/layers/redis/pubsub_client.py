@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fast_channels.layers.copies import copies_of
@@ -53,6 +53,8 @@ class PubSubClient:
         """The channels in each group, by the name of the group's Redis channel."""
         # The same the other way round.
         self._by_channel: dict[str, set[str]] = {}
+        # Those channels in groups that ``new_channel()`` has not made here.
+        self._foreign: set[str] = set()
         # What the names of its channels have in common.
         self._end_of_own = f".{name}!"
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
@@ -136,6 +138,8 @@ class PubSubClient:
         if channel not in members:
             members.add(channel)
             self._by_channel.setdefault(channel, set()).add(group)
+            if self._end_of_own not in channel:
+                self._foreign.add(channel)
             self._watch()
             subscriber.listen(group)
         await self._heard(subscriber, group)
@@ -152,6 +156,7 @@ class PubSubClient:
         groups.remove(group)
         if not groups:
             del self._by_channel[channel]
+            self._foreign.discard(channel)
         self._subscribers[self._shard(group)].ignore(group)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
@@ -179,6 +184,7 @@ class PubSubClient:
         self._patterns.clear()
         self.groups.clear()
         self._by_channel.clear()
+        self._foreign.clear()
         self.plain.clear()
         await asyncio.gather(
             *[watch.close() for watch in self._watches],
@@ -212,28 +218,30 @@ class PubSubClient:
             complain(layer, heard, str(exc))
             return
         members = self.groups.get(heard)
-        if members is None:
-            self._put([heard], message.copy)
-        else:
+        if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
-            self._put(members, copies)
+            self._put(members - self._foreign, members & self._foreign, copies)
+        elif self._end_of_own in heard:
+            self._put((heard,), (), message.copy)
+        # Anything else was on its way to a group whose last member has just left.
+        elif heard in self._plain:
+            self._put((), (heard,), message.copy)
 
     def _put(
-        self, channels: Iterable[str], message: Callable[[], dict[str, Any]]
+        self,
+        own: Collection[str],
+        others: Collection[str],
+        message: Callable[[], dict[str, Any]],
     ) -> None:
-        counters = self._layer.counters
+        """Put a message into mailboxes of this event loop's own channels, and others."""
+        layer = self._layer
         now = time.monotonic()
-        self.plain.sweep_if_due(now)
-        self._layer.mailboxes.sweep_if_due(now)
-        deadline = now + self._layer.expiry
-        for channel in channels:
-            mailboxes = self._mailboxes_of(channel)
-            if mailboxes.is_buried(channel, now):
-                continue
-            if mailboxes.put(channel, message, deadline):
-                counters.delivered += 1
-            else:
-                counters.dropped += 1
+        deadline = now + layer.expiry
+        for mailboxes, channels in ((layer.mailboxes, own), (self.plain, others)):
+            mailboxes.sweep_if_due(now)
+            if channels:
+                put = mailboxes.put_each(channels, message, deadline, now)
+                layer.counters.count(put)
 
     def _mailboxes_of(self, channel: str) -> Mailboxes:
         return self._layer.mailboxes if self._end_of_own in channel else self.plain
@@ -249,8 +257,9 @@ class PubSubClient:
                 for each in self._layer.mailboxes.by_channel
                 if self._end_of_own in each
             ]
-            channels = {*read, *self._by_channel, *self._plain}
-            self._put(channels, {"type": message_type}.copy)
+            own = {*read, *self._by_channel} - self._foreign
+            others = {*self._plain, *self._foreign}
+            self._put(own, others, {"type": message_type}.copy)
 
     def _switched(self, shard: int) -> None:
         self._commands[shard].reconnect()

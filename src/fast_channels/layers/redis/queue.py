@@ -39,7 +39,7 @@ class RedisChannelLayer(RedisBaseLayer):
 
     It reaches every process that uses the same Redis with the same prefix, Django
     processes with channels_redis among them. A process that is cut off from Redis for a
-    moment gets what was sent meanwhile. See the page on delivery for what may be lost.
+    moment gets what was sent meanwhile. :doc:`/topics/delivery` says what may be lost.
 
     It is made without an event loop and without touching Redis, and may be used in any
     number of event loops.

@@ -33,6 +33,7 @@ __all__ = [
     "MsgPackSerializer",
     "SerializerDoesNotExist",
     "SerializersRegistry",
+    "UndecodableMessage",
     "registry",
 ]
 
@@ -257,8 +258,8 @@ class SerializersRegistry:
 
         Args:
             format: The name of the format.
-            args: What to make the serializer with.
-            kwargs: What to make the serializer with.
+            *args: What to make the serializer with.
+            **kwargs: What to make the serializer with.
 
         Raises:
             SerializerDoesNotExist: No such format is registered.

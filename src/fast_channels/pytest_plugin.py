@@ -1,0 +1,129 @@
+"""A pytest plugin: layers in memory, and no consumer left running.
+
+pytest loads it wherever fast_channels is installed. It does nothing, and imports
+nothing of fast_channels, until a test asks for its fixture.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from fast_channels.consumer.base import LiveConsumer
+    from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
+    from fast_channels.type_defs import CompiledChannelCapacities
+
+__all__ = ["in_memory_channel_layers"]
+
+# What an in-memory layer takes over from the layer in whose place it is.
+_OPTIONS = ("expiry", "group_expiry", "capacity")
+
+
+@pytest.fixture
+def in_memory_channel_layers(
+    request: pytest.FixtureRequest,
+) -> "Iterator[dict[str, InMemoryChannelLayer]]":
+    """Give every alias that is registered a new layer in memory, for one test.
+
+    Each has the expiry and the capacities of the layer in whose place it is. When the
+    test is over the registry is what it was before, whatever was registered or
+    unregistered meanwhile. What the test registers itself is used as it is.
+
+    The test fails if a consumer that it started still runs when the test and its
+    fixtures have ended.
+
+    Returns:
+        The layers, by alias.
+    """
+    from fast_channels.layers import channel_layers  # noqa: PLC0415
+
+    request.config.pluginmanager.register(_ConsumerWatch())
+    before = {
+        alias: layer
+        for alias in channel_layers
+        if (layer := channel_layers.get(alias)) is not None
+    }
+    layers = {alias: _in_memory(layer) for alias, layer in before.items()}
+    _register(layers)
+    yield layers
+    channel_layers.clear()
+    _register(before)
+
+
+def _register(layers: "Mapping[str, BaseChannelLayer]") -> None:
+    from fast_channels.layers import register_channel_layer  # noqa: PLC0415
+
+    for alias, layer in layers.items():
+        register_channel_layer(alias, layer)
+
+
+def _in_memory(layer: "BaseChannelLayer") -> "InMemoryChannelLayer":
+    from fast_channels.layers import InMemoryChannelLayer  # noqa: PLC0415
+
+    options = {name: vars(layer)[name] for name in _OPTIONS if name in vars(layer)}
+    # A third-party layer may have none of them.
+    capacities: CompiledChannelCapacities = vars(layer).get("channel_capacity", [])
+    return InMemoryChannelLayer(**options, channel_capacity=dict(capacities))
+
+
+class _ConsumerWatch:
+    """Fails one test for the consumers that it leaves running.
+
+    A consumer may belong to a fixture, which ends it in its own time. The event loop of
+    the test is ended by a fixture too, and cancels whatever still runs. So after every
+    fixture it looks which consumers were cancelled, and whether their loop is closed.
+    """
+
+    def __init__(self) -> None:
+        self._before = _find_running()
+        self._running: dict[int, LiveConsumer] = {}
+        # The classes of those that ran until their loop was closed.
+        self._left: list[str] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None]:
+        self._look()
+        try:
+            yield
+        finally:
+            item.config.pluginmanager.unregister(self)
+            self._look()
+        left = Counter([*self._left, *map(_name, self._running.values())])
+        if left:
+            names = ", ".join(f"{count} {name}" for name, count in sorted(left.items()))
+            pytest.fail(
+                f"the test left consumers running: {names}. Run each in 'async with' "
+                "of its communicator, or call disconnect()",
+                pytrace=False,
+            )
+
+    def pytest_fixture_post_finalizer(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        running = {
+            key: live
+            for key, live in _find_running().items()
+            if key not in self._before
+        }
+        self._left += [
+            _name(live)
+            for key, live in self._running.items()
+            if key not in running
+            and live.task.cancelled()
+            and live.task.get_loop().is_closed()
+        ]
+        self._running = running
+
+
+def _find_running() -> "dict[int, LiveConsumer]":
+    from fast_channels.consumer.base import live_consumers  # noqa: PLC0415
+
+    found = (reference() for reference in live_consumers.valuerefs())
+    return {id(live): live for live in found if live is not None}
+
+
+def _name(live: "LiveConsumer") -> str:
+    return type(live.consumer).__qualname__

@@ -1,0 +1,124 @@
+"""The table of delivery in the documentation: what the flags of each layer say.
+
+After a change of the flags, write it anew: ``python -m tests.contract.table``.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from .backends import BACKENDS, Backend
+
+__all__ = ["PATH", "render"]
+
+PATH = Path(__file__).parents[2] / "docs" / "topics" / "delivery_table.rst"
+"""Where the table is."""
+
+_BEGINNING = """\
+.. Written by "python -m tests.contract.table" from the flags that the contract tests
+   prove. Do not edit it.
+
+"""
+_LAYERS = {
+    "memory": "In memory",
+    "queue": "Queue in Redis",
+    "queue of JSON": "Queue in Redis, with JSON",
+    "pub/sub": "Pub/sub",
+}
+"""What the heads of columns call the layers; those after them differ in no flag."""
+_WIDTH = 88
+
+
+def _say(flag: str, so: str, otherwise: str) -> tuple[str, str, str]:
+    return flag, so, otherwise
+
+
+# For each flag what it is about, and what to say of a layer that has it or has not.
+_ROWS = {
+    "prefixes_channels": _say(
+        "The name of a new channel",
+        "Starts with the ``prefix`` of the layer",
+        "Starts with what ``new_channel()`` was given",
+    ),
+    "send_refuses_when_full": _say(
+        "``send()`` to a channel that is full",
+        "Raises :exc:`~fast_channels.exceptions.ChannelFull`",
+        "Drops the message in the process that receives",
+    ),
+    "any_name_is_valid": _say(
+        "Names of channels and groups",
+        "Any str that is not empty",
+        "ASCII letters, digits, ``.``, ``_`` and ``-``, shorter than 100",
+    ),
+    "keeps_messages_for_later_receivers": _say(
+        "A message to a plain channel from which nobody has received yet",
+        "Waits for its first receiver",
+        "Is lost",
+    ),
+    "carries_bytes": _say(
+        "A message that holds bytes",
+        "Is carried",
+        "Is refused with :exc:`TypeError`",
+    ),
+    "carries_any_python_object": _say(
+        "A message that holds other objects",
+        "Is carried, if :func:`copy.deepcopy` copies them",
+        "Is refused with :exc:`TypeError`",
+    ),
+}
+
+
+def render() -> str:
+    """Return the table, and which layers each of its columns is true of."""
+    columns = _columns()
+    width = 100 // (len(columns) + 1)
+    lines = [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "   :stub-columns: 1",
+        f"   :widths: {' '.join([str(width)] * (len(columns) + 1))}",
+        "",
+        *_cells("", *(_LAYERS[column[0].name] for column in columns)),
+    ]
+    for flag in _flags():
+        assert flag in _ROWS, f"say here what the flag {flag!r} means for users"
+        about, so, otherwise = _ROWS[flag]
+        said = [so if getattr(column[0], flag) else otherwise for column in columns]
+        lines += _cells(about, *said)
+    names = [", ".join(backend.name for backend in column) for column in columns]
+    lines += ["", "The contract tests prove each column for these layers:", ""]
+    lines += [f"* {each}" for each in names]
+    return _BEGINNING + "\n".join(lines) + "\n"
+
+
+def _flags() -> list[str]:
+    return [field.name for field in fields(Backend) if field.type is bool]
+
+
+def _columns() -> list[list[Backend]]:
+    """Return the layers, those with the same flags together."""
+    by_flags: dict[tuple[bool, ...], list[Backend]] = {}
+    for backend in BACKENDS:
+        flags = tuple(getattr(backend, flag) for flag in _flags())
+        by_flags.setdefault(flags, []).append(backend)
+    order = list(_LAYERS)
+    for first, *_ in by_flags.values():
+        assert first.name in order, f"{first.name!r} has flags of its own: call it here"
+    return sorted(by_flags.values(), key=lambda column: order.index(column[0].name))
+
+
+def _cells(*texts: str) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        beginning = f"   {'  ' if number else '* '}- "
+        yield from textwrap.wrap(
+            text,
+            _WIDTH,
+            initial_indent=beginning,
+            subsequent_indent=" " * len(beginning),
+            break_on_hyphens=False,
+        ) or [beginning.rstrip()]
+
+
+if __name__ == "__main__":
+    PATH.write_text(render())

@@ -1,0 +1,64 @@
+"""The middleware that others extend."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from fast_channels.middleware import BaseMiddleware
+from fast_channels.type_defs import (
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ChannelScope,
+)
+
+from .application import Application, call
+
+
+class Greeter(BaseMiddleware):
+    async def __call__(
+        self,
+        scope: ChannelScope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
+        await super().__call__({**scope, "greeting": "hello"}, receive, send)
+
+
+@pytest.mark.parametrize("scope_type", ["websocket", "http", "lifespan", "channel"])
+async def test_inner_application_gets_what_the_middleware_adds(scope_type: str) -> None:
+    """The inner application is called with receive, send and the scope it is given."""
+    inner = Application()
+    assert await call(Greeter(inner), scope_type) == [{"type": "reached"}]
+    (scope,) = inner.scopes
+    assert (scope["type"], scope["greeting"]) == (scope_type, "hello")
+
+
+async def test_scope_is_copied() -> None:
+    """What the inner application puts into the scope is not seen outside."""
+    scopes: list[ChannelScope] = []
+
+    async def inner(
+        scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        scope["user"] = "ann"
+        scopes.append(scope)
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise NotImplementedError
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    outside: ChannelScope = {"type": "websocket"}
+    await BaseMiddleware(inner)(outside, receive, send)
+    assert outside == {"type": "websocket"}
+    assert scopes == [{"type": "websocket", "user": "ann"}]
+
+
+async def test_inner_application_by_keyword() -> None:
+    """Older releases of Starlette name it ``app``."""
+    inner = Application()
+    middleware = BaseMiddleware(app=inner)
+    assert middleware.inner is inner
+    assert await call(middleware) == [{"type": "reached"}]

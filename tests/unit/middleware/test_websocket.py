@@ -1,0 +1,278 @@
+"""Who may open a WebSocket."""
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from fast_channels.middleware import (
+    AllowedHostsOriginValidator,
+    OriginValidator,
+    WebsocketDenier,
+)
+
+from .application import Application, call
+
+EXTENSIONS: dict[str, Any] = {"websocket.http.response": {}}
+
+PREVIEW = re.compile(r"https://pr-\d+\.example\.com")
+
+
+async def allows(validator: OriginValidator, *origins: bytes) -> bool:
+    """Return whether a WebSocket with these Origin headers reaches the application."""
+    headers = [(b"host", b"api.example.com"), *((b"origin", item) for item in origins)]
+    (event,) = await call(validator, headers=headers)
+    assert event["type"] in {"reached", "websocket.close"}
+    return bool(event["type"] == "reached")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "expected"),
+    [
+        # An origin with everything.
+        ("https://example.com", b"https://example.com", True),
+        ("HTTPS://Example.COM", b"https://EXAMPLE.com", True),
+        ("https://example.com", b"http://example.com", False),
+        ("https://example.com", b"https://example.org", False),
+        ("https://example.com", b"https://www.example.com", False),
+        ("https://example.com", b"https://example.com.evil.org", False),
+        ("https://example.com", b"https://evil-example.com", False),
+        ("https://my_host-1", b"https://my_host-1", True),
+        # Ports.
+        ("https://example.com:8443", b"https://example.com:8443", True),
+        ("https://example.com:8443", b"https://example.com", False),
+        ("https://example.com", b"https://example.com:8443", False),
+        ("https://example.com:443", b"https://example.com", True),
+        ("https://example.com", b"https://example.com:443", True),
+        ("http://example.com", b"http://example.com:80", True),
+        ("http://example.com:443", b"http://example.com", False),
+        ("https://example.com:80", b"https://example.com", False),
+        # Only a host, with any scheme and port; or with one port.
+        ("example.com", b"https://example.com", True),
+        ("example.com", b"http://example.com:8080", True),
+        ("Example.com", b"capacitor://example.com", True),
+        ("example.com", b"https://www.example.com", False),
+        ("example.com:443", b"https://example.com", True),
+        ("example.com:443", b"http://example.com", False),
+        ("localhost:3000", b"http://localhost:3000", True),
+        ("localhost:3000", b"http://localhost:8000", False),
+        ("localhost:3000", b"capacitor://localhost", False),
+        # A host and all below it.
+        (".example.com", b"https://example.com", True),
+        (".example.com", b"http://a.b.example.com:8080", True),
+        (".example.com", b"https://badexample.com", False),
+        (".example.com", b"https://example.com.evil.org", False),
+        ("https://.example.com", b"https://www.example.com", True),
+        ("https://.example.com", b"http://www.example.com", False),
+        ("https://.example.com:8443", b"https://www.example.com:8443", True),
+        ("https://.example.com:8443", b"https://www.example.com", False),
+        # Addresses.
+        ("127.0.0.1", b"http://127.0.0.1:8000", True),
+        ("[::1]", b"http://[::1]:8000", True),
+        ("http://[0:0:0:0:0:0:0:1]:8000", b"http://[::1]:8000", True),
+        ("http://[::1]", b"http://[::2]", False),
+        # Pages that have no scheme of the web.
+        ("chrome-extension://abcdef", b"chrome-extension://abcdef", True),
+        ("capacitor://localhost", b"capacitor://localhost:81", False),
+        # Whatever an expression matches as a whole.
+        (PREVIEW, b"https://pr-7.example.com", True),
+        (PREVIEW, b"https://pr-7.example.com:1", False),
+        (re.compile(r"null|.*"), b"null", False),
+        # Everything.
+        ("*", b"https://example.com", True),
+        ("*", b"null", True),
+        ("*", b"\xff", True),
+    ],
+)
+async def test_origin_is_compared_with_the_allowed_one(
+    allowed: str | re.Pattern[str], origin: bytes, expected: bool
+) -> None:
+    """Scheme, host and port have to be those that are allowed."""
+    assert await allows(OriginValidator(Application(), [allowed]), origin) is expected
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        [],
+        [b""],
+        [b"null"],
+        [b"example.com"],
+        [b"//example.com"],
+        [b"https:"],
+        [b"https://"],
+        [b"https://example.com/"],
+        [b"https://example.com/path"],
+        [b"https://example.com?query"],
+        [b"https://user@example.com"],
+        [b"https://.example.com"],
+        [b"https://a..example.com"],
+        [b"https://example.com:"],
+        [b"https://example.com:port"],
+        [b"https://example.com:65536"],
+        [b"https://example.com:-1"],
+        [b"https://[::1"],
+        [b"https://::1]"],
+        [b"https://[:::1]"],
+        [b"https://[example.com]"],
+        [b" https://example.com"],
+        [b"https://example.com\n"],
+        [b"https://ex\xe4mple.com"],
+        [b"\xff\xfe\x00"],
+        [b"https://example.com https://example.com"],
+        [b"https://example.com, https://example.com"],
+        [b"https://example.com", b"https://example.com"],
+    ],
+)
+async def test_absent_repeated_or_malformed_origin(origins: list[bytes]) -> None:
+    """It is refused, unless everything is allowed."""
+    allowed: list[str | re.Pattern[str]] = [".example.com", "[::1]", re.compile(".*")]
+    assert not await allows(OriginValidator(Application(), allowed), *origins)
+    assert await allows(OriginValidator(Application(), [*allowed, "*"]), *origins)
+
+
+async def test_any_of_several_allowed_origins() -> None:
+    """One that fits is enough; where there is none, everybody is refused."""
+    allowed: list[str | re.Pattern[str]] = ["https://a.com", PREVIEW, "c.com"]
+    validator = OriginValidator(Application(), iter(allowed))
+    for origin in (b"https://a.com", b"https://pr-1.example.com", b"https://c.com"):
+        assert await allows(validator, origin)
+        assert not await allows(OriginValidator(Application(), []), origin)
+    assert not await allows(validator, b"https://d.com")
+
+
+async def test_refused_client_sees_why(caplog: pytest.LogCaptureFixture) -> None:
+    """It gets a 403 with a body, and the log tells the origin."""
+    caplog.set_level(logging.INFO, "fast_channels")
+    inner = Application()
+    validator = OriginValidator(inner, ["https://example.com"])
+    headers = [(b"Origin", b"https://evil.org")]
+    start, body = await call(validator, headers=headers, extensions=EXTENSIONS)
+    assert start["type"] == "websocket.http.response.start"
+    assert start["status"] == 403
+    assert body["type"] == "websocket.http.response.body"
+    assert body["body"] == b"Origin not allowed"
+    assert inner.scopes == []
+    assert "not allowed: [b'https://evil.org']" in caplog.text
+
+
+@pytest.mark.parametrize("scope_type", ["http", "lifespan", "channel"])
+async def test_only_websockets_are_refused(scope_type: str) -> None:
+    """A validator may stand before a whole application."""
+    validator = OriginValidator(Application(), ["https://example.com"])
+    headers = [(b"origin", b"https://evil.org")]
+    assert await call(validator, scope_type, headers) == [{"type": "reached"}]
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "",
+        "null",
+        "*.example.com",
+        "https://*",
+        "https://example.com/",
+        "https://example.com/path",
+        "https://user@example.com",
+        "https://",
+        "//example.com",
+        "ws://example.com",
+        "WSS://example.com",
+        "example.com:port",
+        "example.com:99999",
+        "::1",
+        "[::g]",
+        "exämple.com",
+        "example.com ",
+        ".",
+    ],
+)
+def test_origin_that_no_page_has(allowed: str) -> None:
+    """It is refused before any connection is, with the value and what to write."""
+    message = rf"cannot allow the origin {re.escape(repr(allowed))}: write the scheme"
+    with pytest.raises(ValueError, match=message):
+        OriginValidator(Application(), ["https://example.com", allowed])
+    with pytest.raises(ValueError, match=message):
+        AllowedHostsOriginValidator(Application(), [allowed])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_str_instead_of_a_list(debug: bool) -> None:
+    """A str is not taken for a list of its letters."""
+    message = r"must be a list, not a single str: write \['example.com'\]"
+    with pytest.raises(TypeError, match=message):
+        OriginValidator(Application(), "example.com")
+    with pytest.raises(TypeError, match=message):
+        AllowedHostsOriginValidator(Application(), "example.com", debug)
+
+
+@pytest.mark.parametrize("allowed", [b"example.com", None, re.compile(rb"example")])
+def test_origin_of_another_type(allowed: Any) -> None:
+    """It is refused before any connection is."""
+    with pytest.raises(TypeError, match=r"must be a str or a compiled pattern of str"):
+        OriginValidator(Application(), [allowed])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "debug", "expected"),
+    [
+        ([".example.com"], False, {b"https://www.example.com"}),
+        ([".example.com"], True, {b"https://www.example.com"}),
+        (["*"], False, None),
+        ([], False, set[bytes]()),
+        (
+            [],
+            True,
+            {b"http://localhost:3000", b"http://127.0.0.1:8000", b"https://[::1]:1"},
+        ),
+    ],
+)
+async def test_hosts(
+    hosts: Iterable[str], debug: bool, expected: set[bytes] | None
+) -> None:
+    """Pages on the hosts are allowed; without any, local ones when debugging."""
+    origins = {
+        b"https://www.example.com",
+        b"http://localhost:3000",
+        b"http://127.0.0.1:8000",
+        b"https://[::1]:1",
+        b"https://evil.org",
+    }
+    validator = AllowedHostsOriginValidator(Application(), iter(hosts), debug)
+    allowed = {origin for origin in origins if await allows(validator, origin)}
+    assert allowed == (origins if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    "denier",
+    [
+        WebsocketDenier(401, iter([(b"x-a", b"b")]), b"who?"),
+        WebsocketDenier.as_asgi(status=401, headers=[(b"x-a", b"b")], body=b"who?"),
+    ],
+)
+async def test_denier_refuses_with_a_response(denier: WebsocketDenier) -> None:
+    """One instance refuses any number of WebSockets, each as its server can."""
+    for _ in range(2):
+        assert await call(denier, extensions=EXTENSIONS) == [
+            {
+                "type": "websocket.http.response.start",
+                "status": 401,
+                "headers": [
+                    (b"x-a", b"b"),
+                    (b"content-length", b"4"),
+                    (b"content-type", b"text/plain; charset=utf-8"),
+                ],
+            },
+            {"type": "websocket.http.response.body", "body": b"who?"},
+        ]
+    assert await call(denier) == [{"type": "websocket.close"}]
+
+
+async def test_denier_is_for_websockets() -> None:
+    """An HTTP request, or a response that cannot be sent, is an error."""
+    with pytest.raises(ValueError, match=r"WebsocketDenier refuses .* type 'http'"):
+        await call(WebsocketDenier(), "http")
+    with pytest.raises(ValueError, match=r"not 1008"):
+        WebsocketDenier(1008)

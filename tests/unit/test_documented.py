@@ -1,0 +1,153 @@
+"""The reference has every public name, and no other."""
+
+import ast
+import importlib
+import inspect
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .test_exports import PUBLIC
+
+_ROOT = Path(__file__).parents[2]
+_SOURCE = _ROOT / "src"
+_PAGES = {page: page.read_text() for page in _ROOT.glob("docs/reference/*.rst")}
+
+# The modules whose names are public; what else can be imported is private.
+_MODULES = PUBLIC.keys() | {
+    "fast_channels.layers.redis.serializers",
+    "fast_channels.lifespan",
+    "fast_channels.middleware",
+    "fast_channels.pytest_plugin",
+    "fast_channels.routing",
+    "fast_channels.worker",
+}
+# What public names return, of which nobody needs to import the class.
+_RETURNED = {
+    "fast_channels.consumer.base.ConsumerApplication",
+    "fast_channels.layers.mailbox.Mailbox",
+    "fast_channels.testing.http.HttpResponse",
+}
+_DIRECTIVE = re.compile(
+    r"^\.\. (?:auto)?(?:class|data|exception|function|type):: ([\w.]+)", re.MULTILINE
+)
+_DOCUMENTED = sorted(
+    name for text in _PAGES.values() for name in _DIRECTIVE.findall(text)
+)
+# Where the types are that a page writes down itself, since they have no docstring when
+# the code runs.
+_ALIASES = {
+    "fast_channels.type_defs": "fast_channels/type_defs.py",
+    "fast_channels.layers.redis.type_defs": "fast_channels/layers/redis/hosts.py",
+}
+
+
+def find(name: str) -> object:
+    """Return what a full name stands for."""
+    module, _, attribute = name.rpartition(".")
+    found: object = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def identity(name: str) -> object:
+    """Return what is the same for all modules that a name is imported from."""
+    found = find(name)
+    if inspect.isclass(found) or inspect.isfunction(found):
+        return found
+    return name
+
+
+def public_names() -> Iterator[str]:
+    """Yield the full names of everything that is public."""
+    for module in sorted(_MODULES):
+        for name in importlib.import_module(module).__all__:
+            yield f"{module}.{name}"
+
+
+def aliases(module: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the names, values and docstrings of the type aliases of a module."""
+    body = ast.parse((_SOURCE / _ALIASES[module]).read_text()).body
+    for statement, docstring in itertools.pairwise(body):
+        match statement, docstring:
+            case (
+                ast.AnnAssign(
+                    target=ast.Name(name), annotation=ast.Name("TypeAlias"), value=value
+                ),
+                ast.Expr(ast.Constant(str(text))),
+            ) if value is not None:
+                yield f"{module}.{name}", ast.unparse(value), text
+            case _:
+                pass
+
+
+def test_every_public_name_is_documented() -> None:
+    """What a public module exports has an entry in the reference, under some path."""
+    documented = {identity(name) for name in _DOCUMENTED}
+    missing = [name for name in public_names() if identity(name) not in documented]
+    assert missing == []
+
+
+def test_nothing_private_is_documented() -> None:
+    """What has an entry in the reference is exported by a public module."""
+    public = {*public_names(), *_RETURNED}
+    assert [name for name in _DOCUMENTED if name not in public] == []
+
+
+def test_nothing_is_documented_twice() -> None:
+    """A name has one entry, so that references to it lead to one place."""
+    entries = [identity(name) for name in _DOCUMENTED]
+    assert [
+        name
+        for name, entry in zip(_DOCUMENTED, entries, strict=True)
+        if entries.count(entry) > 1
+    ] == []
+
+
+@pytest.mark.parametrize("module", sorted(_MODULES - {"fast_channels"}))
+def test_every_public_module_can_be_referred_to(module: str) -> None:
+    """A public module has an entry of its own, which shows its docstring."""
+    entry = re.compile(rf"^\.\. (?:auto)?module:: {re.escape(module)}$", re.MULTILINE)
+    assert sum(len(entry.findall(text)) for text in _PAGES.values()) == 1
+    assert importlib.import_module(module).__doc__
+
+
+@pytest.mark.parametrize("name", _DOCUMENTED)
+def test_members_have_docstrings(name: str) -> None:
+    """Whatever the reference shows of a class says what it does."""
+    found = find(name)
+    if not inspect.isclass(found):
+        return
+    assert found.__doc__
+    members = [
+        member
+        for member, value in vars(found).items()
+        if not member.startswith("_")
+        and (inspect.isroutine(value) or isinstance(value, property))
+    ]
+    assert [each for each in members if not inspect.getdoc(getattr(found, each))] == []
+
+
+@pytest.mark.parametrize("module", _ALIASES)
+def test_types_are_written_down_as_they_are(module: str) -> None:
+    """A page that cannot take an alias from the code says what the code says."""
+    text = " ".join(" ".join(_PAGES.values()).split())
+    text = re.sub(r"~(?:collections\.abc|typing)\.|~(?=re\.)", "", text)
+    public = set(importlib.import_module(module).__all__)
+    for name, value, docstring in aliases(module):
+        if name.rpartition(".")[2] in public:
+            said = " ".join(docstring.split())
+            assert f".. type:: {name} :canonical: {value} {said}" in text
+
+
+def test_options_of_the_worker_are_documented() -> None:
+    """The reference has every argument that the worker's command line takes."""
+    command = [sys.executable, "-m", "fast_channels.worker", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"--[a-z-]+", text)) - {"--help"}
+    page = _PAGES[_ROOT / "docs" / "reference" / "worker.rst"]
+    assert options == set(re.findall(r"^\.\. option:: (--[a-z-]+)", page, re.MULTILINE))

@@ -1,0 +1,426 @@
+"""The life of an application."""
+
+import asyncio
+import contextlib
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from types import FrameType, ModuleType
+from typing import Any
+
+import pytest
+
+from fast_channels.consumer import AsyncConsumer, AsyncWebsocketConsumer
+from fast_channels.layers import (
+    BaseChannelLayer,
+    channel_layers,
+    register_channel_layer,
+)
+from fast_channels.lifespan import channels_lifespan, close_consumers
+from fast_channels.testing import ApplicationCommunicator, WebsocketCommunicator
+
+# Long enough for what is awaited, and for half of it to be short.
+TIMEOUT = 0.2
+CLOSE = {"type": "websocket.close", "code": 1012}
+
+
+class ClosingLayer(BaseChannelLayer):
+    """Notes that it is closed, or fails to."""
+
+    def __init__(self, events: list[str], error: Exception | None = None) -> None:
+        super().__init__()
+        self.events = events
+        self.error = error
+
+    async def close(self) -> None:
+        self.events.append("closed")
+        if self.error is not None:
+            raise self.error
+
+
+class Client(WebsocketCommunicator):
+    """Answers a close with a code of its own, as some servers do."""
+
+    async def connected(self) -> None:
+        assert (await self.connect())[0]
+
+    async def answer_close(self) -> None:
+        assert await self.receive_output() == CLOSE
+        await self.send_input({"type": "websocket.disconnect", "code": 1000})
+
+
+class Guest(AsyncWebsocketConsumer):
+    """Notes how it ended."""
+
+    def __init__(self, *codes: int) -> None:
+        super().__init__()
+        self.codes = list(codes)
+        self.busy = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        self.busy.set()
+        await self.go_on.wait()
+        # The client has been sent a close, so this goes nowhere.
+        await self.send("late")
+
+    async def disconnect(self, code: int) -> None:
+        self.codes.append(code)
+
+
+# What a lifespan does
+
+
+async def test_lifespan_without_one_of_your_own() -> None:
+    """It yields no state, and closes the layers, each of them once."""
+    events: list[str] = []
+    layer = ClosingLayer(events)
+    register_channel_layer("default", layer)
+    register_channel_layer("again", layer)
+    async with channels_lifespan()("the application") as state:
+        assert state is None
+        assert events == []
+    assert events == ["closed"]
+    # They can be used again, as when tests start an application twice.
+    assert list(channel_layers) == ["default", "again"]
+
+
+async def test_lifespan_around_your_own() -> None:
+    """Your startup may register layers, and your shutdown may send through them."""
+    events: list[str] = []
+
+    @channels_lifespan
+    @contextlib.asynccontextmanager
+    async def lifespan(app: str) -> AsyncGenerator[dict[str, str]]:
+        register_channel_layer("default", ClosingLayer(events))
+        events.append("startup")
+        yield {"app": app}
+        assert guest.codes == [1012]
+        events.append("shutdown")
+
+    guest = Guest()
+    async with Client(guest, "/") as client:
+        async with lifespan("the application") as state:
+            assert state == {"app": "the application"}
+            await client.connected()
+            answer = asyncio.create_task(client.answer_close())
+        await answer
+        await client.wait()
+    assert events == ["startup", "shutdown", "closed"]
+
+
+@pytest.mark.parametrize("when", ["startup", "shutdown"])
+async def test_error_of_your_own_lifespan(when: str) -> None:
+    """An error in your startup or shutdown comes out, and the layers are closed."""
+    events: list[str] = []
+    register_channel_layer("default", ClosingLayer(events))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: object) -> AsyncGenerator[None]:
+        if when == "startup":
+            raise OSError(when)
+        yield
+        raise OSError(when)
+
+    with pytest.raises(OSError, match=when):
+        async with channels_lifespan(lifespan)(None):
+            events.append("serving")
+    assert events == (["closed"] if when == "startup" else ["serving", "closed"])
+
+
+async def test_layer_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of one layer is logged with its alias; the others are closed."""
+    events: list[str] = []
+    register_channel_layer("bad", ClosingLayer(events, OSError("no")))
+    register_channel_layer("good", ClosingLayer(events))
+    async with channels_lifespan()(None):
+        pass
+    assert events == ["closed", "closed"]
+    assert caplog.messages == ["the layer with alias 'bad' could not be closed"]
+
+
+async def generator(app: object) -> AsyncGenerator[None]:
+    yield
+
+
+def application(scope: Any, receive: Any, send: Any) -> None:
+    """Stand for what FastAPI calls a lifespan with, if it is given without a call."""
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (application, r", not <function application .*lifespan=channels_lifespan\(\)"),
+        ("lifespan", r", not 'lifespan'; "),
+        (generator, r"with contextlib\.asynccontextmanager"),
+    ],
+)
+def test_what_is_not_a_lifespan(given: Any, error: str) -> None:
+    """What cannot be called with an application is refused at once."""
+    with pytest.raises(TypeError, match=error):
+        channels_lifespan(given)
+
+
+def test_lifespan_without_a_signature() -> None:
+    """A callable of which Python does not know the arguments is taken as it is."""
+    lifespan: Any = type
+    channels_lifespan(lifespan)
+
+
+# How consumers end
+
+
+async def test_consumers_end_when_their_handler_does() -> None:
+    """A busy consumer finishes what it does; then disconnect(1012) is called, once."""
+    guest = Guest()
+    async with Client(guest, "/") as client:
+        await client.connected()
+        await client.send_to("work")
+        await guest.busy.wait()
+        closing = asyncio.create_task(close_consumers())
+        await client.answer_close()
+        assert guest.codes == []
+        guest.go_on.set()
+        await closing
+        await client.wait()
+        assert await client.receive_nothing(0)
+    assert guest.codes == [1012]
+    # The next connection of the same instance ends as its client says.
+    guest.codes.clear()
+    async with Client(guest, "/") as client:
+        await client.connected()
+        await client.disconnect(1001)
+    assert guest.codes == [1001]
+
+
+async def test_silent_client() -> None:
+    """A consumer whose client does not answer is cancelled, unknown to the server."""
+    guest = Guest()
+    async with Client(guest, "/") as client:
+        await client.connected()
+        await close_consumers(TIMEOUT)
+        await client.wait()
+    assert guest.codes == [1012]
+
+
+async def test_connect_under_way() -> None:
+    """A connection that was not accepted yet is refused."""
+
+    class Slow(Guest):
+        async def connect(self) -> None:
+            self.busy.set()
+            await self.go_on.wait()
+            await self.accept()
+
+    slow = Slow()
+    async with Client(slow, "/") as client:
+        await client.send_input({"type": "websocket.connect"})
+        await slow.busy.wait()
+        closing = asyncio.create_task(close_consumers())
+        await client.answer_close()
+        slow.go_on.set()
+        await closing
+        await client.wait()
+        assert await client.receive_nothing(0)
+    assert slow.codes == [1012]
+
+
+class Stubborn(Guest):
+    """Waits in disconnect() until it was cancelled so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def disconnect(self, code: int) -> None:
+        await super().disconnect(code)
+        while self.times and not self.go_on.is_set():
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.times -= 1
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("times", [1, 9])
+async def test_disconnect_that_hangs(
+    times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cancelled; if that is of no use it is left running, and logged."""
+    stubborn = Stubborn(times)
+    client = Client(stubborn, "/")
+    await client.connected()
+    await close_consumers(TIMEOUT)
+    left = ["Stubborn did not end within 0.2 seconds"]
+    assert caplog.messages == (left if times == 9 else [])
+    stubborn.go_on.set()
+    await asyncio.wait([client.future])
+    assert stubborn.codes == [1012]
+
+
+async def test_consumer_without_a_websocket() -> None:
+    """What is not a WebSocket gets time to end, and is then cancelled."""
+    async with ApplicationCommunicator(AsyncConsumer, {"type": "http"}) as communicator:
+        await communicator.send_input({"type": "http.nothing"})
+        # It ends by itself: there is no such handler.
+        closing = asyncio.create_task(close_consumers())
+        with pytest.raises(ValueError, match=r"'http\.nothing'"):
+            await communicator.wait()
+        await closing
+    async with ApplicationCommunicator(AsyncConsumer, {"type": "http"}) as communicator:
+        assert not communicator.future.done()
+        await asyncio.sleep(0)
+        await close_consumers(TIMEOUT)
+        await communicator.wait()
+
+
+async def test_server_that_raises() -> None:
+    """What a server raises for a close that it does not want is ignored."""
+
+    class Raw(AsyncConsumer):
+        """Has no handler for websocket.disconnect."""
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(event: object) -> None:
+        raise RuntimeError("the connection is closed")
+
+    serving = asyncio.create_task(Raw()({"type": "websocket"}, receive, send))
+    await asyncio.sleep(0)
+    await close_consumers(TIMEOUT)
+    await serving
+
+
+async def test_cancellation_by_others_as_well() -> None:
+    """A server that cancels a consumer too sees it cancelled."""
+    guest = Guest()
+    client = Client(guest, "/")
+    await client.connected()
+    closing = asyncio.create_task(close_consumers())
+    assert await client.receive_output() == CLOSE
+    client.future.cancel()
+    client.future.cancel()
+    await closing
+    await asyncio.wait([client.future])
+    assert client.future.cancelled()
+    assert guest.codes == [1012]
+
+
+async def test_others_are_left_alone() -> None:
+    """Consumers of other event loops go on, and so does the one that asks."""
+    codes: list[int] = []
+
+    class Asking(Guest):
+        async def connect(self) -> None:
+            await self.accept()
+            await close_consumers()
+            self.go_on.set()
+
+    def elsewhere() -> None:
+        async def main() -> None:
+            guest = Guest()
+            async with Client(guest, "/") as client:
+                await client.connected()
+                connected.set()
+                await asyncio.to_thread(over.wait)
+                await client.disconnect(1001)
+            codes.extend(guest.codes)
+
+        asyncio.run(main())
+
+    connected, over = threading.Event(), threading.Event()
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    await asyncio.to_thread(connected.wait)
+    asking = Asking()
+    async with Client(asking, "/") as client:
+        await client.connected()
+        await asking.go_on.wait()
+    over.set()
+    await asyncio.to_thread(thread.join)
+    assert asking.codes == [1000]
+    assert codes == [1001]
+
+
+# How an application is told to shut down
+
+
+@pytest.fixture
+def handled() -> Iterator[list[int]]:
+    """Handle SIGTERM as a server does."""
+    numbers: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_signal_ends_consumers(handled: list[int]) -> None:
+    """A signal ends the consumers at once, and reaches the server too, every time."""
+    own, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    guest = Guest()
+    async with Client(guest, "/") as client, channels_lifespan()(None):
+        await client.connected()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        await client.answer_close()
+        await client.wait()
+        assert guest.codes == [1012]
+    assert handled == [signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGTERM) is own
+    assert signal.getsignal(signal.SIGINT) is interrupt
+
+
+def test_handler_that_stays(handled: list[int]) -> None:
+    """A handler that somebody put around ours works when the application is over."""
+
+    async def main() -> None:
+        async with channels_lifespan()(None):
+            ours: Any = signal.getsignal(signal.SIGTERM)
+
+            def around(number: int, frame: FrameType | None) -> None:
+                ours(number, frame)
+
+            signal.signal(signal.SIGTERM, around)
+
+    asyncio.run(main())
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == [signal.SIGTERM]
+
+
+def test_application_in_a_thread(handled: list[int]) -> None:
+    """An application that runs in a thread, as test clients do it, gets no signals."""
+    own = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        async with channels_lifespan()(None):
+            assert signal.getsignal(signal.SIGTERM) is own
+
+    thread = threading.Thread(target=asyncio.run, args=[main()])
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_worker_of_hypercorn(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a worker process of hypercorn, its event ends the consumers."""
+    event = threading.Event()
+    arguments = {"config": None, "shutdown_event": event}
+    monkeypatch.setitem(sys.modules, "hypercorn", ModuleType("hypercorn"))
+    process = multiprocessing.current_process()
+    monkeypatch.setattr(process, "_kwargs", arguments, raising=False)
+    guest = Guest()
+    async with Client(guest, "/") as client, channels_lifespan()(None):
+        await client.connected()
+        if told:
+            event.set()
+            await client.answer_close()
+            await client.wait()
+        else:
+            await client.disconnect()
+    assert guest.codes == [1012 if told else 1000]
