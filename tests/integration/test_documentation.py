@@ -27,6 +27,7 @@ from sybil.document import Document, PythonDocStringDocument
 from sybil.parsers.rest import DocTestParser, PythonCodeBlockParser
 
 from fast_channels.layers import RedisChannelLayer, get_channel_layer
+from fast_channels.layers.redis.serializers import registry
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer
 
@@ -77,15 +78,22 @@ def redis(redis_binary: ServerBinary) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def namespace(
-    request: pytest.FixtureRequest, page: str, redis: RedisServer, tmp_path: Path
+    request: pytest.FixtureRequest,
+    page: str,
+    redis: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[dict[str, Any]]:
     """Run a page, up to a test if there is one, and return what it defines."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    # A format that a page registers is known to that page only.
+    monkeypatch.setattr(registry, "_classes", {**vars(registry)["_classes"]})
     until = request.node.callspec.params.get("name")
-    copy = tmp_path / Path(page).name
+    runs = tmp_path / Path(page).name
     text = _PAGES[page].read_text()
-    copy.write_text(text.replace(_REDIS, f"{redis.host}:{redis.port}"))
-    document = _parse(copy)
-    document.namespace = vars(ModuleType(copy.stem.replace("-", "_")))
+    runs.write_text(text.replace(_REDIS, f"{redis.host}:{redis.port}"))
+    document = _parse(runs)
+    document.namespace = vars(ModuleType(runs.stem.replace("-", "_")))
     for example in document.examples():
         example.evaluate()
         if until in document.namespace:

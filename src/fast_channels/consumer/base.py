@@ -230,7 +230,9 @@ class AsyncConsumer:
         loop: DispatchLoop,
         receive: ASGIReceiveCallable,
         sources: Sequence[ASGIReceiveCallable],
-    ) -> tuple[Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None]:
+    ) -> tuple[
+        Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None
+    ]:
         """Do what comes before the loop; return what that is to run with."""
         layer = self.channel_layer
         if layer is None:

@@ -261,7 +261,9 @@ class AsyncHttpConsumer(AsyncConsumer):
         loop: DispatchLoop,
         receive: ASGIReceiveCallable,
         sources: Sequence[ASGIReceiveCallable],
-    ) -> tuple[Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None]:
+    ) -> tuple[
+        Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None
+    ]:
         self.__client = _Client(receive, self.__response)
         heard = self.__client.receive
         await self.__require_size(_declared_size(self.scope))

@@ -147,7 +147,9 @@ class BaseMessageSerializer(abc.ABC):
         # not a message.
         except Exception as exc:
             raise UndecodableMessage(
-                f"{type(self).__name__} cannot decode these {len(data)} bytes: {exc!r}"
+                f"{type(self).__name__} cannot decode these {len(data)} bytes: "
+                # Not its repr: that of msgpack's holds what there was to decode.
+                f"{type(exc).__name__}: {exc}"
             ) from exc
         if not isinstance(message, dict):
             raise UndecodableMessage(

@@ -371,7 +371,7 @@ def test_format_of_a_user_is_used() -> None:
     data = serializer.serialize({})
     assert data[3:] == b"}{"
     assert serializer.deserialize(data) == {}
-    error = r"Reversed cannot decode these 2 bytes: LookupError\('not empty'\)"
+    error = r"Reversed cannot decode these 2 bytes: LookupError: not empty"
     with pytest.raises(UndecodableMessage, match=error):
         serializer.deserialize(b"xxx{}")
 
