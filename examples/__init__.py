@@ -1,1 +1,1 @@
-"""A chat that shows fast_channels at work: ``python -m examples``."""
+"""An application that shows fast_channels at work: ``python -m examples``."""

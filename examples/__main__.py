@@ -1,4 +1,4 @@
-"""Serve the chat."""
+"""Serve the examples."""
 
 import argparse
 import contextlib
@@ -12,13 +12,18 @@ from fast_channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from .app import app
 
+LAST_PORT = 65535
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens, or end with a line that says why there is none."""
+    if not 0 <= port <= LAST_PORT:
+        hint = f"a port is a number from 0 to {LAST_PORT}"
+        raise SystemExit(f"Cannot serve on {host!r}, port {port}: {hint}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as exc:
+    except (OSError, UnicodeError) as exc:
         if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
             hint = f"Port {port} of {host} is in use: choose another one with --port."
             raise SystemExit(hint) from None
@@ -26,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the address under which a browser on this machine finds the chat."""
+    """Return the address under which a browser on this machine finds the pages."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "localhost"

@@ -1,4 +1,4 @@
-"""The consumers of the chat: one instance for each person in a room.
+"""The chat: one consumer for each person in a room, and a group for each room.
 
 Both sides send JSON objects, in text frames. The browser sends:
 
@@ -11,96 +11,60 @@ and the server:
     {"type": "notice", "event": "join", "name": "Ada"}     to the others; or "leave"
     {"type": "message", "name": "Ada", "text": "Hello", "own": false,
      "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" to the author
-    {"type": "error", "detail": "..."}                     to whom sent what is wrong,
-                                                           or what cannot be sent now
-
-A room whose name is not valid is closed with code 4400, and the rule as the reason.
+    {"type": "error", "detail": "..."}                     to whom sent what is wrong
 """
 
 import asyncio
 import contextlib
-import re
 from datetime import UTC, datetime
 from typing import Any
 
-from fast_channels.consumer import AsyncJsonWebsocketConsumer
+from fastapi import APIRouter
+
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.redis import RedisUnavailable
 from fast_channels.type_defs import ChannelMessage
 
-BAD_ROOM = 4400
-ROOM = re.compile(r"[A-Za-z0-9_-]{1,50}")
-ROOM_RULE = "A room name has 1 to 50 letters (A-Z), digits, hyphens and underscores."
-NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,40}")
-NAME_RULE = "A name has 1 to 40 characters, and no control characters."
-TEXT_LENGTH = 2000
-UNSENT = "Not sent: the server cannot reach Redis. Try again in a moment."
+from .answering import AnsweringConsumer
+from .chat_rules import BAD_ROOM, ROOM_RULE, check_name, check_text, is_room
+
+EXPECTED = "Expected a 'join' with a name or a 'message' with a text."
 
 
-class Room(AsyncJsonWebsocketConsumer):
+class Room(AnsweringConsumer):
     """A person in the room that the path names."""
 
     channel_layer_alias = "chat"
 
-    name: str | None = None
-    """The name of the person; None before they have joined."""
-
-    @property
-    def room(self) -> str:
-        """The name of the room."""
-        return str(self.scope["path_params"]["room_name"])
-
-    @property
-    def group(self) -> str:
-        """The group of everybody in the room."""
-        return f"room.{self.room}"
+    name: str | None = None  # before they have joined
 
     async def connect(self) -> None:
+        self.room = str(self.scope["path_params"].get("room_name", "lobby"))
+        self.group = f"room.{self.room}"
         # Accepted first: browsers do not learn why a connection was refused.
         await self.accept()
-        if not ROOM.fullmatch(self.room):
+        if not is_room(self.room):
             await self.close(BAD_ROOM, ROOM_RULE)
             raise StopConsumer
 
     async def disconnect(self, code: int) -> None:
         if self.name is not None:
-            # While Redis is away nobody can be told, and a server that stops is not to
-            # wait for it.
+            # Without Redis nobody can be told, and a server that stops need not wait.
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(1):
                     await self.notify("leave", self.name)
 
-    async def receive(
-        self,
-        text_data: str | None = None,
-        bytes_data: bytes | None = None,
-        **kwargs: Any,
-    ) -> None:
-        # Whatever is wrong with a frame, the person stays in the room. A frame may
-        # also be nested too deeply to be decoded: that is the RecursionError.
-        try:
-            await super().receive(text_data, bytes_data, **kwargs)
-        except (ValueError, RecursionError) as exc:
-            await self.send_json({"type": "error", "detail": str(exc)})
-        except RedisUnavailable:
-            # If the connection broke just now, the others may have got it all the same.
-            await self.send_json({"type": "error", "detail": UNSENT})
-
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         match content:
             case {"type": "join", "name": str(name)}:
-                await self.join(name.strip())
+                await self.join(check_name(name))
             case {"type": "message", "text": str(text)}:
-                await self.write(text.strip())
+                await self.write(check_text(text, self.name))
             case _:
-                raise ValueError(
-                    "Expected a 'join' with a name or a 'message' with a text."
-                )
+                raise ValueError(EXPECTED)
 
     async def join(self, name: str) -> None:
         """Enter the room, or go on in it under another name."""
-        if not NAME.fullmatch(name):
-            raise ValueError(NAME_RULE)
         before, self.name = self.name, name
         await self.join_group(self.group)
         await self.send_json({"type": "joined", "room": self.room, "name": name})
@@ -109,44 +73,27 @@ class Room(AsyncJsonWebsocketConsumer):
         await self.notify("join", name)
 
     async def write(self, text: str) -> None:
-        """Send a message to everybody in the room."""
-        if self.name is None:
-            raise ValueError("Join the room with a name before you write.")
-        if not 1 <= len(text) <= TEXT_LENGTH:
-            raise ValueError(f"A message has 1 to {TEXT_LENGTH} characters.")
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"name": self.name, "text": text, "time": time}
-        await self.publish("chat.message", **content)
+        content = {"type": "message", "name": self.name, "text": text, "time": time}
+        await self.publish({**content, "own": False})
         # To the author, it also says that the message was sent.
-        await self.send_json({"type": "message", "own": True, **content})
+        await self.send_json({**content, "own": True})
 
     async def notify(self, event: str, name: str) -> None:
-        """Tell the others in the room who joins or leaves."""
-        await self.publish("chat.notice", event=event, name=name)
+        await self.publish({"type": "notice", "event": event, "name": name})
 
-    async def publish(self, message_type: str, **content: str) -> None:
-        """Send a message to the group: the others' consumers handle it, below."""
+    async def publish(self, content: dict[str, Any]) -> None:
+        """Send a message to the group, which everybody's consumer handles below."""
         assert self.channel_layer is not None
-        message = {"type": message_type, "sender": self.channel_name, **content}
+        message = {"type": "chat", "sender": self.channel_name, "content": content}
         await self.channel_layer.group_send(self.group, message)
 
-    async def chat_message(self, event: ChannelMessage) -> None:
-        """Handle what ``write()`` published."""
+    async def chat(self, event: ChannelMessage) -> None:
         if event["sender"] != self.channel_name:
-            content = {key: event[key] for key in ("name", "text", "time")}
-            await self.send_json({"type": "message", "own": False, **content})
-
-    async def chat_notice(self, event: ChannelMessage) -> None:
-        """Handle what ``notify()`` published."""
-        if event["sender"] != self.channel_name:
-            content = {key: event[key] for key in ("name", "event")}
-            await self.send_json({"type": "notice", **content})
+            await self.send_json(event["content"])
 
 
-class Lobby(Room):
-    """A person in the room that everybody finds first."""
-
-    @property
-    def room(self) -> str:
-        """The name of the room."""
-        return "lobby"
+router = APIRouter()
+router.add_websocket_route("/ws/lobby", Room.as_asgi())
+# A path, since a name with a slash in it shall be refused in words, not with a 404.
+router.add_websocket_route("/ws/room/{room_name:path}", Room.as_asgi())

@@ -1,4 +1,4 @@
-"""The example chat as a process of its own, as a user starts it."""
+"""The example application as a process of its own, as a user starts it."""
 
 import os
 import signal

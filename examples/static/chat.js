@@ -1,82 +1,53 @@
 // The page of a room. What the browser and the server say to each other is described
 // at the top of chat.py.
 
+import { $, connect, ready, showState } from "./connection.js";
+
 const BAD_ROOM = 4400; // The close code after which it is no use to come back.
 const ROOM_NAME = /^[A-Za-z0-9_-]{1,50}$/;
 
-const $ = (id) => document.getElementById(id);
 const inLobby = location.pathname === "/";
 const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length));
 
 // A tab keeps its name; a new one begins with the name that was chosen last.
 let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
-let socket;
 let visits = 0; // How often the server has let us into the room.
-let failures = 0; // How many connections in a row have ended since it last did.
-let retry; // The timer of the next attempt; undefined unless we wait for one.
 let sending; // The timer that says so; undefined unless the server owes us an answer.
 
 // The connection
 
-function connect() {
-  clearTimeout(retry);
-  retry = undefined;
-  if (failures) showState("reconnecting", "Reconnecting…");
-  else showState("connecting", "Connecting…");
-  const url = new URL(inLobby ? "/ws/lobby" : `/ws${location.pathname}`, location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  socket = new WebSocket(url);
-  socket.onopen = () => {
-    showState("connected", "Connected");
-    join();
-  };
-  socket.onmessage = (event) => {
-    const content = JSON.parse(event.data);
-    handlers[content.type](content);
-  };
-  socket.onclose = (event) => {
-    answered();
-    allowWriting(false);
-    if (event.code === BAD_ROOM) refuse(event.reason);
-    else reconnectLater();
-  };
-}
+let socket;
 
-// Wait for 0.5 to 1 s after the first failure, then longer, but never beyond 10 s. The
-// random part keeps browsers from coming back all at once.
-function reconnectLater() {
-  const delay = Math.min(5000, 500 * 2 ** failures++) * (1 + Math.random());
-  const due = Date.now() + delay;
-  const tick = () => {
-    const left = due - Date.now();
-    if (left <= 0) return connect();
-    showState("reconnecting", "Reconnecting", ` in ${Math.ceil(left / 1000)} s…`);
-    retry = setTimeout(tick, left % 1000 || 1000);
-  };
-  tick();
+function enter() {
+  socket = connect(inLobby ? "/ws/lobby" : `/ws${location.pathname}`, {
+    opened: join,
+    received(frame) {
+      const content = JSON.parse(frame);
+      handlers[content.type](content);
+    },
+    closed(event) {
+      answered();
+      allowWriting(false);
+      if (event.code === BAD_ROOM) refuse(event.reason);
+      return event.code === BAD_ROOM;
+    },
+  });
 }
-
-function reconnectNow() {
-  if (retry !== undefined && document.visibilityState === "visible") connect();
-}
-
-addEventListener("online", reconnectNow);
-document.addEventListener("visibilitychange", reconnectNow);
 
 function send(content) {
   socket.send(JSON.stringify(content));
 }
 
 function join() {
-  if (name && socket.readyState === WebSocket.OPEN) send({ type: "join", name });
+  if (name && socket.open) send({ type: "join", name });
 }
 
 // What the server sends: a function for each type
 
 const handlers = {
   joined() {
-    if (visits++ && failures) addNotice("You are back. What was written meanwhile is not shown.");
-    failures = 0;
+    const wasAway = ready() > 0;
+    if (visits++ && wasAway) addNotice("You are back. What was written meanwhile is not shown.");
     allowWriting(true);
   },
   notice({ event, name }) {
@@ -176,7 +147,7 @@ function allowWriting(allowed) {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = text.value.trim();
-  if (draft && sending === undefined && socket.readyState === WebSocket.OPEN) {
+  if (draft && sending === undefined && socket.open) {
     send({ type: "message", text: draft });
     sending = setTimeout(() => showState("sending", "Sending…"), 500);
     text.readOnly = true;
@@ -255,7 +226,6 @@ $("room-form").addEventListener("submit", (event) => {
 $("room-name").addEventListener("input", () => setProblem("room-name", ""));
 
 function refuse(reason) {
-  showState("disconnected", "Disconnected");
   $("refused-reason").textContent = reason;
   $("refused").hidden = false;
   $("empty").hidden = true;
@@ -263,13 +233,6 @@ function refuse(reason) {
 }
 
 // Small things
-
-function showState(state, text, countdown = "") {
-  $("state").dataset.state = state;
-  // Set only if it is new: screen readers read it out.
-  if ($("state-text").textContent !== text) $("state-text").textContent = text;
-  $("countdown").textContent = countdown;
-}
 
 function setProblem(field, problem) {
   $(field).setAttribute("aria-invalid", String(Boolean(problem)));
@@ -291,5 +254,5 @@ document.title = `${title} · fast_channels chat`;
 $("second-tab").href = location.pathname;
 if (inLobby) $("lobby").setAttribute("aria-current", "page");
 showName();
-connect();
+enter();
 if (!name) askName();

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import TypeAlias
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.chat_server import ChatServer
 
@@ -34,22 +35,22 @@ def chromium() -> str:
     )
 
 
-@pytest.fixture
-def servers() -> Iterator[list[ChatServer]]:
-    """Serve the chat for one test, in memory; a module may have servers of its own."""
+@pytest.fixture(scope="session")
+def server() -> Iterator[ChatServer]:
+    """Serve the application in memory; a test that stops it starts it again."""
     with ChatServer() as server:
-        yield [server]
+        yield server
 
 
 @pytest.fixture
-def server(servers: list[ChatServer]) -> ChatServer:
-    """The first of the servers, which a test may stop and start again."""
-    return servers[0]
+def servers(server: ChatServer) -> list[ChatServer]:
+    """Give the server that all tests share; a module may have servers of its own."""
+    return [server]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str) -> AsyncGenerator[Browser]:
-    """Run a browser for one test."""
+    """Run a browser for all tests, in the event loop that all of them share."""
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -65,14 +66,18 @@ def console() -> list[str]:
     return []
 
 
-@pytest.fixture
-def visit(browser: Browser, servers: list[ChatServer], console: list[str]) -> Visit:
+@pytest_asyncio.fixture(loop_scope="session")
+async def visit(
+    browser: Browser, servers: list[ChatServer], console: list[str]
+) -> AsyncGenerator[Visit]:
     """Open pages, each in a profile of its own; with a name, join the room."""
+    contexts: list[BrowserContext] = []
 
     async def visit(
         path: str, name: str = "", width: int = 1280, server: int = 0
     ) -> Page:
         context = await browser.new_context(viewport={"width": width, "height": 800})
+        contexts.append(context)
         page = await context.new_page()
         page.on(
             "console",
@@ -90,4 +95,6 @@ def visit(browser: Browser, servers: list[ChatServer], console: list[str]) -> Vi
             await expect(page.get_by_label("Message", exact=True)).to_be_enabled()
         return page
 
-    return visit
+    yield visit
+    for context in contexts:
+        await context.close()

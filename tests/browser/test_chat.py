@@ -11,8 +11,9 @@ from tests.chat_server import ChatServer
 from .conftest import Visit
 from .pages import composer, expect_message, log, state, write
 
-# On a busy machine a browser may take a while to do anything.
-pytestmark = pytest.mark.timeout(180)
+# All share a browser, and with it its event loop. On a busy machine it may take a while
+# to do anything.
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ async def test_other_rooms_can_be_opened(visit: Visit) -> None:
 
 
 @pytest.mark.usefixtures("no_console_errors")
-@pytest.mark.parametrize("name", ["tea%20time", "a%2Fb", "%ff"])
+@pytest.mark.parametrize("name", ["a%2Fb", "%ff"])
 async def test_bad_room_is_explained(visit: Visit, name: str) -> None:
     """A room with a bad name says why, and is not tried again."""
     page = await visit("/")
@@ -177,7 +178,7 @@ async def test_reader_is_not_moved(visit: Visit) -> None:
 
 
 @pytest.mark.usefixtures("no_console_errors")
-@pytest.mark.parametrize("width", [320, 360, 1600])
+@pytest.mark.parametrize("width", [320, 1600])
 async def test_page_is_as_wide_as_the_window(visit: Visit, width: int) -> None:
     """However long words are, nothing has to be scrolled sideways."""
     page = await visit("/room/" + "w" * 50, "W" * 40, width=width)

@@ -12,7 +12,9 @@ from tests.redis_servers.server import RedisServer, wait_until
 from .conftest import Visit
 from .pages import composer, expect_message, log, state, write
 
-pytestmark = pytest.mark.timeout(180)
+# All share a browser, and with it its event loop. On a busy machine it may take a while
+# to do anything.
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -22,13 +24,18 @@ def redis(redis_binary: ServerBinary) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(params=["queue", "pubsub"])
-def servers(
-    request: pytest.FixtureRequest, redis: RedisServer
-) -> Iterator[list[ChatServer]]:
-    """Serve the chat twice, on either layer for Redis."""
+@pytest.fixture
+def redis_layer() -> str:
+    """How messages go through Redis; a test may choose both ways."""
+    return "pubsub"
+
+
+@pytest.fixture
+def servers(redis: RedisServer, redis_layer: str) -> Iterator[list[ChatServer]]:
+    """Serve the chat twice."""
     # They need no Redis to start, and stop before it does.
-    first, second = (ChatServer(redis.url, request.param) for _ in range(2))
+    url = f"{redis.url}?socket_timeout=3"
+    first, second = (ChatServer(url, redis_layer) for _ in range(2))
     with first, second:
         yield [first, second]
 
@@ -67,6 +74,7 @@ def both_are_back(redis: RedisServer) -> bool:
     return len(subscribers) == 2
 
 
+@pytest.mark.parametrize("redis_layer", ["queue", "pubsub"])
 async def test_redis_is_stopped_and_started(
     visit: Visit, servers: list[ChatServer], redis: RedisServer
 ) -> None:

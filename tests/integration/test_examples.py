@@ -1,47 +1,64 @@
-"""The example chat: its consumers, and the process that serves it."""
+"""The example application: its consumers, and the process that serves it."""
 
+import asyncio
 import contextlib
+import functools
 import json
+import mimetypes
+import os
+import re
 import socket
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import websockets
 from fastapi import FastAPI
+from websockets import Origin
 
+from examples import notify
+from examples.counter import counting
+from examples.layers import setup_layers
 from fast_channels.layers import (
     InMemoryChannelLayer,
     RedisChannelLayer,
-    get_channel_layer,
+    RedisPubSubChannelLayer,
+    channel_layers,
     register_channel_layer,
 )
-from fast_channels.testing import WebsocketCommunicator
+from fast_channels.testing import HttpCommunicator, WebsocketCommunicator
 from tests.chat_server import ChatServer, start_chat
 from tests.redis_servers.server import RedisServer
+
+# As of a page that a browser has from this very application.
+ORIGIN = [(b"origin", b"http://localhost:8000")]
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
-    """Give the application; nothing may be left in its layer after the test."""
+    """Give the application; nothing may be left in its layers after the test."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     # Imported here, since the import looks at REDIS_URL.
     from examples.app import app  # noqa: PLC0415
-    from examples.layers import register_layers  # noqa: PLC0415
 
-    register_layers()
-    layer = get_channel_layer("chat")
-    assert isinstance(layer, InMemoryChannelLayer)
+    # Starlette would do it, inside of our middleware, with the first file it sends.
+    mimetypes.init()
+    setup_layers(force=True)
+    layers = [channel_layers.get(alias) for alias in channel_layers]
     yield app
-    assert layer.groups == {}
-    assert layer.channels == {}
+    for layer in layers:
+        assert isinstance(layer, InMemoryChannelLayer)
+        assert layer.groups == {}
+        assert layer.channels == {}
 
 
 @contextlib.asynccontextmanager
 async def opened(app: FastAPI, path: str) -> AsyncGenerator[WebsocketCommunicator]:
-    async with WebsocketCommunicator(app, path) as person:
+    async with WebsocketCommunicator(app, path, ORIGIN) as person:
         assert await person.connect() == (True, None)
         yield person
 
@@ -73,17 +90,136 @@ async def receive_error(person: WebsocketCommunicator) -> str:
     return detail
 
 
-@pytest.mark.parametrize("path", ["/", "/room/tea", "/room/a/b", "/room/a%20b"])
-async def test_every_room_has_the_page(app: FastAPI, path: str) -> None:
-    """The lobby and every room have the same page, those with a bad name too."""
+def browse(app: FastAPI) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://chat") as client:
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+
+@pytest.mark.parametrize(
+    ("path", "script"),
+    [
+        ("/", "chat"),
+        ("/room/tea", "chat"),
+        ("/room/a/b", "chat"),
+        ("/room/a%20b", "chat"),
+        ("/system", "system"),
+        ("/jobs", "jobs"),
+        ("/notifications", "notifications"),
+        ("/analytics", "analytics"),
+    ],
+)
+async def test_every_part_has_a_page(app: FastAPI, path: str, script: str) -> None:
+    """Every part has a page; all rooms have the same, those with a bad name too."""
+    async with counting(), browse(app) as client:
         page = await client.get(path)
         assert page.status_code == 200
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        for file in ("/static/chat.css", "/static/chat.js"):
+        assert 'data-layer="memory" data-jobs="server"' in page.text
+        assert "$" not in page.text
+        for file in ("/static/style.css", f"/static/{script}.js"):
             assert f'"{file}"' in page.text
             assert (await client.get(file)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/ws/lobby", "/ws/system", "/ws/jobs"])
+async def test_pages_of_others_are_refused(app: FastAPI, path: str) -> None:
+    """A page of another site cannot open a WebSocket."""
+    foreign = [(b"origin", b"https://example.com")]
+    async with WebsocketCommunicator(app, path, foreign) as page:
+        assert await page.connect() == (False, 403)
+
+
+async def test_system_answers(app: FastAPI) -> None:
+    """The consumer without a layer greets, and answers text, nonsense or not."""
+    async with opened(app, "/ws/system") as page:
+        assert "The connection is open since " in str(await page.receive_from())
+        await page.send_to(" hello ")
+        assert await page.receive_from() == "You wrote: hello"
+        for nonsense in (" ", "a" * 501):
+            await page.send_to(nonsense)
+            assert await page.receive_from() == "A text has 1 to 500 characters."
+        await page.send_to(bytes_data=b"\0")
+        assert await page.receive_from() == "That was a binary frame. Write text."
+
+
+START = '{"type": "start", "title": " Sales "}'
+
+
+async def test_job_tells_how_far_it_is(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page that starts a job hears of it up to 100 %, and no other page does."""
+    monkeypatch.setattr("examples.reports.SECONDS", 0)
+    async with opened(app, "/ws/jobs") as page, opened(app, "/ws/jobs") as other:
+        await page.send_to(START)
+        queued = await page.receive_json_from()
+        job = queued.pop("job")
+        assert queued == {"type": "queued", "title": "Sales", "where": "server"}
+        for percent in range(0, 101, 5):
+            progress = {"type": "progress", "job": job, "percent": percent}
+            assert await page.receive_json_from() == progress
+        assert await other.receive_nothing()
+
+
+async def test_jobs_are_limited(app: FastAPI) -> None:
+    """Nonsense and a sixth job are refused; jobs end with the page."""
+    async with opened(app, "/ws/jobs") as page:
+        for nonsense in ("{}", "[]", '{"type": "start"}', START.replace("Sales", " ")):
+            await page.send_to(nonsense)
+            assert await receive_error(page)
+        for _ in range(6):
+            await page.send_to(START)
+        while (answer := await page.receive_json_from())["type"] != "error":
+            assert answer["type"] in {"queued", "progress"}
+        assert answer["detail"].startswith("5 jobs are running.")
+
+
+async def test_everybody_is_notified(app: FastAPI) -> None:
+    """What is posted reaches every page; nonsense is refused."""
+    async with (
+        opened(app, "/ws/notifications") as one,
+        opened(app, "/ws/notifications") as other,
+        browse(app) as client,
+    ):
+        for page in (one, other):
+            assert await page.receive_json_from() == {"type": "ready"}
+        await one.send_to("nonsense")
+        assert (await client.post("/notify", json={"text": "x"})).status_code == 202
+        for page in (one, other):
+            notification = await page.receive_json_from()
+            assert notification["text"] == "x"
+            assert notification["source"] == "POST /notify"
+        for text in ("", " ", "a" * 201, None):
+            response = await client.post("/notify", json={"text": text})
+            assert response.status_code == 422
+
+
+async def receive_counts(page: HttpCommunicator) -> dict[str, int]:
+    line = await page.receive_body()
+    assert line.startswith(b"data: ")
+    counts: dict[str, int] = json.loads(line.removeprefix(b"data: "))
+    return counts
+
+
+async def test_visits_are_counted(app: FastAPI) -> None:
+    """A worker counts the visits, and the page gets the numbers as events."""
+    async with (
+        counting(),
+        browse(app) as client,
+        HttpCommunicator(app, "GET", "/events") as page,
+    ):
+        before = await receive_counts(page)
+        await client.get("/system")
+        after = await receive_counts(page)
+        assert after == {**before, "System": before.get("System", 0) + 1}
+
+
+async def test_missing_worker_is_noticed(app: FastAPI) -> None:
+    """Without a worker the page is told so, and gets the numbers when one starts."""
+    async with HttpCommunicator(app, "GET", "/events") as page:
+        assert await page.receive_body(timeout=5) == b"event: nobody\ndata:\n\n"
+        async with counting():
+            await receive_counts(page)
 
 
 async def test_message_reaches_everybody(app: FastAPI) -> None:
@@ -194,9 +330,11 @@ async def test_process_serves_until_interrupted() -> None:
             page = await client.get(server.url)
             assert page.status_code == 200
         sockets = server.url.replace("http", "ws", 1) + "/ws"
+        refuse = f"{sockets}/room/a%2Fb"
+        origin = Origin(server.url)
         async with (
-            websockets.connect(f"{sockets}/lobby", proxy=None) as ada,
-            websockets.connect(f"{sockets}/room/a%2Fb", proxy=None) as refused,
+            websockets.connect(f"{sockets}/lobby", origin=origin, proxy=None) as ada,
+            websockets.connect(refuse, origin=origin, proxy=None) as refused,
         ):
             await ada.send('{"type": "join", "name": "Ada"}')
             answer: dict[str, Any] = json.loads(await ada.recv())
@@ -209,70 +347,65 @@ async def test_process_serves_until_interrupted() -> None:
             assert ada.close_code == 1012
 
 
-def fail_to_start(
-    *arguments: str, redis_url: str | None = None, redis_layer: str | None = None
-) -> tuple[int, str]:
-    chat = start_chat(*arguments, redis_url=redis_url, redis_layer=redis_layer)
-    with chat as process:
-        stdout, stderr = process.communicate()
-    assert stdout == ""
-    return process.returncode, stderr
-
-
 def test_port_in_use_is_named() -> None:
     """A port that is in use is named in one line, with what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert fail_to_start("--port", str(port)) == (
-            1,
-            f"Port {port} of 127.0.0.1 is in use: choose another one with --port.\n",
-        )
+        with start_chat("--port", str(port)) as process:
+            stdout, stderr = process.communicate()
+        hint = f"Port {port} of 127.0.0.1 is in use: choose another one with --port.\n"
+        assert (process.returncode, stdout, stderr) == (1, "", hint)
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--port", "70000"), ("--host", "192.0.2.1"), ("--host", "a..b")]
+    ("host", "port"), [("127.0.0.1", 70000), ("192.0.2.1", 0), ("a..b", 0)]
 )
-def test_bad_address_is_named(arguments: tuple[str, str]) -> None:
+def test_bad_address_is_named(app: FastAPI, host: str, port: int) -> None:
     """An address that cannot be served on is named in one line."""
-    code, stderr = fail_to_start(*arguments)
-    assert code == 1
-    assert stderr.startswith("Cannot serve on ")
-    assert arguments[1] in stderr
-    assert stderr.count("\n") == 1
+    from examples.__main__ import listen  # noqa: PLC0415 # it imports the application
 
-
-@pytest.mark.parametrize("url", ["localhost:6379", "redis://localhost/database"])
-def test_bad_redis_url_is_named(url: str) -> None:
-    """A REDIS_URL that is none is named in one line."""
-    code, stderr = fail_to_start(redis_url=url)
-    assert code == 1
-    assert stderr.startswith(f"REDIS_URL: '{url}' ")
-    assert stderr.count("\n") == 1
-
-
-def test_bad_redis_layer_is_named() -> None:
-    """A REDIS_LAYER that is none is named in one line."""
-    code, stderr = fail_to_start(redis_url="redis://localhost", redis_layer="quick")
-    assert (code, stderr) == (
-        1,
-        "REDIS_LAYER: 'quick' is neither 'queue' nor 'pubsub'\n",
-    )
+    with pytest.raises(SystemExit, match=f"^Cannot serve on '{host}', port {port}: .+"):
+        listen(host, port)
 
 
 @pytest.mark.parametrize(
-    ("redis_url", "redis_layer", "layer"),
+    ("name", "value", "problem"),
     [
-        (None, None, "memory; set REDIS_URL to connect several servers"),
-        ("redis://:secret@192.0.2.1/1", None, "<RedisChannelLayer [redis://:***@"),
-        ("redis://192.0.2.1/1", "pubsub", "<RedisPubSubChannelLayer [redis://192."),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL: 'localhost:6379' "),
+        ("REDIS_URL", "redis://a/database", "REDIS_URL: 'redis://a/database' "),
+        ("REDIS_LAYER", "quick", "REDIS_LAYER: 'quick' is neither 'queue' nor 'pub"),
+        ("ALLOWED_HOSTS", "a/b", "ALLOWED_HOSTS: cannot allow the origin 'a/b'"),
     ],
 )
-def test_layer_is_named(
-    redis_url: str | None, redis_layer: str | None, layer: str
+def test_bad_setting_is_named(
+    app: FastAPI, name: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process prints which layer it uses, and needs no Redis to start and stop."""
-    with ChatServer(redis_url, redis_layer) as server:
-        assert server.layer.startswith(layer)
+    """A setting that makes no sense is named in one line."""
+    from examples.app import allowed_hosts  # noqa: PLC0415 # it imports the application
+
+    setup = functools.partial(setup_layers, force=True)
+    monkeypatch.setenv("REDIS_URL", "redis://localhost")
+    monkeypatch.setenv(name, value)
+    check = allowed_hosts if name == "ALLOWED_HOSTS" else setup
+    with pytest.raises(SystemExit, match=f"^{re.escape(problem)}"):
+        check()
+
+
+def test_layer_is_named(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What carries the messages is named without its password."""
+    from examples.__main__ import describe_layer  # noqa: PLC0415 # as above
+
+    assert describe_layer() == "memory; set REDIS_URL to connect several servers"
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@192.0.2.1/1")
+    monkeypatch.setenv("REDIS_LAYER", "queue")
+    setup_layers(force=True)
+    assert describe_layer().startswith("<RedisChannelLayer [redis://:***@192.0.2.1")
+
+
+def test_process_needs_no_redis_to_start_and_stop() -> None:
+    """Without its Redis the process serves pages, and stops without a word."""
+    with ChatServer("redis://:secret@192.0.2.1/1") as server:
+        assert server.layer.startswith("<RedisPubSubChannelLayer [redis://:***@192.")
         assert httpx.get(server.url, trust_env=False).status_code == 200
         assert server.stop() == (0, "", "")
 
@@ -298,3 +431,42 @@ async def test_people_stay_without_redis(
     assert own_redis_server.keys("asgi:group:") == []
     ours = [record for record in caplog.records if record.name != "asyncio"]
     assert ["cannot be read" in record.message for record in ours] == [True]
+
+
+async def test_script_notifies(app: FastAPI, redis_server: RedisServer) -> None:
+    """A script notifies through Redis."""
+    script = [sys.executable, "-m", "examples.notify", "hello"]
+    environment = {**os.environ, "REDIS_URL": redis_server.url}
+    async with RedisPubSubChannelLayer([redis_server.url], prefix="notify") as layer:
+        register_channel_layer("notifications", layer)
+        async with opened(app, "/ws/notifications") as page:
+            assert await page.receive_json_from() == {"type": "ready"}
+            done = await asyncio.create_subprocess_exec(
+                *script, cwd=Path(__file__).parents[2], env=environment
+            )
+            assert await done.wait() == 0
+            assert (await page.receive_json_from())["text"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "problem"),
+    [
+        ("hello", "", "This needs Redis: "),
+        (" ", "redis://localhost", "usage: "),
+        ("hello", "redis://127.0.0.1:1?socket_timeout=0.1", "Not sent: "),
+        ("hello", "localhost", "REDIS_URL: "),
+    ],
+)
+def test_script_says_what_is_wrong(
+    text: str,
+    url: str,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A script that cannot notify says why, without a traceback."""
+    monkeypatch.setattr(sys, "argv", ["notify", text])
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SystemExit) as ended:
+        notify.main()
+    assert (capsys.readouterr().err or str(ended.value)).startswith(problem)
