@@ -1,16 +1,37 @@
-"""What the measures drive consumers with, and take their times with."""
+"""What the measures take times and count commands with, and drive consumers with."""
 
 import asyncio
 import gc
+import secrets
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from .library import Library, Message
+from tests.redis_servers.resp import Connection
 
-__all__ = ["FLAT", "Countdown", "Recorder", "connect", "end", "settle", "silence"]
+from .library import Layer, Library, Message
+from .processes import Process
+
+__all__ = [
+    "FLAT",
+    "NESTED",
+    "Countdown",
+    "Recorder",
+    "Setting",
+    "connect",
+    "cpu",
+    "end",
+    "settle",
+    "silence",
+]
 
 FLAT: Message = {"type": "chat.message", "room": "lobby", "number": 1, "text": "Hi"}
+NESTED: Message = {
+    "type": "chat.message",
+    "user": {"id": 7, "name": "Ada", "roles": ["admin", "staff"]},
+    "items": [{"id": i, "text": f"item {i}"} for i in range(5)],
+}
 
 
 class Recorder:
@@ -22,12 +43,86 @@ class Recorder:
 
     async def add(self, name: str, step: Callable[[], Awaitable[float]]) -> None:
         """Repeat a step that returns what it measures."""
+        await self.add_all({name: step})
+
+    async def add_all(
+        self, steps: Mapping[str, Callable[[], Awaitable[float]]]
+    ) -> None:
+        """Repeat several steps in turns, as they are to be compared."""
         gc.collect()
-        values: list[float] = []
-        enough = time.perf_counter() + self._seconds
-        while len(values) < 3 or time.perf_counter() < enough:
-            values.append(await step())
-        self.results[name] = statistics.median(values)
+        values: dict[str, list[float]] = {name: [] for name in steps}
+        enough = time.perf_counter() + self._seconds * len(steps)
+        while True:
+            for name, step in steps.items():
+                values[name].append(await step())
+            if time.perf_counter() >= enough:
+                break
+        for name, measured in values.items():
+            self.results[name] = statistics.median(measured)
+
+
+async def cpu(work: Awaitable[object], count: int = 1) -> float:
+    """Return the CPU seconds that something takes, of which there are so many."""
+    start = time.process_time()
+    await work
+    return (time.process_time() - start) / count
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where everything on Redis is measured."""
+
+    library: Library
+    kind: str
+    recorder: Recorder
+    connect: Callable[[], Connection]
+    """Opens another connection to look at the server with."""
+    server: Connection
+    """To prepare the server."""
+    prefix: str
+    """What the names of all keys begin with."""
+    sender: Process
+    """The other process."""
+    sizes: Sequence[int]
+    """How many are in groups."""
+
+    @property
+    def layer(self) -> Layer:
+        """The layer that is measured."""
+        return self.library.layer
+
+    async def add(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[None]],
+        count: int,
+        prepare: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Measure some work, which is so many operations: their CPU, and commands."""
+
+        async def step() -> float:
+            prepare()
+            return await cpu(work(), count)
+
+        await self.recorder.add(name, step)
+        prepare()
+        sent, run = await self._commands(work)
+        self.recorder.results[f"{name}, sent"] = sent / count
+        self.recorder.results[f"{name}, run"] = run / count
+
+    async def _commands(self, work: Callable[[], Awaitable[None]]) -> tuple[int, int]:
+        """Return how many commands were sent meanwhile, and how many have run."""
+        sent = run = 0
+        stop = secrets.token_hex(8)
+        with self.connect() as monitor:
+            monitor.command("MONITOR")
+            await work()
+            self.server.command("ECHO", stop)
+            while stop not in (line := str(monitor.read())):
+                run += 1
+                # The others are run by scripts.
+                sent += " lua] " not in line.partition('"')[0]
+        return sent, run
 
 
 class Countdown:

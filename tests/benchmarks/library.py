@@ -18,6 +18,14 @@ Dispatch: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
 
 _ALIAS = "benchmarks"
+_LAYERS = {
+    "memory": ("InMemoryChannelLayer", "channels.layers.InMemoryChannelLayer"),
+    "pubsub": (
+        "RedisPubSubChannelLayer",
+        "channels_redis.pubsub.RedisPubSubChannelLayer",
+    ),
+    "queue": ("RedisChannelLayer", "channels_redis.core.RedisChannelLayer"),
+}
 
 
 class Layer(Protocol):
@@ -27,12 +35,13 @@ class Layer(Protocol):
     async def send(self, channel: str, message: Message) -> None: ...
     async def receive(self, channel: str) -> Message: ...
     async def group_add(self, group: str, channel: str) -> None: ...
+    async def group_discard(self, group: str, channel: str) -> None: ...
     async def group_send(self, group: str, message: Message) -> None: ...
 
 
 @dataclass(frozen=True)
 class Library:
-    """One of the two libraries, with layers in memory or on Redis."""
+    """One of the two libraries, with layers of one kind."""
 
     consumer: Any
     """Its ``AsyncWebsocketConsumer``."""
@@ -55,23 +64,22 @@ class Library:
         return application
 
 
-def load(name: str, redis_url: str = "", prefix: str = "") -> Library:
+def load(name: str, kind: str, redis_url: str = "", prefix: str = "") -> Library:
     """Import a library: ``fast_channels`` or ``channels``.
 
-    Its layers are in memory, or on the server of the URL if there is one; they have
-    more room there than any measure fills.
+    Its layers are in ``memory``, or on the server of the URL, each a ``queue`` or a
+    ``pubsub``; they have more room there than any measure fills.
     """
     options: Message = {}
     if redis_url:
         options = {"hosts": [redis_url], "prefix": prefix, "capacity": 1_000_000}
-    return {"fast_channels": _fast_channels, "channels": _channels}[name](options)
+    libraries = {"fast_channels": _fast_channels, "channels": _channels}
+    return libraries[name](kind, options)
 
 
-def _fast_channels(options: Message) -> Library:
+def _fast_channels(kind: str, options: Message) -> Library:
     layers = import_module("fast_channels.layers")
-    layer_class = layers.InMemoryChannelLayer
-    if options:
-        layer_class = import_module("fast_channels.layers.redis").RedisChannelLayer
+    layer_class = getattr(layers, _LAYERS[kind][0])
     layer = layer_class(**options)
     layers.register_channel_layer(_ALIAS, layer)
     loop_class = import_module("fast_channels.loop").DispatchLoop
@@ -89,12 +97,9 @@ def _fast_channels(options: Message) -> Library:
     )
 
 
-def _channels(options: Message) -> Library:
-    backend = "channels.layers.InMemoryChannelLayer"
-    if options:
-        backend = "channels_redis.core.RedisChannelLayer"
+def _channels(kind: str, options: Message) -> Library:
     import_module("django.conf").settings.configure(
-        CHANNEL_LAYERS={_ALIAS: {"BACKEND": backend, "CONFIG": options}}
+        CHANNEL_LAYERS={_ALIAS: {"BACKEND": _LAYERS[kind][1], "CONFIG": options}}
     )
     layer = import_module("channels.layers").get_channel_layer(_ALIAS)
     await_many_dispatch = import_module("channels.utils").await_many_dispatch
@@ -104,8 +109,10 @@ def _channels(options: Message) -> Library:
         await await_many_dispatch([receive, channel_receive], dispatch)
 
     async def close(layer: Any) -> None:
-        if options:
+        if kind == "queue":
             await layer.close_pools()
+        elif kind == "pubsub":
+            await layer.flush()
 
     return Library(
         consumer=import_module("channels.generic.websocket").AsyncWebsocketConsumer,

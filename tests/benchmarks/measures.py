@@ -15,17 +15,12 @@ import tracemalloc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .harness import FLAT, Countdown, Recorder, connect, end, settle, silence
+from .harness import FLAT, NESTED, Countdown, Recorder, connect, end, settle, silence
 from .library import Application, Layer, Library, Message, load
 
 _FRAMES = 500
 _IDLE = 100
 _MEMBERS = 1000
-_NESTED: Message = {
-    "type": "chat.message",
-    "user": {"id": 7, "name": "Ada", "roles": ["admin", "staff"]},
-    "items": [{"id": i, "text": f"item {i}"} for i in range(5)],
-}
 
 
 async def measure(library: Library, seconds: float) -> dict[str, float]:
@@ -35,7 +30,7 @@ async def measure(library: Library, seconds: float) -> dict[str, float]:
     await add("frame", lambda: _frame(library.application(_Echo)))
     await add("frame, by hand", lambda: _frame(_echo_by_hand))
     await _add_events(library, recorder)
-    for name, message in (("flat", FLAT), ("nested", _NESTED)):
+    for name, message in (("flat", FLAT), ("nested", NESTED)):
         group = await _Group.of(library.new_layer())
         await add(f"group_receive, {name}", functools.partial(group.deliver, message))
         await group.send(message, receive=False)
@@ -224,7 +219,7 @@ async def _idle(library: Library) -> dict[str, float]:
 
 def main() -> None:
     """Measure, and print the results."""
-    library = load(sys.argv[1])
+    library = load(sys.argv[1], "memory")
     results = asyncio.run(measure(library, float(sys.argv[2])), debug=False)
     print(json.dumps(results))
 

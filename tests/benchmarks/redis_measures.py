@@ -1,35 +1,47 @@
 """The measurements on Redis, of the library that this interpreter has.
 
-``python -m tests.benchmarks.redis_measures fast_channels 0.3 URL PYTHON`` takes each
-measurement for at least 0.3 seconds, on the server of the URL, and writes them to
-stdout as JSON. Most are CPU seconds of this process, with all its threads: what a
-program with other things to do pays. ``PYTHON`` has Channels, and sends from another
-process what is received here: the bytes on the server are the same for both.
+``python -m tests.benchmarks.redis_measures fast_channels 0.3 1000 KIND URL PYTHON``
+takes each measurement for at least 0.3 seconds, in groups of up to 1000, with a
+``queue`` or a ``pubsub`` layer on the server of the URL, and writes them to stdout as
+JSON. Most are CPU seconds of this process, with all its threads: what a program with
+other things to do pays. Of each operation it also says how many commands are sent to
+Redis, and how many run there: a script runs others. ``PYTHON`` has Channels, and
+sends from another process what is received here, and receives there what is sent: the
+bytes on the server are the same for both.
 """
 
 import asyncio
+import functools
 import json
 import secrets
-import subprocess
 import sys
 import time
-from collections.abc import Awaitable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.redis_servers.resp import Connection
 
-from .harness import FLAT, Countdown, Recorder, connect, end, settle, silence
-from .library import Layer, Library, Message, load
+from .harness import (
+    FLAT,
+    Countdown,
+    Recorder,
+    Setting,
+    connect,
+    cpu,
+    end,
+    settle,
+    silence,
+)
+from .library import Message, load
+from .processes import Process
 
 _SENDS = 50
 _WAITING = 500
 _PROCESSES = 20
-_CHANNELS_OF_EACH = 5
-_CONSUMERS = 100
-# So many group messages arrive in a row.
+_CHANNELS = 100
+_SIZES = (1, 100, 1000)
+# So many group messages are sent in a row.
 _BURST = 10
 _AT_ONCE = 500
 # In so many seconds, whoever has begun to receive waits for messages, and what is to be
@@ -37,41 +49,22 @@ _AT_ONCE = 500
 _A_WHILE = 0.01
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """Where everything is measured."""
-
-    library: Library
-    recorder: Recorder
-    server: Connection
-    """To look at the server, and to prepare it."""
-    prefix: str
-    """What the names of all keys begin with."""
-    sender: "subprocess.Popen[str]"
-    """Sends to a group so many messages as it reads from its stdin."""
-
-    @property
-    def layer(self) -> Layer:
-        return self.library.layer
-
-
-async def _measure(setting: _Setting) -> dict[str, float]:
+async def _measure(setting: Setting) -> dict[str, float]:
     """Take all measurements."""
-    for add in (_add_sends, _add_receives, _add_group_sends, _add_latency):
+    # The other process is busy for a while after the last.
+    adds = [_add_rounds, _add_memberships, _add_deliveries, _add_group_sends]
+    if setting.kind == "queue":
+        adds = [_add_sends, _add_receives, *adds]
+    for add in adds:
         await add(setting)
         setting.server.command("FLUSHDB")
-    await _add_deliveries(setting)
-    if setting.prefix == "fast_channels":
+    if setting.kind == "queue" and setting.prefix == "fast_channels":
         setting.recorder.results["connections"] = await _connections(setting)
     await setting.library.close(setting.layer)
     return setting.recorder.results
 
 
-async def _cpu(work: Awaitable[Any], count: int = 1) -> float:
-    """Return the CPU seconds that something takes, of which there are so many."""
-    start = time.process_time()
-    await work
-    return (time.process_time() - start) / count
+# One channel
 
 
 def _made_up_channel(process: str) -> str:
@@ -79,10 +72,7 @@ def _made_up_channel(process: str) -> str:
     return f"specific.{process}!{secrets.token_hex(16)}"
 
 
-# Sending
-
-
-async def _add_sends(setting: _Setting) -> None:
+async def _add_sends(setting: Setting) -> None:
     """Measure what it costs to send a message to one channel."""
     layer, channel = setting.layer, _made_up_channel(secrets.token_hex(16))
 
@@ -93,34 +83,11 @@ async def _add_sends(setting: _Setting) -> None:
     async def at_once() -> None:
         await asyncio.gather(*(layer.send(channel, FLAT) for _ in range(_SENDS)))
 
-    await setting.recorder.add("send", lambda: _cpu(one_by_one(), _SENDS))
-    await setting.recorder.add("send, at once", lambda: _cpu(at_once(), _SENDS))
+    await setting.add("send", one_by_one, _SENDS)
+    await setting.add("send, at once", at_once, _SENDS)
 
 
-async def _add_group_sends(setting: _Setting) -> None:
-    """Measure what it costs to send to a group; nobody receives."""
-    layer = setting.layer
-    processes = [secrets.token_hex(16) for _ in range(_PROCESSES)]
-    channels = [_made_up_channel(p) for p in processes * _CHANNELS_OF_EACH]
-    for channel in channels:
-        await layer.group_add("many", channel)
-    await layer.group_add("one", channels[0])
-
-    async def send(group: str) -> None:
-        for _ in range(_BURST):
-            await layer.group_send(group, FLAT)
-
-    await setting.recorder.add("group_send, 1", lambda: _cpu(send("one"), _BURST))
-    await setting.recorder.add("group_send, 100", lambda: _cpu(send("many"), _BURST))
-    for process in processes:
-        mailbox = f"{setting.prefix}specific.{process}!"
-        assert setting.server.command("ZCARD", mailbox), "nothing has arrived"
-
-
-# Receiving
-
-
-async def _add_receives(setting: _Setting) -> None:
+async def _add_receives(setting: Setting) -> None:
     """Measure what it costs to receive each of many messages that wait.
 
     They wait in a channel that any process may receive from, as tasks for workers do,
@@ -128,22 +95,19 @@ async def _add_receives(setting: _Setting) -> None:
     """
     layer = setting.layer
 
-    async def drain(channel: str) -> float:
-        _fill(setting, channel)
-
+    async def add(name: str, channel: str) -> None:
         async def receive() -> None:
             for _ in range(_WAITING):
                 message = await layer.receive(channel)
                 assert message == FLAT
 
-        return await _cpu(receive(), _WAITING)
+        await setting.add(name, receive, _WAITING, lambda: _fill(setting, channel))
 
-    own = await layer.new_channel()
-    await setting.recorder.add("receive", lambda: drain("tasks"))
-    await setting.recorder.add("receive, own", lambda: drain(own))
+    await add("receive", "tasks")
+    await add("receive, own", await layer.new_channel())
 
 
-def _fill(setting: _Setting, channel: str) -> None:
+def _fill(setting: Setting, channel: str) -> None:
     """Let messages wait in a channel, as both libraries write them."""
     process, mark, _ = channel.partition("!")
     message = FLAT | ({"__asgi_channel__": channel} if mark else {})
@@ -154,12 +118,23 @@ def _fill(setting: _Setting, channel: str) -> None:
     setting.server.command("ZADD", f"{setting.prefix}{process}{mark}", *words)
 
 
-async def _add_latency(setting: _Setting) -> None:
-    """Measure the time on the clock from one layer's ``send()`` to another's receiver.
+async def _add_rounds(setting: Setting) -> None:
+    """Measure sending to a channel and receiving, in turns, and its latency.
 
-    Both are in this process, and nothing else happens there.
+    The latency is the time on the clock from one layer's ``send()`` to the receiver of
+    another layer in this process, where nothing else happens.
     """
-    library, receiver = setting.library, setting.library.new_layer()
+    library, layer = setting.library, setting.layer
+    own = await layer.new_channel()
+
+    async def in_turns() -> None:
+        for _ in range(_SENDS):
+            await layer.send(own, FLAT)
+            assert await layer.receive(own) == FLAT
+
+    await setting.add("round", in_turns, _SENDS)
+
+    receiver = library.new_layer()
     channel = await receiver.new_channel()
 
     async def receive() -> float:
@@ -170,14 +145,82 @@ async def _add_latency(setting: _Setting) -> None:
         receiving = asyncio.create_task(receive())
         await asyncio.sleep(_A_WHILE)
         start = time.perf_counter()
-        await library.layer.send(channel, FLAT)
+        await layer.send(channel, FLAT)
         return await receiving - start
 
+    await step()
     await setting.recorder.add("latency", step)
     await library.close(receiver)
 
 
-async def _add_deliveries(setting: _Setting) -> None:
+# Groups
+
+
+async def _add_memberships(setting: Setting) -> None:
+    """Measure what it costs to make channels, and to join and leave a group of each."""
+    layer = setting.layer
+
+    async def make() -> None:
+        for _ in range(_CHANNELS):
+            await layer.new_channel()
+        await asyncio.sleep(_A_WHILE)
+
+    members = {f"room-{i}": await layer.new_channel() for i in range(_CHANNELS)}
+
+    async def one_by_one() -> None:
+        for group, channel in members.items():
+            await layer.group_add(group, channel)
+            await layer.group_discard(group, channel)
+        await asyncio.sleep(_A_WHILE)
+
+    async def at_once() -> None:
+        await asyncio.gather(*(layer.group_add(*each) for each in members.items()))
+        await asyncio.gather(*(layer.group_discard(*each) for each in members.items()))
+        await asyncio.sleep(_A_WHILE)
+
+    await setting.add("memberships", one_by_one, _CHANNELS)
+    await setting.add("memberships, at once", at_once, _CHANNELS)
+    await setting.add("new_channel", make, _CHANNELS)
+
+
+async def _add_group_sends(setting: Setting) -> None:
+    """Measure what it costs to send to a group whose members are somewhere else.
+
+    Those of a queue layer are in processes that there are not, so that nobody receives;
+    for a pub/sub layer the other process has them.
+    """
+    layer = setting.layer
+    processes = [secrets.token_hex(16) for _ in range(_PROCESSES)]
+    for size in setting.sizes:
+        group = f"members-{size}"
+        if setting.kind == "pubsub":
+            setting.sender.ask("join", group, size)
+        else:
+            words: list[str] = []
+            for i in range(size):
+                channel = _made_up_channel(processes[i % _PROCESSES])
+                words += [f"{time.time():.6f}", channel]
+            setting.server.command("ZADD", f"{setting.prefix}:group:{group}", *words)
+
+    async def send(group: str) -> None:
+        for _ in range(_BURST):
+            await layer.group_send(group, FLAT)
+
+    async def at_once() -> None:
+        sends = (layer.group_send("members-1", FLAT) for _ in range(_CHANNELS))
+        await asyncio.gather(*sends)
+
+    await setting.add("group_send, at once", at_once, _CHANNELS)
+    for size in setting.sizes:
+        work = functools.partial(send, f"members-{size}")
+        await setting.add(f"group_send, {size}", work, _BURST)
+    if setting.kind == "queue":
+        for process in processes:
+            mailbox = f"{setting.prefix}specific.{process}!"
+            assert setting.server.command("ZCARD", mailbox), "nothing has arrived"
+
+
+async def _add_deliveries(setting: Setting) -> None:
     """Measure what a group message from another process costs for each of its members.
 
     "loops" are what serves a consumer and nothing else, "consumers" are whole; all wait
@@ -188,22 +231,20 @@ async def _add_deliveries(setting: _Setting) -> None:
     async def dispatch(message: Message) -> None:
         handled.tick()
 
-    async def receive(group: str) -> None:
-        handled.start(_BURST * _CONSUMERS)
-        assert setting.sender.stdin
-        setting.sender.stdin.write(f"{group} {_BURST}\n")
-        setting.sender.stdin.flush()
-        await handled.wait()
+    async def receive(group: str, size: int) -> None:
+        handled.start(_BURST * size)
+        sending = asyncio.to_thread(setting.sender.ask, "send", group, _BURST)
+        await asyncio.gather(sending, handled.wait())
         await asyncio.sleep(_A_WHILE)
 
-    async def add(name: str, group: str) -> None:
+    async def add(group: str, size: int) -> None:
         # What is prepared when the first message is awaited is prepared now.
-        await receive(group)
+        await receive(group, size)
         await setting.recorder.add(
-            name, lambda: _cpu(receive(group), _BURST * _CONSUMERS)
+            group, lambda: cpu(receive(group, size), _BURST * size)
         )
 
-    channels = [await setting.layer.new_channel() for _ in range(_CONSUMERS)]
+    channels = [await setting.layer.new_channel() for _ in range(_CHANNELS)]
     for channel in channels:
         await setting.layer.group_add("loops", channel)
     tasks = [
@@ -211,18 +252,20 @@ async def _add_deliveries(setting: _Setting) -> None:
         for channel in channels
     ]
     await settle()
-    await add("group, loops", "loops")
+    await add("loops", _CHANNELS)
     await end(tasks)
 
-    tasks, _ = await connect(library, _CONSUMERS, handled, ["consumers"])
-    await add("group, consumers", "consumers")
-    await end(tasks)
+    for size in setting.sizes[1:]:
+        group = f"consumers-{size}"
+        tasks, _ = await connect(library, size, handled, [group])
+        await add(group, size)
+        await end(tasks)
 
 
 # Connections
 
 
-async def _connections(setting: _Setting) -> float:
+async def _connections(setting: Setting) -> float:
     """Return how many connections a layer opens for 500 ``group_send()`` at once.
 
     A receiver waits meanwhile, and gets every message.
@@ -255,21 +298,27 @@ def _opened(server: Connection) -> int:
 
 def main() -> None:
     """Measure, and print the results."""
-    name, seconds, url, python = sys.argv[1:]
+    name, seconds, largest, kind, url, python = sys.argv[1:]
     address = urlsplit(url)
     assert address.hostname
     assert address.port
-    command = [python, "-m", "tests.benchmarks.sender", "channels", url, name]
+    connect_server = functools.partial(Connection, address.hostname, address.port)
     with (
-        Connection(address.hostname, address.port) as server,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as sender,
+        connect_server() as server,
+        Process(Path(python), "sender", "channels", kind, url, name) as sender,
     ):
-        assert sender.stdout
-        assert sender.stdout.readline(), "the sender did not start"
-        library = load(name, url, name)
-        setting = _Setting(library, Recorder(float(seconds)), server, name, sender)
+        setting = Setting(
+            library=load(name, kind, url, name),
+            kind=kind,
+            recorder=Recorder(float(seconds)),
+            connect=connect_server,
+            server=server,
+            prefix=name,
+            sender=sender,
+            sizes=[size for size in _SIZES if size <= int(largest)],
+        )
+        # Until it answers it has imports to do, which would disturb.
+        sender.ask("send", "nobody", 0)
         results = asyncio.run(_measure(setting), debug=False)
         server.command("FLUSHDB")
     print(json.dumps(results))

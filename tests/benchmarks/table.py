@@ -6,6 +6,9 @@ from dataclasses import dataclass
 __all__ = ["MEASURES", "MISSED", "Line", "Measure", "compare", "print_table"]
 
 MISSED = "MISSED"
+# How many cells a line has, and which of them are flushed left.
+_CELLS = 8
+_LEFT = {0, 5}
 _UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
 
 
@@ -19,15 +22,28 @@ class Measure:
     faster: float | None = None
     """How many times as fast as Channels it should be."""
     slower: float | None = None
-    """How many times as slow as code written by hand it may be."""
+    """How many times as slow as what stands beside it may be."""
     at_most: float | None = None
     """What it may take, in its unit."""
+    beside: str = ""
+    """The key of what stands beside it, if that is ours too."""
 
 
+_MEMBERSHIPS = [
+    Measure("group_add and group_discard", "memberships", "µs"),
+    Measure("... of 100 at once", "memberships, at once", "µs"),
+    Measure("new_channel", "new_channel", "µs"),
+]
 MEASURES = {
     "memory": [
         Measure("WebSocket frame, echoed", "frame", "µs", faster=8),
-        Measure("... beside a loop by hand (*)", "frame", "µs", slower=1.5),
+        Measure(
+            "... beside a loop by hand (*)",
+            "frame",
+            "µs",
+            slower=1.5,
+            beside="frame, by hand",
+        ),
         Measure("event to an idle loop", "loop", "µs", faster=6),
         Measure("event to an idle consumer", "event", "µs", faster=6),
         Measure("group_send to 1000, flat", "group_send, flat", "ms", faster=20),
@@ -37,17 +53,50 @@ MEASURES = {
         Measure("tasks of an idle consumer", "tasks", "", at_most=2),
         Measure("memory of an idle consumer", "bytes", "kB", at_most=7),
     ],
-    "redis": [
+    "queue": [
         Measure("send, one by one", "send", "µs", faster=3.5),
         Measure("send, 50 at once", "send, at once", "µs", faster=10),
         Measure("receive 500 that wait", "receive", "µs", faster=20),
         Measure("... in a channel of its own", "receive, own", "µs", faster=20),
+        Measure("send and receive, in turns", "round", "µs"),
         Measure("group_send to 1", "group_send, 1", "µs"),
-        Measure("group_send to 100 in 20 processes", "group_send, 100", "µs", faster=4),
-        Measure("group message to each of 100 loops", "group, loops", "µs"),
-        Measure("... to each of 100 consumers", "group, consumers", "µs", faster=8),
+        Measure("... to 1, 100 at once", "group_send, at once", "µs"),
+        Measure("... to 100 in 20 processes", "group_send, 100", "µs", faster=4),
+        Measure("... to 1000 in 20 processes", "group_send, 1000", "µs"),
+        *_MEMBERSHIPS,
+        Measure("group message to each of 100 loops", "loops", "µs"),
+        Measure("... of 100 consumers", "consumers-100", "µs", faster=8),
+        Measure("... of 1000 consumers", "consumers-1000", "µs"),
         Measure("from send to receive, by the clock", "latency", "µs"),
         Measure("connections for 500 group_sends", "connections", "", at_most=3),
+    ],
+    "pubsub": [
+        Measure("send and receive, in turns", "round", "µs"),
+        Measure("group_send to 1", "group_send, 1", "µs"),
+        Measure("... to 1, 100 at once", "group_send, at once", "µs", faster=8),
+        Measure("... to 100", "group_send, 100", "µs"),
+        Measure("... to 1000", "group_send, 1000", "µs"),
+        *_MEMBERSHIPS,
+        Measure("group message to each of 100 loops", "loops", "µs"),
+        Measure("... of 100 consumers", "consumers-100", "µs"),
+        Measure("... of 1000 consumers", "consumers-1000", "µs"),
+        Measure("from send to receive, by the clock", "latency", "µs"),
+    ],
+    "copies": [
+        Measure(
+            "fan-out of a flat message",
+            "copy_for_each, flat",
+            "µs",
+            slower=1,
+            beside="decode_for_each, flat",
+        ),
+        Measure(
+            "fan-out of a nested message",
+            "copy_for_each, nested",
+            "µs",
+            slower=1,
+            beside="decode_for_each, nested",
+        ),
     ],
 }
 
@@ -65,6 +114,9 @@ class Line:
     target: str
     verdict: str
     """``ok``, ``MISSED``, in the quick form also ``in reach``, or nothing."""
+    commands: Sequence[tuple[float, float] | None]
+    """How many commands ours and theirs send, and run on the server; None if that is
+    not counted."""
 
     def cells(self) -> list[str]:
         """Write it as the cells of a table."""
@@ -72,7 +124,8 @@ class Line:
         ratio = ""
         if self.ratio is not None:
             ratio = f"{self.ratio:.{2 if self.ratio < 10 else 1}f} x"
-        return [self.measure, *values, ratio, self.target, self.verdict]
+        commands = map(_commands, self.commands)
+        return [self.measure, *values, ratio, self.target, self.verdict, *commands]
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -81,26 +134,35 @@ def _number(value: float | None, unit: str) -> str:
     return f"{value:.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
 
+def _commands(commands: tuple[float, float] | None) -> str:
+    if commands is None:
+        return ""
+    sent, run = (f"{round(value, 2):.3g}" for value in commands)
+    return sent if sent == run else f"{sent}/{run}"
+
+
 def compare(
     measure: Measure, ours: dict[str, float], theirs: dict[str, float], slack: float
 ) -> Line:
     """Return the line of a measure; `slack` times too little is still in reach."""
     scale = _UNITS[measure.unit]
     our = ours[measure.key] * scale
-    their = theirs[measure.key] * scale if measure.key in theirs else None
+    other = ours.get(measure.beside) if measure.beside else theirs.get(measure.key)
+    their = None if other is None else other * scale
     ratio = None if their is None else their / our
     target, share = "", 1.0
     if measure.faster is not None:
-        assert ratio is not None, f"Channels has no {measure.key!r}"
+        assert ratio is not None, f"there is no other {measure.key!r}"
         target, share = f">= {measure.faster:g} x", ratio / measure.faster
     elif measure.slower is not None:
-        their = ours[f"{measure.key}, by hand"] * scale
+        assert their is not None, f"there is nothing beside {measure.key!r}"
         ratio = our / their
         target, share = f"<= {measure.slower:g} x", measure.slower / ratio
     elif measure.at_most is not None:
         target = f"<= {measure.at_most:g} {measure.unit}".rstrip()
         share = 1.0 if our <= measure.at_most else 0.0
     verdict = "ok" if share >= 1 else "in reach" if share * slack >= 1 else MISSED
+    sent, run = f"{measure.key}, sent", f"{measure.key}, run"
     return Line(
         measure=measure.title,
         unit=measure.unit,
@@ -109,19 +171,23 @@ def compare(
         ratio=ratio,
         target=target,
         verdict=target and verdict,
+        commands=[
+            (each[sent], each[run]) if sent in each else None for each in (ours, theirs)
+        ],
     )
 
 
 def print_table(groups: Sequence[tuple[Sequence[str], Sequence[Line]]]) -> None:
-    """Print groups of lines, each below the first four cells of its head."""
+    """Print groups of lines, each below its head."""
     rows: list[list[str]] = []
-    for head, lines in groups:
-        rows.append([*head, "target", ""])
+    for (first, ours, theirs, *commands), lines in groups:
+        head = [first, ours, theirs, "ratio", "target", "", *commands]
+        rows.append([*head, *[""] * (_CELLS - len(head))])
         rows += [line.cells() for line in lines]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        first, *others = (
-            cell.ljust(width) if i in {0, 5} else cell.rjust(width)
+        cells = (
+            cell.ljust(width) if i in _LEFT else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        print("  ".join([first, *others]).rstrip())
+        print("  ".join(cells).rstrip())

@@ -282,7 +282,7 @@ NONSENSE: list[tuple[Any, str]] = [
     ([b"redis://:secret@h"], "TypeError: a value of type bytes is not a host"),
     ([("h",)], "TypeError: ('h',) is not a host"),
     ([["h", 1, "secret"]], "TypeError: ['h', 1, ...] is not a host"),
-    ([{"h", 1}], "TypeError: a value of type set is not a host"),
+    ([{"h"}], "TypeError: a value of type set is not a host"),
     # URLs
     (["localhost"], "ValueError: 'localhost' is not the URL of a host; write redis:"),
     (["localhost:6379"], "'localhost:6379' is not the URL of a host"),

@@ -1,0 +1,66 @@
+"""One chat, written with each library: what its documentation shows, and no more.
+
+``make_application(redis_url)`` is the chat: ``/ws/ROOM`` joins a room and is accepted
+then; ``leave`` leaves it, which is answered with ``left``; any other text is sent to
+everybody in the room. ``open_publisher(redis_url)`` is what another process publishes
+to a room with.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+
+__all__ = ["LEAVE", "LEFT", "PEERS", "Module", "Peer", "Publish", "load"]
+
+LEAVE = "leave"
+LEFT = "left"
+
+Publish: TypeAlias = Callable[[str, str], Awaitable[None]]
+
+
+class Module(Protocol):
+    """What the module of a peer has."""
+
+    def make_application(self, redis_url: str) -> Any: ...
+    def open_publisher(
+        self, redis_url: str
+    ) -> AbstractAsyncContextManager[Publish]: ...
+
+
+class Peer(NamedTuple):
+    """A library that the chat is written with, and one of its ways through Redis."""
+
+    title: str
+    module: str
+    kind: str = ""
+    """Which of its layers."""
+    environment: str = ""
+    """What it is installed in; empty for the interpreter that is running."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it reaches one process only."""
+        return self.kind == "memory"
+
+
+PEERS = {
+    "ours": Peer("fast_channels, pub/sub", "ours", "pubsub"),
+    "ours-queue": Peer("fast_channels, queue", "ours", "queue"),
+    "ours-memory": Peer("fast_channels, in memory", "ours", "memory"),
+    "bare": Peer("by hand: Starlette, redis-py", "bare", environment="bare"),
+    "litestar": Peer("Litestar's channels", "litestar", environment="litestar"),
+    "broadcaster": Peer("Broadcaster", "broadcaster", environment="broadcaster"),
+    "socketio": Peer("python-socketio", "socketio", environment="socketio"),
+    "channels": Peer("Channels, pub/sub", "channels", "pubsub", "channels"),
+    "channels-queue": Peer("Channels, core", "channels", "queue", "channels"),
+    "channels-memory": Peer("Channels, in memory", "channels", "memory", "channels"),
+}
+
+
+def load(peer: Peer) -> Module:
+    """Import the chat of a peer; the interpreter has to have the library."""
+    module: Any = import_module(f"{__name__}.{peer.module}_chat")
+    if peer.kind:
+        module.KIND = peer.kind
+    return cast("Module", module)
