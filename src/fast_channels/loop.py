@@ -68,6 +68,11 @@ def _take_nothing() -> None:
     return None
 
 
+async def _hear_nothing() -> ChannelMessage:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody resolves that future")
+
+
 class DispatchLoop:
     """Dispatches the messages of several sources, one at a time.
 
@@ -174,14 +179,16 @@ class DispatchLoop:
                 # What is cancelled again and again lets others have their turn, too.
                 await asyncio.sleep(0)
                 await asyncio.wait([gate])
-                await self._pump_here(source)
-                # There is nothing more to hear.
-                await asyncio.wait([worker])
+                await self._pump(source)
             except asyncio.CancelledError:
                 # Either the worker has ended, or it is to end.
                 if not worker.done():
                     worker.cancel()
                     others += 1
+            except BaseException as exc:  # noqa: BLE001 # the loop raises it
+                self._fail(exc)
+                # There is nothing more to hear.
+                source = _hear_nothing
         worker.remove_done_callback(interrupt)
         left = this.uncancel() if interrupted else this.cancelling()
         if left > others and not worker.cancelled() and worker.exception() is None:
@@ -228,14 +235,6 @@ class DispatchLoop:
         message, self._gate = item
         await self._dispatch(message)
         self._open_gate()
-
-    async def _pump_here(self, source: _Source) -> None:
-        try:
-            await self._pump(source)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as exc:  # noqa: BLE001 # the loop raises it
-            self._fail(exc)
 
     async def _pump_apart(self, source: _Source) -> None:
         try:

@@ -388,7 +388,7 @@ def test_attributes() -> None:
         "channel_receive",
         "scope",
     }
-    assert attributes <= AsyncConsumer.__annotations__.keys()
+    assert attributes <= {*AsyncConsumer.__annotations__, *dir(AsyncConsumer)}
     assert "groups" in AsyncWebsocketConsumer.__annotations__
     assert AsyncConsumer.channel_layer_alias is None
     assert AsyncConsumer.__bases__ == (object,)

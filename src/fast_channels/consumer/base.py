@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from fast_channels.exceptions import StopConsumer
+from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.registry import channel_layers
 from fast_channels.loop import DispatchLoop, Received
@@ -109,9 +109,6 @@ class AsyncConsumer:
     channel_name: str = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
     """The name of the channel that reaches this consumer; None without a layer."""
 
-    channel_receive: Callable[[], Awaitable[ChannelMessage]]
-    """Waits for the next message of the channel; unset without a layer."""
-
     base_send: Callable[[ChannelMessage], Awaitable[None]]
     """The server's ``send``."""
 
@@ -165,6 +162,23 @@ class AsyncConsumer:
             ValueError: The message has no type, or there is no method for it.
         """
         await self.__handle(message)
+
+    async def channel_receive(self) -> dict[str, Any]:
+        """Wait for the next message of the channel.
+
+        It is for handlers that wait for messages themselves: those that are received
+        here are not dispatched. Cancelling it loses none.
+
+        Raises:
+            InvalidChannelLayerError: The consumer has no channel layer.
+        """
+        if self.channel_layer is None:
+            raise InvalidChannelLayerError(
+                "{} has no channel to receive from: {}".format(
+                    *self._consumer_explain()
+                )
+            )
+        return await self.channel_layer.receive(self.channel_name)
 
     if TYPE_CHECKING:
         # Subclasses for a protocol, and theirs, have arguments of their own.
@@ -239,12 +253,10 @@ class AsyncConsumer:
             await self._consumer_begin(receive)
             return sources, None
         self.channel_name = await layer.new_channel()
-        self.channel_receive = functools.partial(layer.receive, self.channel_name)
         mailbox = layer.attach(self.channel_name, loop.wake)
         await self._consumer_begin(receive)
         if mailbox is None:
-            channel_receive = cast("ASGIReceiveCallable", self.channel_receive)
-            return [*sources, channel_receive], None
+            return [*sources, self.channel_receive], None
         return sources, mailbox.take
 
     async def _consumer_stopped(

@@ -19,14 +19,21 @@ The rules:
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from fast_channels.loop import wake
 
 __all__ = ["Mailbox"]
+
+# A deadline, and a message.
+_Item: TypeAlias = tuple[float, Callable[[], dict[str, Any]]]
+
+# Guards the making of deques.
+_making = threading.Lock()
 
 
 class Mailbox:
@@ -60,19 +67,20 @@ class Mailbox:
         self.readers: int = 0
         """For the layer to count who reads it, and to keep it while somebody does."""
         self._clock = clock
-        # Pairs of (deadline, message), oldest first; deadlines never decrease.
-        self._messages: deque[tuple[float, Callable[[], dict[str, Any]]]] = deque()
-        # One future for each task that sleeps in get(), in order of arrival. A list: an
-        # empty deque takes 700 bytes more, for each consumer.
+        # Oldest first; deadlines never decrease. None before the first one: an empty
+        # deque takes 700 bytes, for each consumer.
+        self._messages: deque[_Item] | None = None
+        # One future for each task that sleeps in get(), in order of arrival.
         self._sleepers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._messages or ())
 
     @property
     def lapsed(self) -> bool:
         """Whether it holds nothing that has not expired."""
-        return not self._messages or self._messages[-1][0] <= self._clock()
+        messages = self._messages
+        return not messages or messages[-1][0] <= self._clock()
 
     def put(
         self, message: Callable[[], dict[str, Any]], deadline: float = math.inf
@@ -88,11 +96,14 @@ class Mailbox:
         """
         return self.put_item((deadline, message))
 
-    def put_item(self, item: tuple[float, Callable[[], dict[str, Any]]]) -> bool:
+    def put_item(self, item: _Item) -> bool:
         """Do as ``put()`` does with a pair that several mailboxes may share."""
-        if len(self._messages) >= self.capacity and not self._drop_expired():
+        messages = self._messages
+        if messages is None:
+            messages = self._make_room()
+        elif len(messages) >= self.capacity and not self._drop_expired(messages):
             return False
-        self._messages.append(item)
+        messages.append(item)
         if self._sleepers:
             self._wake_next()
         elif self.listener is not None:
@@ -137,21 +148,28 @@ class Mailbox:
 
     def drain(self) -> list[Callable[[], dict[str, Any]]]:
         """Take every message out as it was put; whoever waits goes on waiting."""
+        messages = self._messages
         drained: list[Callable[[], dict[str, Any]]] = []
         # IndexError: receivers in other threads took what was left.
         with contextlib.suppress(IndexError):
-            while self._messages:
-                drained.append(self._messages.popleft()[1])
+            while messages:
+                drained.append(messages.popleft()[1])
         return drained
 
-    def _drop_expired(self) -> bool:
+    def _make_room(self) -> deque[_Item]:
+        with _making:
+            if self._messages is None:
+                self._messages = deque()
+            return self._messages
+
+    def _drop_expired(self, messages: deque[_Item]) -> bool:
         """Return whether there is room now for one message more."""
         # Whoever takes it in another thread in the meantime makes room as well.
         with contextlib.suppress(IndexError, ValueError):
-            oldest = self._messages[0]
+            oldest = messages[0]
             if oldest[0] > self._clock():
                 return False
-            self._messages.remove(oldest)
+            messages.remove(oldest)
         return True
 
     def _wake_next(self) -> None:

@@ -59,7 +59,7 @@ class Mailboxes:
         deadline: float,
         now: float,
     ) -> tuple[int, int]:
-        """Add a message to several channels, but for those that are buried at this time.
+        """Add a message to several channels, except those that are buried now.
 
         Returns:
             How many have it, and how many had no room.

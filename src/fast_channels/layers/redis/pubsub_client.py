@@ -233,7 +233,7 @@ class PubSubClient:
         others: Collection[str],
         message: Callable[[], dict[str, Any]],
     ) -> None:
-        """Put a message into mailboxes of this event loop's own channels, and others."""
+        """Put a message into mailboxes: of channels that are our own, and of others."""
         layer = self._layer
         now = time.monotonic()
         deadline = now + layer.expiry
