@@ -174,17 +174,23 @@ class DispatchLoop:
             this.cancel()
 
         worker.add_done_callback(interrupt)
+        cancelled = False
         while not worker.done():
             try:
-                # What is cancelled again and again lets others have their turn, too.
-                await asyncio.sleep(0)
-                await asyncio.wait([gate])
+                if cancelled:
+                    # A source that ends so at once lets others have their turn, too.
+                    await asyncio.sleep(0)
+                await gate
                 await self._pump(source)
             except asyncio.CancelledError:
                 # Either the worker has ended, or it is to end.
                 if not worker.done():
                     worker.cancel()
                     others += 1
+                cancelled = True
+                if gate.cancelled():
+                    # It is not what was to be cancelled.
+                    gate = self._replace_gate(gate)
             except BaseException as exc:  # noqa: BLE001 # the loop raises it
                 self._fail(exc)
                 # There is nothing more to hear.
@@ -211,6 +217,15 @@ class DispatchLoop:
             raise item
         message, self._gate = item
         return message
+
+    def _replace_gate(self, gate: asyncio.Future[None]) -> asyncio.Future[None]:
+        """Return another gate, open if that one was to be open."""
+        other: asyncio.Future[None] = gate.get_loop().create_future()
+        if self._gate is gate:
+            self._gate = other
+        else:
+            other.set_result(None)
+        return other
 
     def _open_gate(self) -> None:
         gate, self._gate = self._gate, None

@@ -784,3 +784,55 @@ async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
     else:
         await listening
     assert others() == set()
+
+
+async def test_source_that_is_cancelled_by_itself() -> None:
+    """A source that ends as if cancelled ends the work, and starves nobody."""
+
+    async def source() -> ChannelMessage:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await listen(DispatchLoop(Handler()), source)
+    assert others() == set()
+
+
+async def test_cancelled_before_anything_is_asked_for() -> None:
+    """Work that survives a cancellation is listened for as before."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+
+    async def work() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await nothing()
+        await loop.run([], Box().take)
+
+    listening = asyncio.create_task(loop.listen(source_of("a", LAST), work()))
+    await turn()
+    listening.cancel()
+    with pytest.raises(StopConsumer):
+        await listening
+    assert handler.names == ["a", LAST]
+    assert others() == set()
+
+
+async def test_cancelled_when_something_is_asked_for() -> None:
+    """It makes no difference if the work asks for messages in that very moment."""
+    handler = Handler()
+    loop = DispatchLoop(handler)
+    ask = asyncio.Event()
+
+    async def work() -> None:
+        await ask.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop.receive()
+        await loop.run([], Box().take)
+
+    listening = asyncio.create_task(loop.listen(source_of("a", LAST), work()))
+    await turn()
+    ask.set()
+    listening.cancel()
+    with pytest.raises(StopConsumer):
+        await listening
+    assert handler.names[-1] == LAST
+    assert others() == set()

@@ -47,6 +47,11 @@ class PerLoop(Generic[T]):
         entry = self._entries.get(loop)
         return self._add(loop) if entry is None else entry[0]
 
+    def here(self) -> T | None:
+        """Return the state of the running event loop, if it has one."""
+        entry = self._entries.get(asyncio.get_running_loop())
+        return None if entry is None else entry[0]
+
     def peek(self) -> list[T]:
         """Return the states of all event loops that are open."""
         with self._lock:

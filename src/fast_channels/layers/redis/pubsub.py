@@ -293,9 +293,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
 
     def _owner(self, channel: str) -> PubSubClient | None:
         """Return the client of the event loop in which a channel was made, if any."""
+        here = self._clients.here()
+        if here is not None and here.owns(channel):
+            return here
         for client in self._clients.peek():
-            # Prefixes may have a "!" too.
-            if f".{client.name}!" in channel and client.loop.is_running():
+            if client.owns(channel) and client.loop.is_running():
                 return client
         return None
 

@@ -60,7 +60,8 @@ class PubSubClient:
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
         """The mailboxes of channels that ``new_channel()`` has not made here."""
         self._made_at = self.loop.time()
-        self._patterns: set[Pattern] = set()
+        # By the prefix of the channels that they stand for.
+        self._patterns: dict[str, Pattern] = {}
         # Channels of nobody in particular, and what looks whether they are still read.
         self._plain: dict[str, asyncio.TimerHandle] = {}
         self._commands: list[CommandConnection] = []
@@ -86,6 +87,11 @@ class PubSubClient:
                 switched = functools.partial(self._switched, shard)
                 self._watches.append(MasterWatch(host, switched))
 
+    def owns(self, channel: str) -> bool:
+        """Return whether a channel was made here."""
+        # Prefixes may have a "!" too.
+        return self._end_of_own in channel
+
     # Sending
 
     async def publish(self, name: str, message: bytes) -> None:
@@ -99,9 +105,9 @@ class PubSubClient:
 
     async def listen_to_own(self, prefix: str) -> None:
         """Listen to all channels whose names start so; returns when they are heard."""
-        pattern = Pattern(starting_with(prefix))
-        if pattern not in self._patterns:
-            self._patterns.add(pattern)
+        pattern = self._patterns.get(prefix)
+        if pattern is None:
+            pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
             self._watch()
             for subscriber in self._subscribers:
                 subscriber.listen(pattern)
