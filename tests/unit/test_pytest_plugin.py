@@ -83,7 +83,10 @@ async def test_client_of_a_fixture(client, in_memory_channel_layers):
 
 @pytest.mark.asyncio
 async def test_left_running(in_memory_channel_layers):
-    for client in (clients := [WebsocketCommunicator(Echo, "/") for _ in range(2)]):
+    # Kept: one that is forgotten altogether ends its consumer by itself.
+    global clients
+    clients = [WebsocketCommunicator(Echo, "/") for _ in range(2)]
+    for client in clients:
         await client.connect()
 
 

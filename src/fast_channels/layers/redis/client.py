@@ -48,6 +48,8 @@ class Client:
         """What tells it from all others."""
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
         """The mailboxes of plain channels: what they hold may go back."""
+        # Whether it is closed, or about to be.
+        self._closed = False
         # For plain channels that hold something, when to give that back, and how much
         # it was when something came last.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, int]] = {}
@@ -142,6 +144,9 @@ class Client:
 
     def _expect_reader(self, name: str) -> None:
         """Give back what waits in a plain channel if nobody comes for it soon."""
+        if self._closed:
+            # Others find it when the lease ends. Reading must not begin again.
+            return
         timer, _ = self._expecting.get(name, (None, 0))
         if timer is None:
             timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
@@ -187,10 +192,11 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""
-        for timer, _ in self._expecting.values():
+        self._closed = True
+        for name, (timer, _) in self._expecting.items():
             timer.cancel()
-        for name in self._expecting:
             self._give_back(name)
+        self._expecting.clear()
         for watch in self._watches:
             await watch.close()
         try:

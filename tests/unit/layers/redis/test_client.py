@@ -348,3 +348,25 @@ async def test_a_mark_that_is_given_up(
         await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
     assert mark.cancel()
     await turn()
+
+
+async def test_what_arrives_while_it_closes(
+    server: FakeRedis,
+    client: Client,
+    watches: list[Watch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message that comes in the last moment does not make a closed client read on."""
+    monkeypatch.setattr(module, "_PATIENCE", 60)
+    arrived = asyncio.Event()
+    monkeypatch.setattr(watches[0], "close", arrived.wait)
+    client.want("jobs")
+    await until(lambda: bool(server.open))
+    closing = asyncio.create_task(client.close())
+    await turn()
+    server.add("asgi:jobs", packed(1))
+    await until(client.plain.waiting)
+    arrived.set()
+    await closing
+    # What would look for a reader in a while, and read on for it.
+    assert vars(client)["_expecting"] == {}
