@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from arq import create_pool
 from arq.connections import RedisSettings
+from redis.exceptions import RedisError
 
 from fast_channels.layers.redis import RedisUnavailable
 
@@ -37,7 +38,7 @@ async def enqueue(channel: str, job: str) -> None:
             await pool.enqueue_job("make_report", channel, job, _job_id=job)
         finally:
             await pool.aclose()
-    except Exception as exc:
+    except (OSError, RedisError) as exc:
         raise RedisUnavailable(f"the job was not queued: {exc}") from exc
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from typing import Protocol, Unpack
 
@@ -18,7 +19,16 @@ class MakePair(Protocol):
     async def __call__(self, **options: Unpack[Options]) -> Pair: ...
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+# Only these, where a kind of layer in one form shows what there is to see.
+_CHOSEN = os.environ.get("FAST_CHANNELS_TEST_BACKENDS", "")
+_BACKENDS = [
+    backend
+    for backend in BACKENDS
+    if not _CHOSEN or backend.name in _CHOSEN.split(",")
+]
+
+
+@pytest.fixture(params=_BACKENDS, ids=lambda backend: backend.name)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Give a test each kind of layer in turn."""
     chosen = request.param

@@ -178,15 +178,17 @@ if find_spec("arq") is not None:
             cwd=CHECKOUT,
             stderr=subprocess.PIPE,
         )
-        async with channels_lifespan()(None), opened(Jobs, "/ws/jobs") as page:
-            await page.send_json_to({"type": "start", "title": "Sales"})
-            queued = await page.receive_json_from(timeout=5)
-            assert queued["where"] == "worker"
-            percent = -1
-            while percent < 100:
-                progress = await page.receive_json_from(timeout=10)
-                assert progress["job"] == queued["job"]
-                assert progress["percent"] > percent
-                percent = progress["percent"]
-        worker.terminate()
-        await worker.communicate()
+        try:
+            async with channels_lifespan()(None), opened(Jobs, "/ws/jobs") as page:
+                await page.send_json_to({"type": "start", "title": "Sales"})
+                queued = await page.receive_json_from(timeout=5)
+                assert queued["where"] == "worker"
+                percent = -1
+                while percent < 100:
+                    progress = await page.receive_json_from(timeout=10)
+                    assert progress["job"] == queued["job"]
+                    assert progress["percent"] > percent
+                    percent = progress["percent"]
+        finally:
+            worker.terminate()
+            await worker.communicate()

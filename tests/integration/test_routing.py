@@ -43,7 +43,7 @@ async def test_protocols(
 
     router = ProtocolTypeRouter({"http": app, "websocket": Echo})
     async with (
-        serving(router, "uvicorn-auto") as address,
+        serving(router, "uvicorn-wsproto") as address,
         httpx.AsyncClient(trust_env=False) as client,
         websockets.connect(f"ws://{address}/", proxy=None) as websocket,
     ):
@@ -52,7 +52,7 @@ async def test_protocols(
         assert await websocket.recv() == "hello"
     assert happened == ["startup", "shutdown"]
 
-    async with serving(ProtocolTypeRouter({"websocket": Echo}), "uvicorn-auto"):
+    async with serving(ProtocolTypeRouter({"websocket": Echo}), "uvicorn-wsproto"):
         pass
     assert caplog.text.count("Application shutdown complete") == 2
     assert "unsupported" not in caplog.text

@@ -158,8 +158,9 @@ class Mailbox:
 
     def _make_room(self) -> deque[_Item]:
         with _making:
-            if self._messages is None:
-                self._messages = deque()
+            # Another thread may have been first.
+            made = self._messages
+            self._messages = deque() if made is None else made
             return self._messages
 
     def _drop_expired(self, messages: deque[_Item]) -> bool:

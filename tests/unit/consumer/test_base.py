@@ -12,7 +12,7 @@ import uvicorn
 from starlette.routing import Mount, WebSocketRoute
 
 from fast_channels.consumer import AsyncConsumer
-from fast_channels.exceptions import StopConsumer
+from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers import (
     BaseChannelLayer,
     InMemoryChannelLayer,
@@ -367,6 +367,15 @@ async def test_channel_receive() -> None:
         message = {"type": "chat.message", "text": "answer"}
         await layer.send(consumer.channel_name, message)
         await until(lambda: consumer.seen == ["asking", "answer"])
+
+
+async def test_channel_receive_without_a_layer() -> None:
+    """Without a layer there is no channel to receive from, and the error says why."""
+    with pytest.raises(
+        InvalidChannelLayerError,
+        match=r"^Recorder has no channel to receive from: no layer is registered for",
+    ):
+        await Recorder().channel_receive()
 
 
 async def test_no_alias(caplog: pytest.LogCaptureFixture) -> None:

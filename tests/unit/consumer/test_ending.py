@@ -197,13 +197,22 @@ async def test_client_leaves_while_a_message_is_handled(layer: Layer) -> None:
     assert consumer.codes == [4002]
 
 
-async def test_server_cannot_send(any_layer: Layer | None) -> None:
+@pytest.mark.parametrize("act", [send, close])
+async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None:
     """A server that refuses to send while the client is there has found an error."""
+
+    async def answer(consumer: Subject) -> None:
+        if consumer.channel_layer is not None:
+            # What waits to be handled makes no difference.
+            await consumer.channel_layer.send(consumer.channel_name, {"type": "late"})
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await act(consumer)
 
     async def refuse(event: ChannelMessage) -> None:
         raise RuntimeError("no such event")
 
-    consumer = Subject(any_layer, receive=send)
+    consumer = Subject(any_layer, receive=answer)
     async with FakeServer(consumer) as server:
         await server.connect()
         consumer.base_send = refuse

@@ -177,8 +177,11 @@ async def test_members(client: PubSubClient, server: FakePubSub) -> None:
     await turn()
     assert server.subscribed == ["room"]
     await client.leave("room", "b")
+    # Redis has not been told yet.
+    server.publish("room", packed(1))
     await until(lambda: not server.subscribed)
     assert client.groups == {}
+    assert client.plain.by_channel == {}
 
 
 async def test_joining_waits(
