@@ -166,12 +166,14 @@ class DispatchLoop:
         self._listens = True
         gate = self._gate = asyncio.get_running_loop().create_future()
         worker = asyncio.create_task(work)
-        interrupted = False
+        listening, interrupted = True, False
 
         def interrupt(_: object) -> None:
             nonlocal interrupted
-            interrupted = True
-            this.cancel()
+            # This may have noticed already that the worker has ended, and gone on.
+            if listening:
+                interrupted = True
+                this.cancel()
 
         worker.add_done_callback(interrupt)
         cancelled = False
@@ -195,7 +197,7 @@ class DispatchLoop:
                 self._fail(exc)
                 # There is nothing more to hear.
                 source = _hear_nothing
-        worker.remove_done_callback(interrupt)
+        listening = False
         left = this.uncancel() if interrupted else this.cancelling()
         if left > others and not worker.cancelled() and worker.exception() is None:
             raise asyncio.CancelledError

@@ -786,6 +786,31 @@ async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
     assert others() == set()
 
 
+@pytest.mark.parametrize("turns", range(3))
+async def test_what_comes_after_listening_is_not_interrupted(turns: int) -> None:
+    """A task that was cancelled as the work ended is not cancelled once more."""
+    end = asyncio.Event()
+    afterwards: list[str] = []
+
+    async def serve() -> None:
+        try:
+            await DispatchLoop(Handler()).listen(nothing, work())
+        finally:
+            await turn()
+            afterwards.append("went on")
+
+    async def work() -> None:
+        await end.wait()
+
+    serving = asyncio.create_task(serve())
+    await turn()
+    end.set()
+    await turn(turns)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert afterwards == ["went on"]
+
+
 async def test_source_that_is_cancelled_by_itself() -> None:
     """A source that ends as if cancelled ends the work, and starves nobody."""
 
