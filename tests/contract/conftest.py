@@ -22,9 +22,7 @@ class MakePair(Protocol):
 # Only these, where a kind of layer in one form shows what there is to see.
 _CHOSEN = os.environ.get("FAST_CHANNELS_TEST_BACKENDS", "")
 _BACKENDS = [
-    backend
-    for backend in BACKENDS
-    if not _CHOSEN or backend.name in _CHOSEN.split(",")
+    backend for backend in BACKENDS if not _CHOSEN or backend.name in _CHOSEN.split(",")
 ]
 
 
