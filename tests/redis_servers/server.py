@@ -2,7 +2,7 @@
 
 import atexit
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -63,7 +63,9 @@ def free_port() -> int:
     own, is then connected to itself, and the server cannot come back.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        # Not of random, which a test may have seeded: two runs of the tests side by side
+        # would choose the same ports at the same time.
+        port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
