@@ -63,8 +63,8 @@ def free_port() -> int:
     own, is then connected to itself, and the server cannot come back.
     """
     while True:
-        # Not of random, which a test may have seeded: two runs of the tests side by side
-        # would choose the same ports at the same time.
+        # Not of random, which a test may have seeded: two runs of the tests, side by
+        # side, would choose the same ports at the same time.
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
