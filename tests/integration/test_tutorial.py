@@ -133,11 +133,11 @@ async def test_fourth_part_joins_servers(
     """Part 4 joins two servers, an endpoint and a script, and closes in order."""
     with contextlib.ExitStack() as stack:
         one, two = stack.enter_context(serving(folder, 2, own_redis_server))
-        async with (
-            connect(f"{one}/ws/tea?name=Ada") as ada,
-            connect(f"{two}/ws/tea?name=Bob") as bob,
-        ):
+        async with contextlib.AsyncExitStack() as clients:
+            ada = await clients.enter_async_context(connect(f"{one}/ws/tea?name=Ada"))
+            # Before the other one comes, who would hear that too.
             await expect(ada, notice="Ada came in")
+            bob = await clients.enter_async_context(connect(f"{two}/ws/tea?name=Bob"))
             await expect(ada, bob, notice="Bob came in")
             path = "announce/tea?text=The+tea+is+ready"
             assert await request("POST", f"http://{two}/{path}") == "null"
