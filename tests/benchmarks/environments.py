@@ -52,9 +52,9 @@ def find_python(name: str) -> Path:
     if not name:
         return Path(sys.executable)
     requirements = [
-        requirement
-        if requirement == "redis<8" or not requirement.isalpha()
-        else f"{requirement}=={version(requirement)}"
+        f"{requirement}=={version(requirement)}"
+        if requirement.isalpha()
+        else requirement
         for requirement in _REQUIREMENTS[name]
     ]
     folder = _FOLDER / name

@@ -125,7 +125,7 @@ class Mailboxes:
     def bury(self, channel: str) -> None:
         """Delete a channel of which messages may be on their way, which are to be lost.
 
-        ``put()`` brings it to life again, ``put_each()`` does not.
+        ``put_each()`` leaves it out; ``put()`` does not ask.
         """
         now = time.monotonic()
         with self.lock:

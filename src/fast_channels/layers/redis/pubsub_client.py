@@ -144,7 +144,7 @@ class PubSubClient:
         if channel not in members:
             members.add(channel)
             self._by_channel.setdefault(channel, set()).add(group)
-            if self._end_of_own not in channel:
+            if not self.owns(channel):
                 self._foreign.add(channel)
             self._watch()
             subscriber.listen(group)
@@ -227,7 +227,7 @@ class PubSubClient:
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
             self._put(members - self._foreign, members & self._foreign, copies)
-        elif self._end_of_own in heard:
+        elif self.owns(heard):
             self._put((heard,), (), message.copy)
         # Anything else was on its way to a group whose last member has just left.
         elif heard in self._plain:
@@ -250,7 +250,7 @@ class PubSubClient:
                 layer.counters.count(put)
 
     def _mailboxes_of(self, channel: str) -> Mailboxes:
-        return self._layer.mailboxes if self._end_of_own in channel else self.plain
+        return self._layer.mailboxes if self.owns(channel) else self.plain
 
     def _lost(self, message_type: str | None) -> None:
         self._layer.counters.reconnects += 1
@@ -258,12 +258,8 @@ class PubSubClient:
 
     def _tell_everybody(self, message_type: str | None) -> None:
         if message_type is not None:
-            read = [
-                each
-                for each in self._layer.mailboxes.by_channel
-                if self._end_of_own in each
-            ]
-            own = {*read, *self._by_channel} - self._foreign
+            read = self._layer.mailboxes.by_channel
+            own = set(filter(self.owns, (*read, *self._by_channel)))
             others = {*self._plain, *self._foreign}
             self._put(own, others, {"type": message_type}.copy)
 
