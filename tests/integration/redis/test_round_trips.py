@@ -2,6 +2,7 @@
 
 import asyncio
 import selectors
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -91,6 +92,32 @@ async def test_receiving(
             await other.send(channel, MESSAGE)
             await receiving
         assert round_trips.round_trips - before <= 20
+
+
+async def test_receiving_in_a_busy_event_loop(
+    round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str
+) -> None:
+    """What came a moment ago does not go back to Redis before its reader could run."""
+    async with (
+        RedisChannelLayer([round_trips.url], prefix) as layer,
+        RedisChannelLayer([redis_server.url], prefix) as other,
+    ):
+
+        async def be_busy() -> None:
+            while True:
+                time.sleep(0.005)  # noqa: ASYNC251 # computes something
+                await asyncio.sleep(0)
+
+        await other.send("jobs", MESSAGE)
+        await receive(layer, "jobs", 1)
+        before = round_trips.round_trips
+        busy = asyncio.create_task(be_busy())
+        for _ in range(40):
+            receiving = asyncio.create_task(receive(layer, "jobs", 1))
+            await other.send("jobs", MESSAGE)
+            await receiving
+        busy.cancel()
+        assert round_trips.round_trips - before <= 40
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["own", "plain"])

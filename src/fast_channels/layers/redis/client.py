@@ -50,9 +50,9 @@ class Client:
         """The mailboxes of plain channels: what they hold may go back."""
         # Whether it is closed, or about to be.
         self._closed = False
-        # For plain channels that hold something, when to give that back, and how much
-        # it was when something came last.
-        self._expecting: dict[str, tuple[asyncio.TimerHandle, int]] = {}
+        # For plain channels that hold something, when to look whether it goes back; and
+        # when something came last, and how much it was then.
+        self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
         self._attached: set[str] = set()
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop."""
@@ -147,15 +147,16 @@ class Client:
         if self._closed:
             # Others find it when the lease ends. Reading must not begin again.
             return
-        timer, _ = self._expecting.get(name, (None, 0))
+        timer, _, _ = self._expecting.get(name, (None, 0, 0))
         if timer is None:
             timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
-        self._expecting[name] = timer, self._waiting(name)
+        self._expecting[name] = timer, self.loop.time(), self._waiting(name)
 
     def _look_for_reader(self, name: str) -> None:
-        _, before = self._expecting.pop(name)
+        _, since, before = self._expecting.pop(name)
         waiting = self._waiting(name)
-        if waiting and waiting < before:
+        came_lately = self.loop.time() < since + _PATIENCE
+        if waiting and (waiting < before or came_lately):
             self._expect_reader(name)
         elif waiting:
             self._give_back(name)
@@ -193,7 +194,7 @@ class Client:
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""
         self._closed = True
-        for name, (timer, _) in self._expecting.items():
+        for name, (timer, _, _) in self._expecting.items():
             timer.cancel()
             self._give_back(name)
         self._expecting.clear()
