@@ -65,6 +65,26 @@ async def test_closed_layer_can_be_used_again(backend: Backend, pair: Pair) -> N
         assert not any(backend.held_by(layer).values())
 
 
+async def test_closing_that_is_cancelled(backend: Backend, pair: Pair) -> None:
+    """Whenever close() is cancelled, the layer closes all the same."""
+    layer = pair.layer
+    for steps in range(1, 5):
+        channel = await layer.new_channel()
+        await layer.group_add("group", channel)
+        await layer.group_send("group", AFTER)
+        assert await pair.rest(channel) == [AFTER]
+        closing = asyncio.create_task(layer.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+    await pair.other.close()
+    async with asyncio.timeout(LIMIT):
+        while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 # they end by themselves
+            await asyncio.sleep(0.001)
+    assert not any(backend.held_by(layer).values())
+
+
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])
 async def test_leaving_the_context_of_a_layer_closes_it(
     backend: Backend, pair: Pair, error: type[Exception] | None

@@ -200,17 +200,16 @@ class Client:
         self._expecting.clear()
         for watch in self._watches:
             await watch.close()
+        closing = [asyncio.create_task(inbox.close()) for inbox in self.inboxes]
+        closing.append(asyncio.create_task(self.memberships.close()))
         try:
-            async with asyncio.timeout(_FAREWELL):
-                await asyncio.gather(
-                    self.memberships.close(),
-                    *[inbox.close() for inbox in self.inboxes],
-                    return_exceptions=True,
-                )
-        except TimeoutError:
-            # It finds out by itself, when leases end and keys expire.
-            pass
+            # What Redis is not told in time it finds out by itself, when leases end and
+            # keys expire.
+            await asyncio.wait(closing, timeout=_FAREWELL)
         finally:
+            for task in closing:
+                task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
             for commands in self.commands:
                 await commands.close()
         self.plain.clear()

@@ -64,18 +64,19 @@ class PerLoop(Generic[T]):
     async def close(self) -> None:
         """Close the state of every event loop, and wait for those of this one.
 
-        Other loops close theirs as soon as they come to it.
+        Other loops close theirs as soon as they come to it. Cancelling ends the waiting
+        only.
         """
         here = asyncio.get_running_loop()
         with self._lock:
             entries, self._entries = self._entries, {}
+        _, own = entries.pop(here, (None, None))
         for loop, (_, guard) in entries.items():
-            if loop is here:
-                await guard.aclose()
-            else:
-                # RuntimeError: that loop is closed, and its sockets with it.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(_close_soon, guard)
+            # RuntimeError: that loop is closed, and its sockets with it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_close_soon, guard)
+        if own is not None:
+            await asyncio.shield(asyncio.ensure_future(own.aclose()))
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> T:
         state = self._make()

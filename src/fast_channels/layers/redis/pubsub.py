@@ -284,9 +284,14 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         self.mailboxes.clear()
 
     async def close(self) -> None:
-        """Stop listening, and disconnect. Messages that wait are dropped."""
-        await self._clients.close()
-        self.mailboxes.clear()
+        """Stop listening, and disconnect. Messages that wait are dropped.
+
+        Cancelling does not take it back.
+        """
+        try:
+            await self._clients.close()
+        finally:
+            self.mailboxes.clear()
 
     def _new_client(self) -> PubSubClient:
         return PubSubClient(self, self._name_client(), *self._types)

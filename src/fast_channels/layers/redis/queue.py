@@ -348,9 +348,12 @@ class RedisChannelLayer(RedisBaseLayer):
 
         Messages that wait in this process are dropped; those that wait in plain
         channels stay in Redis. It takes two seconds at most while Redis is away.
+        Cancelling does not take it back.
         """
-        await self._clients.close()
-        self.mailboxes.clear()
+        try:
+            await self._clients.close()
+        finally:
+            self.mailboxes.clear()
 
     # How channels belong to processes
 

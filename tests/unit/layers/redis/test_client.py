@@ -259,7 +259,7 @@ async def test_closing_while_redis_is_away(
     server: FakeRedis, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing takes no longer than a moment, even if Redis does not answer."""
-    monkeypatch.setattr(module, "_FAREWELL", 0.01)
+    monkeypatch.setattr(module, "_FAREWELL", 0)
     client.want("jobs")
     await until(lambda: server.pops)
     server.silent.add("EVALSHA")
