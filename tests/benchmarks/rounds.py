@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from .peers import PEERS
-from .workloads import WORKLOADS, Target, Values, publish
+from .workloads import WORKLOADS, Target, Values, publish_in_turn
 
 __all__ = ["Result", "Run"]
 
@@ -142,14 +142,14 @@ class Run:
                 *((sizes[-2], servers) for servers in _SERVERS[1:]),
             ]:
                 measures[_scale(peer, size, servers)] = partial(
-                    publish,
+                    publish_in_turn,
                     peer,
                     self.redis_url,
                     self.quick,
                     size=size,
                     servers=servers,
                 )
-        title = "W1 in groups that grow, on more servers"
+        title = "a group that grows, five messages a second, on more servers"
         result = self._take_turns("W7", title, measures)
         for peer in ours:
             small, large = (_scale(peer, size, 1) for size in (sizes[1], sizes[-1]))

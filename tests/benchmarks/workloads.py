@@ -10,7 +10,7 @@ from .environments import find_python
 from .peers import PEERS
 from .processes import Process
 
-__all__ = ["WORKLOADS", "Target", "Values", "Workload", "publish"]
+__all__ = ["WORKLOADS", "Target", "Values", "Workload", "publish_in_turn"]
 
 _TEXT = "x" * 100
 _MICRO, _MILLI, _KILO = 1e6, 1e3, 1e-3
@@ -65,12 +65,34 @@ def _cpu(servers: Sequence[Process]) -> float:
     return sum(float(server.ask("tell")["cpu"]) for server in servers)
 
 
-def publish(
-    peer: str, redis_url: str, quick: bool, *, size: int = 500, servers: int = 1
+def _publish_to_500(peer: str, redis_url: str, quick: bool) -> Values:
+    """Publish to one group of 500 from another process, as fast as it is heard."""
+    size, deliveries = (50, 1_000) if quick else (500, 20_000)
+    return _publish(peer, redis_url, size, messages=deliveries // size)
+
+
+def publish_in_turn(
+    peer: str, redis_url: str, quick: bool, *, size: int, servers: int
 ) -> Values:
-    """Publish to one group from another process."""
-    size, deliveries = (size // 10, 1_000) if quick else (size, 20_000)
-    messages = max(3, deliveries // size)
+    """Publish to one group from another process, as often whatever its size is.
+
+    Only so are the publisher and the servers equally warm for all sizes.
+    """
+    messages, interval = (5, 0.01) if quick else (25, 0.2)
+    return _publish(
+        peer, redis_url, size, messages=messages, servers=servers, interval=interval
+    )
+
+
+def _publish(
+    peer: str,
+    redis_url: str,
+    size: int,
+    *,
+    messages: int,
+    servers: int = 1,
+    interval: float = 0.0,
+) -> Values:
     python = find_python(PEERS[peer].environment)
     with _chat(peer, redis_url, servers) as (running, clients):
         clients.ask("connect", 1, size, servers)
@@ -81,12 +103,15 @@ def publish(
                 start = time.perf_counter()
                 paid = publisher.ask("room0", _TEXT)["cpu"]
                 busy = clients.ask("arrive")["busy"]
-                return paid, busy, time.perf_counter() - start
+                seconds = time.perf_counter() - start
+                time.sleep(max(0.0, interval - seconds))
+                return paid, busy, seconds
 
             before, _, _ = [once() for _ in range(max(2, messages // 10))][-1]
-            cpu = _cpu(running)
+            idle = _idle_cpu(running, interval) if interval else 0.0
+            start, cpu = time.perf_counter(), _cpu(running)
             results = [once() for _ in range(messages)]
-            cpu = _cpu(running) - cpu
+            cpu = _cpu(running) - cpu - idle * (time.perf_counter() - start)
     paid = (results[-1][0] - before) / messages
     return {
         "CPU per delivery, µs": cpu / messages / size * _MICRO,
@@ -94,6 +119,13 @@ def publish(
         "until all have it, ms": _mean(seconds for *_, seconds in results) * _MILLI,
         "clients busy, %": _mean(busy for _, busy, _ in results) * 100,
     }
+
+
+def _idle_cpu(servers: Sequence[Process], interval: float) -> float:
+    """Return the CPU seconds per second that servers need for nothing."""
+    start, cpu = time.perf_counter(), _cpu(servers)
+    time.sleep(5 * interval)
+    return (_cpu(servers) - cpu) / (time.perf_counter() - start)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -150,7 +182,7 @@ def _idle(peer: str, redis_url: str, quick: bool) -> Values:
 WORKLOADS = {
     "W1": Workload(
         "one group of 500, the publisher in another process",
-        publish,
+        _publish_to_500,
         [
             Target("ours", "bare", 1.2),
             Target("ours", "litestar", 1),
