@@ -15,19 +15,20 @@ time, all in the task that runs it. The rules:
    so that none is lost when the loop ends.
 4. Whoever has something new calls ``wake()``. The loop registers its sleeper first and
    looks for messages second, so that it may be called in any thread.
+5. While the loop sleeps in a task of its own, messages of the mailbox are dispatched
+   without waking it, see ``first_steps``; it wakes for what has to be awaited.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, cast
+from types import CoroutineType
+from typing import Any, NamedTuple, TypeAlias, cast
 
+from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task
 from .type_defs import ChannelMessage
 
 __all__ = ["DispatchLoop", "Received", "await_many_dispatch", "wake"]
-
-# After so many messages in a row others get their turn on the event loop, even if no
-# handler ever waits for anything.
-_RUN = 64
 
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -44,11 +45,7 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
         False if the task will not wake any more, since its event loop is closed.
     """
     loop = sleeper.get_loop()
-    try:
-        running = asyncio.get_running_loop()
-    except RuntimeError:
-        running = None
-    if loop is running:
+    if loop is _running_loop():
         if not sleeper.done():
             sleeper.set_result(None)
         return True
@@ -59,9 +56,20 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
     return True
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def _resolve(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+async def _wait_for(awaitable: Awaitable[None]) -> None:
+    await awaitable
 
 
 def _take_nothing() -> None:
@@ -73,6 +81,15 @@ async def _hear_nothing() -> ChannelMessage:
     return await never
 
 
+class _Idle(NamedTuple):
+    """What a message is dispatched with while the loop sleeps."""
+
+    first_steps: FirstSteps
+    task: "asyncio.Task[Any]"
+    context: contextvars.Context
+    take: Callable[[], ChannelMessage | None]
+
+
 class DispatchLoop:
     """Dispatches the messages of several sources, one at a time.
 
@@ -80,26 +97,84 @@ class DispatchLoop:
         dispatch: Awaited with each message.
     """
 
-    __slots__ = ("_dispatch", "_ended", "_gate", "_listens", "_sleeper", "received")
+    __slots__ = (
+        "_begun",
+        "_context",
+        "_dispatch",
+        "_ended",
+        "_gate",
+        "_idle",
+        "_sleeper",
+        "_stepping",
+        "received",
+    )
 
     def __init__(self, dispatch: _Dispatch) -> None:
         self._dispatch = dispatch
         # Whether the pumps have been cancelled.
         self._ended = False
-        # Whether there is a task that listens to a source.
-        self._listens = False
         self.received: Received = []
         """What was received and not dispatched yet."""
         # What the loop sleeps on while there is nothing to dispatch.
         self._sleeper: asyncio.Future[None] | None = None
         # At which a pump waits whose message was received by receive().
         self._gate: asyncio.Future[None] | None = None
+        # The context of the worker, if a task of its own runs the loop.
+        self._context: contextvars.Context | None = None
+        # What dispatches for the worker while it sleeps; None while it does not.
+        self._idle: _Idle | None = None
+        # Whether a step is to be made soon.
+        self._stepping = False
+        # What the worker is to go on with, or to raise.
+        self._begun: Begun | BaseException | None = None
 
     def wake(self) -> None:
         """Tell the loop that there may be something to take. Safe in any thread."""
         sleeper = self._sleeper
-        if sleeper is not None and not sleeper.done():
+        if sleeper is None or sleeper.done() or self._stepping:
+            return
+        idle = self._idle
+        if idle is not None and idle.first_steps.add(self):
+            self._stepping = True
+        else:
             wake(sleeper)
+
+    def step(self) -> None:
+        """Dispatch what is in the mailbox; wake the worker for what it has to await."""
+        # First: whoever puts something in later is to call for another step.
+        self._stepping = False
+        sleeper, idle = self._sleeper, self._idle
+        if sleeper is None or sleeper.done() or idle is None:
+            # The worker is awake, and looks itself.
+            return
+        first_steps, task, context, take = idle
+        dispatch, received, left = self._dispatch, self.received, RUN
+        enter_task(first_steps.loop, task)
+        try:
+            while not received and left and (message := take()) is not None:
+                awaitable = dispatch(message)
+                handler = (
+                    cast("Coroutine[Any, Any, None]", awaitable)
+                    if type(awaitable) is CoroutineType
+                    else _wait_for(awaitable)
+                )
+                try:
+                    self._begun = Begun(handler, context.run(handler.send, None))
+                    break
+                except StopIteration:
+                    # That was all of it.
+                    left -= 1
+                if sleeper.done():
+                    # It has cancelled its task.
+                    return
+            else:
+                if left and not received:
+                    return
+        except BaseException as exc:  # noqa: BLE001 # the worker raises it
+            self._begun = exc
+        finally:
+            leave_task(first_steps.loop, task)
+        _resolve(sleeper)
 
     async def run(
         self,
@@ -116,13 +191,14 @@ class DispatchLoop:
             take: Returns the next message of a mailbox, or None if it is empty;
                 ``wake()`` has to be called when it no longer is.
         """
-        if take is None and len(sources) == 1 and not self._listens:
+        if take is None and len(sources) == 1 and self._context is None:
             await self._run_alone(sources[0])
         take = take or _take_nothing
         loop = asyncio.get_running_loop()
         ready, dispatch = self.received, self._dispatch
         run = 0
         sleeper = self._sleeper = loop.create_future()
+        idle = self._make_idle(take)
         self._open_gate()
         pumps = [asyncio.create_task(self._pump_apart(source)) for source in sources]
         try:
@@ -135,20 +211,24 @@ class DispatchLoop:
                 elif not ready:
                     # The sleeper is older than the look into the mailbox: whatever came
                     # after that has resolved it.
-                    await sleeper
+                    self._idle = idle
+                    error: asyncio.CancelledError | None = None
+                    try:
+                        await sleeper
+                    except asyncio.CancelledError as exc:
+                        error = exc
+                    self._idle = None
+                    if error is not None or self._begun is not None:
+                        await self._go_on(error)
                     sleeper = self._sleeper = loop.create_future()
                     run = 0
                     continue
                 run += 1
-                if run >= _RUN:
+                if run >= RUN:
                     run = 0
                     await asyncio.sleep(0)
         finally:
-            self._ended = True
-            for pump in pumps:
-                pump.cancel()
-            if pumps:
-                await asyncio.gather(*pumps, return_exceptions=True)
+            await self._end(pumps)
 
     async def listen(self, source: _Source, work: Coroutine[Any, Any, None]) -> None:
         """Be the pump of a source, while another task does the work; end as that does.
@@ -163,9 +243,9 @@ class DispatchLoop:
         """
         this = cast("asyncio.Task[Any]", asyncio.current_task())
         others = this.cancelling()
-        self._listens = True
         gate = self._gate = asyncio.get_running_loop().create_future()
-        worker = asyncio.create_task(work)
+        self._context = contextvars.copy_context()
+        worker = asyncio.create_task(work, context=self._context)
         listening, interrupted = True, False
 
         def interrupt(_: object) -> None:
@@ -229,6 +309,36 @@ class DispatchLoop:
             other.set_result(None)
         return other
 
+    async def _end(self, pumps: Sequence[asyncio.Task[None]]) -> None:
+        self._ended = True
+        for pump in pumps:
+            pump.cancel()
+        if pumps:
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    def _make_idle(self, take: Callable[[], ChannelMessage | None]) -> _Idle | None:
+        """Return what dispatches while the loop sleeps, if somebody else may do it."""
+        if self._context is None:
+            return None
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        return _Idle(FirstSteps.here(), task, self._context, take)
+
+    async def _go_on(self, error: BaseException | None) -> None:
+        """Go on with what was begun while the worker slept.
+
+        Args:
+            error: What the worker was woken with, if not just so.
+        """
+        begun, self._begun = self._begun, None
+        if isinstance(begun, Begun):
+            await begun.go_on(error)
+        else:
+            try:
+                raise cast("BaseException", error if begun is None else begun)
+            finally:
+                # They refer to this frame.
+                begun = error = None
+
     def _open_gate(self) -> None:
         gate, self._gate = self._gate, None
         if gate is not None:
@@ -240,7 +350,7 @@ class DispatchLoop:
         while True:
             await self._dispatch(await source())
             run += 1
-            if run >= _RUN:
+            if run >= RUN:
                 run = 0
                 await asyncio.sleep(0)
 
@@ -268,13 +378,19 @@ class DispatchLoop:
                 # It returned although it was cancelled, as asyncio.wait_for() may.
                 return
             gate: asyncio.Future[None] = loop.create_future()
-            self.received.append((message, gate))
-            self.wake()
+            self._receive((message, gate))
             await gate
 
     def _fail(self, exc: BaseException) -> None:
-        self.received.append(exc)
-        self.wake()
+        self._receive(exc)
+
+    def _receive(
+        self, item: tuple[ChannelMessage, asyncio.Future[None]] | BaseException
+    ) -> None:
+        self.received.append(item)
+        # Nothing is heard before somebody asks for it.
+        assert self._sleeper is not None
+        _resolve(self._sleeper)
 
 
 async def await_many_dispatch(

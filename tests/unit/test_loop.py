@@ -576,9 +576,9 @@ async def test_wake_bears_with_a_loop_that_goes_on_meanwhile(
     """The loop may take its sleeper away while another thread is in wake()."""
     sleeper = asyncio.get_running_loop().create_future()
     reads = [sleeper, None]
-    monkeypatch.setattr(DispatchLoop, "_sleeper", property(lambda _: reads.pop(0)))
-    # The constructor would set what only can be read here.
-    loop = DispatchLoop.__new__(DispatchLoop)
+    changes = property(lambda _: reads.pop(0), lambda _, value: None)
+    monkeypatch.setattr(DispatchLoop, "_sleeper", changes)
+    loop = DispatchLoop(Handler())
     loop.wake()
     assert sleeper.done()
 

@@ -105,7 +105,7 @@ class Plain(AsyncConsumer):
     done: list[tuple[Any, ...]]
 
     async def job_do(self, message: ChannelMessage) -> None:
-        self.done.append((self.scope, message, id(self)))
+        self.done.append((self.scope, message, self))
 
 
 class WithLayer(Plain):

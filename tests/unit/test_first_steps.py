@@ -1,0 +1,416 @@
+"""What a handler sees that was begun while the task that it belongs to slept."""
+
+import asyncio
+import contextvars
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fast_channels.first_steps import RUN, FirstSteps
+from fast_channels.loop import DispatchLoop
+from fast_channels.type_defs import ChannelMessage
+
+color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
+
+
+class Consumer:
+    """A loop in a task of its own, asleep, with a mailbox of handlers to call."""
+
+    def __init__(self) -> None:
+        self.box: list[Callable[[], Any]] = []
+        self.ended: asyncio.Task[None] | None = None
+        self.worker: asyncio.Task[Any] | None = None
+        self.loop = DispatchLoop(self._dispatch)
+        self.source: asyncio.Queue[ChannelMessage] = asyncio.Queue()
+
+    async def start(self) -> None:
+        """Let it fall asleep."""
+
+        async def work() -> None:
+            self.worker = asyncio.current_task()
+            await self.loop.run([], self._take)
+
+        self.ended = asyncio.create_task(self.loop.listen(self.source.get, work()))
+        await turns()
+
+    def call(self, handler: Callable[[], Any]) -> None:
+        """Put a handler into the mailbox."""
+        self.box.append(handler)
+        self.loop.wake()
+
+    async def do(self, handler: Callable[[], Any]) -> None:
+        """Have a handler called, and wait until it has had the time to end."""
+        self.call(handler)
+        await turns()
+
+    async def stop(self) -> None:
+        """Cancel it."""
+        assert self.ended is not None
+        self.ended.cancel()
+        await asyncio.wait([self.ended])
+
+    async def end(self) -> None:
+        """Wait until it has ended, and raise what has ended it."""
+        assert self.ended is not None
+        async with asyncio.timeout(5):
+            await self.ended
+
+    def _take(self) -> ChannelMessage | None:
+        return {"type": "call", "handler": self.box.pop(0)} if self.box else None
+
+    def _dispatch(self, message: ChannelMessage) -> Awaitable[None]:
+        called: Awaitable[None] = message["handler"]()
+        return called
+
+
+async def turns(count: int = 8) -> None:
+    """Let everybody do what they can."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def consumer() -> AsyncIterator[Consumer]:
+    """Give a test a consumer that sleeps."""
+    consumer = Consumer()
+    await consumer.start()
+    yield consumer
+    await consumer.stop()
+
+
+async def test_a_handler_is_in_its_task(consumer: Consumer) -> None:
+    """Whether it waits or not, a handler sees the task that it belongs to."""
+    seen: list[asyncio.Task[Any] | None] = []
+
+    async def handler() -> None:
+        seen.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        seen.append(asyncio.current_task())
+
+    async def quick() -> None:
+        seen.append(asyncio.current_task())
+
+    await consumer.do(handler)
+    await consumer.do(quick)
+    assert seen == [consumer.worker] * 3
+
+
+async def test_handlers_share_a_context(consumer: Consumer) -> None:
+    """What one handler sets, whenever it does, the others see, and nobody else."""
+    seen: list[str] = []
+
+    async def set_at_once() -> None:
+        color.set("red")
+
+    async def set_later() -> None:
+        seen.append(color.get())
+        await asyncio.sleep(0)
+        seen.append(color.get())
+        color.set("blue")
+
+    async def look() -> None:
+        seen.append(color.get())
+
+    for handler in (set_at_once, set_later, look):
+        await consumer.do(handler)
+    assert seen == ["red", "red", "blue"]
+    assert color.get("none") == "none"
+
+
+async def test_handlers_that_wait_do_not_overlap(consumer: Consumer) -> None:
+    """While a handler waits, what comes is left to be dispatched after it."""
+    events: list[str] = []
+    going_on = asyncio.Event()
+
+    async def slow() -> None:
+        events.append("slow")
+        await going_on.wait()
+        await asyncio.sleep(0)
+        events.append("slow has ended")
+
+    async def next_one() -> None:
+        events.append("next")
+
+    consumer.call(slow)
+    consumer.call(next_one)
+    await turns()
+    await consumer.do(next_one)
+    assert events == ["slow"]
+    going_on.set()
+    await turns()
+    assert events == ["slow", "slow has ended", "next", "next"]
+
+
+async def test_what_a_handler_waits_for_reaches_it(consumer: Consumer) -> None:
+    """Results and exceptions arrive in a handler as they do in any task."""
+    results: list[object] = []
+    loop = asyncio.get_running_loop()
+    good, bad = loop.create_future(), loop.create_future()
+
+    async def handler() -> None:
+        results.append(await good)
+        try:
+            await bad
+        except ValueError as exc:
+            results.append(str(exc))
+        results.append(await asyncio.gather(*[asyncio.sleep(0, n) for n in range(3)]))
+
+    consumer.call(handler)
+    await turns()
+    good.set_result("good")
+    bad.set_exception(ValueError("bad"))
+    await turns(20)
+    assert results == ["good", "bad", [0, 1, 2]]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_exception_ends_the_consumer(
+    consumer: Consumer, at_once: bool, error: type[BaseException]
+) -> None:
+    """What a handler raises ends the consumer, whether it has waited before or not."""
+
+    async def handler() -> None:
+        if not at_once:
+            await asyncio.sleep(0)
+        raise error
+
+    consumer.call(handler)
+    with pytest.raises(error):
+        await consumer.end()
+
+
+async def test_timeouts(consumer: Consumer) -> None:
+    """asyncio.timeout() knows the task; what it cancels is what the handler awaits."""
+    outcomes: list[object] = []
+
+    async def handler() -> None:
+        for seconds in (0, 0.001):
+            inner = asyncio.create_task(asyncio.sleep(60))
+            try:
+                async with asyncio.timeout(seconds):
+                    await inner
+            except TimeoutError:
+                outcomes.append(inner.cancelled())
+        task = asyncio.current_task()
+        assert task is not None
+        outcomes.append(task.cancelling())
+        done.set()
+
+    done = asyncio.Event()
+    consumer.call(handler)
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert outcomes == [True, True, 0]
+
+
+@pytest.mark.parametrize("wait_for_child", [True, False])
+@pytest.mark.parametrize("turns_before", range(5))
+async def test_cancelling_reaches_the_handler(
+    consumer: Consumer, turns_before: int, wait_for_child: bool
+) -> None:
+    """Whenever the worker is cancelled, the handler is where it waits."""
+    events: list[object] = []
+
+    async def handler() -> None:
+        child = asyncio.create_task(asyncio.sleep(60))
+        try:
+            if wait_for_child:
+                await child
+            else:
+                while True:  # noqa: ASYNC110 # it waits for no future
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            events.append("cancelled")
+            events.append(child.cancelled())
+            child.cancel()
+            raise
+
+    consumer.call(handler)
+    # So that it has begun; its task may be awake or not.
+    await asyncio.sleep(0)
+    await turns(turns_before)
+    assert consumer.worker is not None
+    consumer.worker.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await consumer.end()
+    assert events == ["cancelled", wait_for_child]
+
+
+async def test_handler_that_goes_on_though_cancelled(consumer: Consumer) -> None:
+    """A handler may catch a cancellation that comes before its task was awake."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            events.append("caught")
+
+    async def next_one() -> None:
+        events.append("next")
+
+    assert consumer.worker is not None
+    consumer.call(handler)
+    asyncio.get_running_loop().call_soon(consumer.worker.cancel)
+    await turns()
+    await consumer.do(next_one)
+    assert events == ["caught", "next"]
+
+
+@pytest.mark.parametrize("then", ["end", "wait", "raise"])
+async def test_handler_that_cancels_its_own_task(consumer: Consumer, then: str) -> None:
+    """It goes on until it waits, and no other is called."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        events.append("still here")
+        if then == "raise":
+            raise ValueError
+        if then == "wait":
+            await asyncio.sleep(0)
+            events.append("not here")
+
+    consumer.call(handler)
+    consumer.call(handler)
+    error = ValueError if then == "raise" else asyncio.CancelledError
+    with pytest.raises(error):
+        await consumer.end()
+    assert events == ["still here"]
+
+
+async def test_handler_that_is_no_coroutine(consumer: Consumer) -> None:
+    """Whatever can be awaited is; what cannot is said to be wrong as ``await`` does."""
+    future = asyncio.get_running_loop().create_future()
+    waited: list[object] = []
+
+    class Awaitable:
+        def __await__(self) -> Any:
+            waited.append((yield from future.__await__()))
+
+    await consumer.do(Awaitable)
+    future.set_result("result")
+    await turns()
+    assert waited == ["result"]
+    consumer.call(lambda: None)
+    with pytest.raises(TypeError, match="await"):
+        await consumer.end()
+
+
+async def test_frame_and_message_at_once(consumer: Consumer) -> None:
+    """Who hears of both at once dispatches both, the first time and afterwards."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        events.append("message")
+
+    async def frame() -> None:
+        events.append("frame")
+
+    consumer.call(handler)
+    consumer.source.put_nowait({"type": "frame", "handler": frame})
+    await turns()
+    assert sorted(events) == ["frame", "message"]
+    consumer.source.put_nowait({"type": "frame", "handler": frame})
+    await asyncio.sleep(0)
+    consumer.call(handler)
+    await turns()
+    assert sorted(events) == ["frame"] * 2 + ["message"] * 2
+
+
+async def test_frame_that_comes_during_a_handler(consumer: Consumer) -> None:
+    """A frame has its turn although the mailbox never gets empty."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        if "frame" not in events:
+            consumer.call(handler)
+
+    async def frame() -> None:
+        events.append("frame")
+
+    consumer.call(handler)
+    await turns()
+    consumer.source.put_nowait({"type": "frame", "handler": frame})
+    async with asyncio.timeout(5):
+        while not events:  # noqa: ASYNC110 # it is what is tested
+            await asyncio.sleep(0)
+
+
+async def test_messages_from_another_thread(consumer: Consumer) -> None:
+    """They wake the task, also when a step was to be made already."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        events.append("message")
+
+    def send() -> None:
+        for _ in range(100):
+            consumer.call(handler)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    for _ in range(100):
+        await consumer.do(handler)
+    await asyncio.to_thread(thread.join)
+    await turns()
+    assert len(events) == 200
+
+
+async def test_many_consumers_leave_others_their_turn() -> None:
+    """A group of thousands does not hold up the event loop until all have handled."""
+    handled = 0
+
+    async def handler() -> None:
+        nonlocal handled
+        handled += 1
+
+    consumers = [Consumer() for _ in range(10 * RUN)]
+    for consumer in consumers:
+        await consumer.start()
+    for consumer in consumers:
+        consumer.call(handler)
+    seen: list[int] = []
+    while handled < len(consumers):
+        await asyncio.sleep(0)
+        seen.append(handled)
+    assert len(seen) >= 10
+    assert max(b - a for a, b in zip([0, *seen], seen, strict=False)) <= RUN
+    for consumer in consumers:
+        await consumer.stop()
+
+
+def test_event_loops_are_not_kept() -> None:
+    """Each event loop has steps of its own, which go with it."""
+
+    async def find() -> FirstSteps:
+        return FirstSteps.here()
+
+    first = asyncio.run(find())
+    second = asyncio.run(find())
+    assert first.loop is not second.loop
+    kept = weakref.ref(first)
+    del first
+    gc.collect()
+    assert kept() is None
+
+
+async def test_elsewhere_nothing_is_added() -> None:
+    """add() is for the event loop itself."""
+    first_steps = FirstSteps.here()
+    assert FirstSteps.here() is first_steps
+    consumer = Consumer()
+
+    async def elsewhere() -> bool:
+        return first_steps.add(consumer.loop)
+
+    assert not await asyncio.to_thread(first_steps.add, consumer.loop)
+    assert not await asyncio.to_thread(asyncio.run, elsewhere())
