@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import types
 import weakref
-from collections.abc import Coroutine, Generator
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol, TypeAlias
 
 __all__ = ["RUN", "Begun", "FirstSteps", "Sleeper", "enter_task", "leave_task"]
 
@@ -23,10 +23,12 @@ RUN = 64
 """After so many handlers in a row others get their turn on the event loop, even if none
 of them ever waits for anything."""
 
-enter_task = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
+_Switch: TypeAlias = Callable[[asyncio.AbstractEventLoop, "asyncio.Task[Any]"], None]
+
+enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
 """Says that a task runs now; takes its event loop and the task."""
 
-leave_task = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
+leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
 """Says that it no longer does."""
 
 

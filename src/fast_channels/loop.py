@@ -119,7 +119,8 @@ class DispatchLoop:
         self._sleeper: asyncio.Future[None] | None = None
         # At which a pump waits whose message was received by receive().
         self._gate: asyncio.Future[None] | None = None
-        # The context of the worker, if a task of its own runs the loop.
+        # The context of the worker, if a task of its own runs the loop and others may
+        # make its first steps.
         self._context: contextvars.Context | None = None
         # What dispatches for the worker while it sleeps; None while it does not.
         self._idle: _Idle | None = None
@@ -244,8 +245,7 @@ class DispatchLoop:
         this = cast("asyncio.Task[Any]", asyncio.current_task())
         others = this.cancelling()
         gate = self._gate = asyncio.get_running_loop().create_future()
-        self._context = contextvars.copy_context()
-        worker = asyncio.create_task(work, context=self._context)
+        worker = self._start(work)
         listening, interrupted = True, False
 
         def interrupt(_: object) -> None:
@@ -299,6 +299,14 @@ class DispatchLoop:
             raise item
         message, self._gate = item
         return message
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Return a task for the work."""
+        if asyncio.get_running_loop().get_task_factory() is not None:
+            # Factories need not know contexts, and their tasks may be of another make.
+            return asyncio.create_task(work)
+        self._context = contextvars.copy_context()
+        return asyncio.create_task(work, context=self._context)
 
     def _replace_gate(self, gate: asyncio.Future[None]) -> asyncio.Future[None]:
         """Return another gate, open if that one was to be open."""

@@ -10,12 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import table
+
 _TITLES = {
     "W1": "One group of 500, the publisher in another process",
     "W2": "50 rooms of 10, every client speaks",
     "W3": "Connect, join, leave, disconnect",
     "W4": "2000 idle connections",
-    "W7": "Groups that grow",
+    "W5": "The operations of a layer, in process",
+    "W6": "A consumer's dispatch, and groups in memory",
+    "W7": "Groups that grow, five messages a second",
 }
 
 
@@ -40,36 +44,34 @@ def _rounds(result: dict[str, Any]) -> Iterator[str]:
         title: [statistics.median(each[name] for each in values) for name in names]
         for title, values in rows.items()
     }
-    first = next(iter(medians.values()))[0]
+    head = ["", *names]
+    lines = [
+        [title, *(_number(value) for value in values)]
+        for title, values in medians.items()
+    ]
+    if result["workload"] != "W7":  # in which all are ours
+        first = next(iter(medians.values()))[0]
+        head.insert(2, "beside ours")
+        for line, values in zip(lines, medians.values(), strict=True):
+            line.insert(2, f"{values[0] / first:.2f}")
     yield from _heading(result)
-    yield from _table(
-        ["", names[0], "beside ours", *names[1:]],
-        (
-            [title, _number(values[0]), f"{values[0] / first:.2f}"]
-            + [_number(value) for value in values[1:]]
-            for title, values in medians.items()
-        ),
-    )
+    yield from _table(head, lines)
 
 
 def _library(result: dict[str, Any]) -> Iterator[str]:
     yield from _heading(result)
-    for table in result["tables"]:
-        head: Sequence[str] = table["head"]
-        yield from _table(
-            [head[0].replace("(*)", "").strip().capitalize(), *head[1:4]],
-            (
-                [
-                    line["measure"],
-                    *(
-                        "" if line[key] is None else f"{line[key]:.3g} {line['unit']}"
-                        for key in ("ours", "theirs")
-                    ),
-                    "" if line["ratio"] is None else f"{line['ratio']:.3g}",
-                ]
-                for line in table["lines"]
-            ),
+    for each in result["tables"]:
+        lines = [table.Line(**line).cells() for line in each["lines"]]
+        # The page says what the terminal has footnotes for.
+        first, ours, theirs, *rest = (
+            name.replace(" (**)", "").replace("(*)", "").strip()
+            for name in each["head"]
         )
+        commands = ["Redis commands", "those of the other"] if rest else []
+        # Not what was to come out, and whether it did.
+        rows = [[*cells[:4], *cells[6 : 6 + len(commands)]] for cells in lines]
+        head = [first.capitalize(), ours, theirs, "ratio", *commands]
+        yield from _table(head, rows)
 
 
 def _heading(result: dict[str, Any]) -> Iterator[str]:

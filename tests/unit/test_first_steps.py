@@ -388,6 +388,33 @@ async def test_many_consumers_leave_others_their_turn() -> None:
         await consumer.stop()
 
 
+async def test_task_factory() -> None:
+    """Where tasks are of another make, each does all of its steps itself."""
+
+    class OwnTask(asyncio.Task[Any]):
+        pass
+
+    async def handler() -> None:
+        seen.append(asyncio.current_task())
+
+    seen: list[asyncio.Task[Any] | None] = []
+    loop = asyncio.get_running_loop()
+
+    def make_task(loop: Any, coroutine: Any, context: None = None) -> OwnTask:
+        # asyncio leaves it out if it is None, since older factories do not know it.
+        assert context is None
+        return OwnTask(coroutine, loop=loop)
+
+    loop.set_task_factory(make_task)
+    consumer = Consumer()
+    await consumer.start()
+    await consumer.do(handler)
+    assert seen == [consumer.worker]
+    assert isinstance(consumer.worker, OwnTask)
+    await consumer.stop()
+    loop.set_task_factory(None)
+
+
 def test_event_loops_are_not_kept() -> None:
     """Each event loop has steps of its own, which go with it."""
 
