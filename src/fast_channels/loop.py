@@ -23,7 +23,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task
 from .type_defs import ChannelMessage
@@ -81,15 +81,6 @@ async def _hear_nothing() -> ChannelMessage:
     return await never
 
 
-class _Idle(NamedTuple):
-    """What a message is dispatched with while the loop sleeps."""
-
-    first_steps: FirstSteps
-    task: "asyncio.Task[Any]"
-    context: contextvars.Context
-    take: Callable[[], ChannelMessage | None]
-
-
 class DispatchLoop:
     """Dispatches the messages of several sources, one at a time.
 
@@ -102,10 +93,13 @@ class DispatchLoop:
         "_context",
         "_dispatch",
         "_ended",
+        "_first_steps",
         "_gate",
-        "_idle",
+        "_listener",
         "_sleeper",
         "_stepping",
+        "_take",
+        "_worker",
         "received",
     )
 
@@ -119,11 +113,15 @@ class DispatchLoop:
         self._sleeper: asyncio.Future[None] | None = None
         # At which a pump waits whose message was received by receive().
         self._gate: asyncio.Future[None] | None = None
-        # The context of the worker, if a task of its own runs the loop and others may
-        # make its first steps.
+        # The task that listens, until it is told that the worker has ended: the task of
+        # its own that runs the loop.
+        self._listener: asyncio.Task[Any] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        # The context of the worker, if others may make its first steps.
         self._context: contextvars.Context | None = None
-        # What dispatches for the worker while it sleeps; None while it does not.
-        self._idle: _Idle | None = None
+        # What they take, and where; None while the worker is awake.
+        self._take: Callable[[], ChannelMessage | None] = _take_nothing
+        self._first_steps: FirstSteps | None = None
         # Whether a step is to be made soon.
         self._stepping = False
         # What the worker is to go on with, or to raise.
@@ -134,8 +132,8 @@ class DispatchLoop:
         sleeper = self._sleeper
         if sleeper is None or sleeper.done() or self._stepping:
             return
-        idle = self._idle
-        if idle is not None and idle.first_steps.add(self):
+        first_steps = self._first_steps
+        if first_steps is not None and first_steps.add(self):
             self._stepping = True
         else:
             wake(sleeper)
@@ -144,13 +142,20 @@ class DispatchLoop:
         """Dispatch what is in the mailbox; wake the worker for what it has to await."""
         # First: whoever puts something in later is to call for another step.
         self._stepping = False
-        sleeper, idle = self._sleeper, self._idle
-        if sleeper is None or sleeper.done() or idle is None:
+        sleeper, first_steps = self._sleeper, self._first_steps
+        if sleeper is None or sleeper.done() or first_steps is None:
             # The worker is awake, and looks itself.
             return
-        first_steps, task, context, take = idle
-        dispatch, received, left = self._dispatch, self.received, RUN
-        enter_task(first_steps.loop, task)
+        loop, worker, context = first_steps.loop, self._worker, self._context
+        assert worker is not None
+        assert context is not None
+        take, dispatch, received, left = self._take, self._dispatch, self.received, RUN
+        try:
+            enter_task(loop, worker)
+        except RuntimeError:
+            # A task runs the event loop inside of one of its steps.
+            _resolve(sleeper)
+            return
         try:
             while not received and left and (message := take()) is not None:
                 awaitable = dispatch(message)
@@ -174,7 +179,7 @@ class DispatchLoop:
         except BaseException as exc:  # noqa: BLE001 # the worker raises it
             self._begun = exc
         finally:
-            leave_task(first_steps.loop, task)
+            leave_task(loop, worker)
         _resolve(sleeper)
 
     async def run(
@@ -194,12 +199,12 @@ class DispatchLoop:
         """
         if take is None and len(sources) == 1 and self._context is None:
             await self._run_alone(sources[0])
-        take = take or _take_nothing
+        take = self._take = take or _take_nothing
         loop = asyncio.get_running_loop()
         ready, dispatch = self.received, self._dispatch
         run = 0
         sleeper = self._sleeper = loop.create_future()
-        idle = self._make_idle(take)
+        first_steps = None if self._context is None else FirstSteps.here()
         self._open_gate()
         pumps = [asyncio.create_task(self._pump_apart(source)) for source in sources]
         try:
@@ -212,13 +217,13 @@ class DispatchLoop:
                 elif not ready:
                     # The sleeper is older than the look into the mailbox: whatever came
                     # after that has resolved it.
-                    self._idle = idle
+                    self._first_steps = first_steps
                     error: asyncio.CancelledError | None = None
                     try:
                         await sleeper
                     except asyncio.CancelledError as exc:
                         error = exc
-                    self._idle = None
+                    self._first_steps = None
                     if error is not None or self._begun is not None:
                         await self._go_on(error)
                     sleeper = self._sleeper = loop.create_future()
@@ -242,20 +247,11 @@ class DispatchLoop:
             source: Awaited for one message after the other.
             work: What the other task runs, in a copy of this one's context.
         """
-        this = cast("asyncio.Task[Any]", asyncio.current_task())
+        this = self._listener = cast("asyncio.Task[Any]", asyncio.current_task())
         others = this.cancelling()
         gate = self._gate = asyncio.get_running_loop().create_future()
-        worker = self._start(work)
-        listening, interrupted = True, False
-
-        def interrupt(_: object) -> None:
-            nonlocal interrupted
-            # This may have noticed already that the worker has ended, and gone on.
-            if listening:
-                interrupted = True
-                this.cancel()
-
-        worker.add_done_callback(interrupt)
+        worker = self._worker = self._start(work)
+        worker.add_done_callback(self._interrupt)
         cancelled = False
         while not worker.done():
             try:
@@ -277,8 +273,8 @@ class DispatchLoop:
                 self._fail(exc)
                 # There is nothing more to hear.
                 source = _hear_nothing
-        listening = False
-        left = this.uncancel() if interrupted else this.cancelling()
+        left = this.cancelling() if self._listener is this else this.uncancel()
+        self._listener = None
         if left > others and not worker.cancelled() and worker.exception() is None:
             raise asyncio.CancelledError
         worker.result()
@@ -308,6 +304,12 @@ class DispatchLoop:
         self._context = contextvars.copy_context()
         return asyncio.create_task(work, context=self._context)
 
+    def _interrupt(self, _: object) -> None:
+        # It may have noticed already that the worker has ended, and gone on.
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.cancel()
+
     def _replace_gate(self, gate: asyncio.Future[None]) -> asyncio.Future[None]:
         """Return another gate, open if that one was to be open."""
         other: asyncio.Future[None] = gate.get_loop().create_future()
@@ -323,13 +325,6 @@ class DispatchLoop:
             pump.cancel()
         if pumps:
             await asyncio.gather(*pumps, return_exceptions=True)
-
-    def _make_idle(self, take: Callable[[], ChannelMessage | None]) -> _Idle | None:
-        """Return what dispatches while the loop sleeps, if somebody else may do it."""
-        if self._context is None:
-            return None
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-        return _Idle(FirstSteps.here(), task, self._context, take)
 
     async def _go_on(self, error: BaseException | None) -> None:
         """Go on with what was begun while the worker slept.

@@ -8,6 +8,8 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from fast_channels.first_steps import RUN, FirstSteps
@@ -386,6 +388,41 @@ async def test_many_consumers_leave_others_their_turn() -> None:
     assert max(b - a for a, b in zip([0, *seen], seen, strict=False)) <= RUN
     for consumer in consumers:
         await consumer.stop()
+
+
+async def test_event_loop_that_runs_inside_of_a_task(consumer: Consumer) -> None:
+    """While another task runs there is no step; the task wakes, and does it all."""
+    seen: list[asyncio.Task[Any] | None] = []
+
+    async def handler() -> None:
+        seen.append(asyncio.current_task())
+
+    consumer.box.append(handler)
+    consumer.loop.step()
+    assert not seen
+    await turns()
+    assert seen == [consumer.worker]
+
+
+async def test_anyio(consumer: Consumer) -> None:
+    """What AnyIO knows of the task holds from the first step on."""
+    outcomes: list[object] = []
+
+    async def handler() -> None:
+        for seconds in (0, 0.001):
+            with anyio.move_on_after(seconds) as scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(anyio.sleep_forever)
+                    await anyio.sleep_forever()
+            outcomes.append(scope.cancelled_caught)
+        outcomes.append(await anyio.to_thread.run_sync(str, 1))
+        done.set()
+
+    done = asyncio.Event()
+    consumer.call(handler)
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert outcomes == [True, True, "1"]
 
 
 async def test_task_factory() -> None:
