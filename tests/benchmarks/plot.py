@@ -32,8 +32,8 @@ def _bars(axes: Any, result: dict[str, Any]) -> None:
         [_medians(rows[title], name) for title in titles],
         color=["C0" if title.startswith("fast_channels") else "C7" for title in titles],
     )
-    axes.bar_label(bars, fmt="%.3g", padding=3)
-    axes.margins(x=0.15)
+    axes.bar_label(bars, fmt="%.4g", padding=3)
+    axes.margins(x=0.18)
     axes.invert_yaxis()
     axes.set_title(f"{result['workload']}: {result['title']}", fontsize=10)
     axes.set_xlabel(name)
