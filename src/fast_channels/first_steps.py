@@ -17,7 +17,15 @@ import weakref
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol, TypeAlias
 
-__all__ = ["RUN", "Begun", "FirstSteps", "Sleeper", "enter_task", "leave_task"]
+__all__ = [
+    "RUN",
+    "Begun",
+    "FirstSteps",
+    "Stepper",
+    "enter_task",
+    "leave_task",
+    "running_loop",
+]
 
 RUN = 64
 """After so many handlers in a row others get their turn on the event loop, even if none
@@ -32,8 +40,16 @@ leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignor
 """Says that it no longer does."""
 
 
-class Sleeper(Protocol):
-    """Somebody who sleeps, and may have something to do."""
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class Stepper(Protocol):
+    """Somebody whose task sleeps, and who may have something to do."""
 
     def step(self) -> None:
         """Do what needs no waking. It must not raise."""
@@ -45,7 +61,7 @@ class FirstSteps:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         """The event loop."""
-        self._next: list[Sleeper] = []
+        self._next: list[Stepper] = []
 
     @classmethod
     def here(cls) -> "FirstSteps":
@@ -56,20 +72,17 @@ class FirstSteps:
             first_steps = _by_loop[id(loop)] = cls(loop)
         return first_steps
 
-    def add(self, sleeper: Sleeper) -> bool:
+    def add(self, stepper: Stepper) -> bool:
         """Call ``step()`` soon.
 
         Returns:
             False if this is not where the event loop runs; then nothing happens.
         """
-        try:
-            if asyncio.get_running_loop() is not self.loop:
-                return False
-        except RuntimeError:
+        if running_loop() is not self.loop:
             return False
         if not self._next:
             self.loop.call_soon(self._run)
-        self._next.append(sleeper)
+        self._next.append(stepper)
         return True
 
     def _run(self) -> None:
@@ -77,8 +90,8 @@ class FirstSteps:
         del self._next[:RUN]
         if self._next:
             self.loop.call_soon(self._run)
-        for sleeper in now:
-            sleeper.step()
+        for stepper in now:
+            stepper.step()
 
 
 # By the ID of the event loop, which they keep alive.

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task
+from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task, running_loop
 from .type_defs import ChannelMessage
 
 __all__ = ["DispatchLoop", "Received", "await_many_dispatch", "wake"]
@@ -45,7 +45,7 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
         False if the task will not wake any more, since its event loop is closed.
     """
     loop = sleeper.get_loop()
-    if loop is _running_loop():
+    if loop is running_loop():
         if not sleeper.done():
             sleeper.set_result(None)
         return True
@@ -54,13 +54,6 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _resolve(sleeper: asyncio.Future[None]) -> None:
@@ -157,7 +150,10 @@ class DispatchLoop:
             _resolve(sleeper)
             return
         try:
-            while not received and left and (message := take()) is not None:
+            while left and not received and not sleeper.done():
+                message = take()
+                if message is None:
+                    return
                 awaitable = dispatch(message)
                 handler = (
                     cast("Coroutine[Any, Any, None]", awaitable)
@@ -170,12 +166,6 @@ class DispatchLoop:
                 except StopIteration:
                     # That was all of it.
                     left -= 1
-                if sleeper.done():
-                    # It has cancelled its task.
-                    return
-            else:
-                if left and not received:
-                    return
         except BaseException as exc:  # noqa: BLE001 # the worker raises it
             self._begun = exc
         finally:
@@ -270,7 +260,7 @@ class DispatchLoop:
                     # It is not what was to be cancelled.
                     gate = self._replace_gate(gate)
             except BaseException as exc:  # noqa: BLE001 # the loop raises it
-                self._fail(exc)
+                self._receive(exc)
                 # There is nothing more to hear.
                 source = _hear_nothing
         left = this.cancelling() if self._listener is this else this.uncancel()
@@ -371,7 +361,7 @@ class DispatchLoop:
             await self._pump(source, apart=True)
         except BaseException as exc:  # noqa: BLE001 # the loop raises it
             if not self._ended:
-                self._fail(exc)
+                self._receive(exc)
 
     async def _pump(self, source: _Source, *, apart: bool = False) -> None:
         loop = asyncio.get_running_loop()
@@ -383,9 +373,6 @@ class DispatchLoop:
             gate: asyncio.Future[None] = loop.create_future()
             self._receive((message, gate))
             await gate
-
-    def _fail(self, exc: BaseException) -> None:
-        self._receive(exc)
 
     def _receive(
         self, item: tuple[ChannelMessage, asyncio.Future[None]] | BaseException

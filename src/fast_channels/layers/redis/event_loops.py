@@ -76,7 +76,7 @@ class PerLoop(Generic[T]):
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_close_soon, guard)
         if own is not None:
-            await asyncio.shield(asyncio.ensure_future(own.aclose()))
+            await asyncio.shield(_close_soon(own))
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> T:
         state = self._make()
@@ -104,8 +104,8 @@ class PerLoop(Generic[T]):
             await self._close(state)
 
 
-def _close_soon(guard: AsyncGenerator[None]) -> None:
-    asyncio.ensure_future(guard.aclose())  # noqa: RUF006 # the loop's own, until it ends
+def _close_soon(guard: AsyncGenerator[None]) -> asyncio.Future[None]:
+    return asyncio.ensure_future(guard.aclose())
 
 
 async def in_loop(
