@@ -18,7 +18,7 @@ from tests.redis_servers.binary import (
     find_server,
 )
 from tests.redis_servers.proxy import RoundTripProxy
-from tests.redis_servers.resp import Connection, ReplyError
+from tests.redis_servers.resp import Connection, Reply, ReplyError
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer, wait_until
 
@@ -336,6 +336,30 @@ def test_failover_both_ways(breakable_sentinels: Sentinels) -> None:
     assert service.kill_master() is second
     assert service.wait_for_new_master(second) is first
     assert first.command("GET", "name") == b"value"
+
+
+def test_failover_that_is_given_up(
+    breakable_sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Sentinel that was held up after it had agreed to a failover is told again."""
+    service = breakable_sentinels
+    sentinel = service.sentinels[0]
+    ask = sentinel.command
+    ordered: list[Reply] = []
+
+    def hold_up(*words: str | bytes | int) -> Reply:
+        reply = ask(*words)
+        if words[1] == "FAILOVER":
+            ordered.append(reply)
+            if len(ordered) == 1:
+                sentinel.pause()
+                time.sleep(0.8)
+                sentinel.resume()
+        return reply
+
+    monkeypatch.setattr(sentinel, "command", hold_up)
+    replica = service.replica
+    assert service.fail_over() is replica
 
 
 def test_failover_of_a_paused_master(breakable_sentinels: Sentinels) -> None:

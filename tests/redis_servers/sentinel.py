@@ -137,17 +137,31 @@ class Sentinels:
     def fail_over(self) -> RedisServer:
         """Make the replica the master, as an operator does, and return it."""
         old = self.master
-        sentinel = self._awake()[0]
-
-        def begun() -> bool:
-            # Refused while the Sentinel does not know that the replica is fit.
-            answer = sentinel.command("SENTINEL", "FAILOVER", self.service_name)
-            return answer == "OK"
-
-        wait_until(begun, "the Sentinel begins a failover", FAILOVER_TIMEOUT)
+        self.order_failover(self._awake()[0])
         master = self.wait_for_new_master(old)
         self._wait_for_discovery()
         return master
+
+    def order_failover(self, sentinel: SentinelServer) -> None:
+        """Have one Sentinel replace the master, and wait until it says that it has.
+
+        It gives up without a word if it was held up for half a second after it had
+        agreed, say by a slow disk: what it knows of the replica is too old by then. It
+        is told again.
+        """
+        name = self.service_name
+        old = self._port_of_master(sentinel)
+
+        def done() -> bool:
+            master = _facts(sentinel.command("SENTINEL", "MASTER", name))
+            if int(master["port"]) != old:
+                return True
+            if "failover_in_progress" not in master["flags"]:
+                # Refused while it does not know that the replica is fit.
+                sentinel.command("SENTINEL", "FAILOVER", name)
+            return False
+
+        wait_until(done, f"{sentinel!r} replaces the master", FAILOVER_TIMEOUT)
 
     def heal(self) -> None:
         """Make it whole, whatever a test has done to it.

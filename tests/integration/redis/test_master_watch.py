@@ -91,20 +91,17 @@ def forbidden(servers: Sequence[RedisServer], command: str) -> Generator[None]:
 async def test_commands_follow(breakable_sentinels: Sentinels) -> None:
     """Commands go to the new master although the old one takes them as before."""
     old, new = breakable_sentinels.master, breakable_sentinels.replica
-    name, sentinel = breakable_sentinels.service_name, breakable_sentinels.sentinels[1]
+    sentinel = breakable_sentinels.sentinels[1]
     host = master_of(breakable_sentinels)
     redis = CommandConnection(functools.partial(make_connection, host), str(host))
     watch = MasterWatch(host, redis.reconnect)
-
-    def begun() -> bool:
-        return sentinel.command("SENTINEL", "FAILOVER", name) == "OK"
 
     # Sentinels make a replica of the old master with it.
     with forbidden([old], "slaveof"):
         watch.start()
         try:
             assert await port_of(redis) == old.port
-            await asyncio.to_thread(wait_until, begun, "a failover begins", 10)
+            await asyncio.to_thread(breakable_sentinels.order_failover, sentinel)
             async with asyncio.timeout(20):
                 while await port_of(redis) != new.port:
                     pass
