@@ -9,18 +9,18 @@ import pytest
 
 from fast_channels.layers.redis import master_watch
 from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
-from fast_channels.layers.redis.hosts import Host, parse_hosts
+from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.master_watch import MasterWatch
-from fast_channels.layers.redis.sentinel import make_connection
+from fast_channels.layers.redis.sentinel import Master, make_connection
 from tests.redis_servers.sentinel import Sentinels, SentinelServer
 from tests.redis_servers.server import RedisServer, wait_until
 
 
-def master_of(sentinels: Sentinels) -> Host:
+def master_of(sentinels: Sentinels) -> Master:
     (host,) = parse_hosts(
         [{"sentinels": sentinels.addresses, "master_name": sentinels.service_name}]
     )
-    return host
+    return Master(host)
 
 
 class Watched:
@@ -28,7 +28,8 @@ class Watched:
 
     def __init__(self, sentinels: Sentinels) -> None:
         self.switches = 0
-        self.watch = MasterWatch(master_of(sentinels), self._switched)
+        self.master = master_of(sentinels)
+        self.watch = MasterWatch(self.master, self._switched)
 
     def _switched(self) -> None:
         self.switches += 1
@@ -88,20 +89,31 @@ def forbidden(servers: Sequence[RedisServer], command: str) -> Generator[None]:
             server.command("ACL", "SETUSER", "default", f"+{command}")
 
 
-async def test_commands_follow(breakable_sentinels: Sentinels) -> None:
-    """Commands go to the new master although the old one takes them as before."""
-    old, new = breakable_sentinels.master, breakable_sentinels.replica
-    sentinel = breakable_sentinels.sentinels[1]
-    host = master_of(breakable_sentinels)
-    redis = CommandConnection(functools.partial(make_connection, host), str(host))
-    watch = MasterWatch(host, redis.reconnect)
+@pytest.mark.parametrize("when", ["heard", "missed"])
+async def test_commands_follow(breakable_sentinels: Sentinels, when: str) -> None:
+    """Commands go to the new master although the old one takes them as before.
 
+    So they do if it was made the master before anybody listened.
+    """
+    old, new = breakable_sentinels.master, breakable_sentinels.replica
+    master = master_of(breakable_sentinels)
+    redis = CommandConnection(
+        functools.partial(make_connection, master), str(master.host)
+    )
+    watch = MasterWatch(master, redis.reconnect)
+    fail_over = functools.partial(
+        breakable_sentinels.order_failover, breakable_sentinels.sentinels[1]
+    )
     # Sentinels make a replica of the old master with it.
     with forbidden([old], "slaveof"):
-        watch.start()
         try:
             assert await port_of(redis) == old.port
-            await asyncio.to_thread(breakable_sentinels.order_failover, sentinel)
+            if when == "missed":
+                await asyncio.to_thread(fail_over)
+                await asyncio.to_thread(breakable_sentinels.wait_for_new_master, old)
+            watch.start()
+            if when == "heard":
+                await asyncio.to_thread(fail_over)
             async with asyncio.timeout(20):
                 while await port_of(redis) != new.port:
                     pass
@@ -149,6 +161,7 @@ async def test_missed(breakable_sentinels: Sentinels) -> None:
     """A change is told of although no Sentinel could be listened to meanwhile."""
     servers = breakable_sentinels.sentinels
     async with watching(breakable_sentinels) as watched:
+        watched.master.reached.add(await watched.master.find())
         with forbidden(servers, "subscribe"):
             servers[0].command("CLIENT", "KILL", "TYPE", "pubsub")
             await asyncio.to_thread(breakable_sentinels.fail_over)

@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError
 
 from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
-from fast_channels.layers.redis.sentinel import make_connection
+from fast_channels.layers.redis.sentinel import Master, make_connection
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
@@ -24,7 +24,8 @@ async def connected(
     spelling: HostSpelling, *, timeout: float = 5
 ) -> AsyncGenerator[CommandConnection]:
     (host,) = parse_hosts([spelling])
-    connect = functools.partial(make_connection, host)
+    place = Master(host) if host.kind == "sentinel" else host
+    connect = functools.partial(make_connection, place)
     redis = CommandConnection(connect, str(host), timeout=timeout)
     try:
         yield redis

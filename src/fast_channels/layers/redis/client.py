@@ -17,7 +17,7 @@ from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
 from .memberships import Memberships
 from .scripts import Script, run
-from .sentinel import make_connection
+from .sentinel import Master, make_connection
 from .serializers import UndecodableMessage
 from .sharding import shard_of
 
@@ -65,7 +65,8 @@ class Client:
         """The readers of the shards."""
         self._watches: list[MasterWatch] = []
         for shard, host in enumerate(layer.hosts):
-            connect = functools.partial(make_connection, host)
+            place = Master(host) if host.kind == "sentinel" else host
+            connect = functools.partial(make_connection, place)
             timeout = host.command_timeout or TIMEOUT
             commands = CommandConnection(connect, str(host), timeout=timeout)
             inbox = Inbox(
@@ -83,9 +84,9 @@ class Client:
             )
             self.commands.append(commands)
             self.inboxes.append(inbox)
-            if host.kind == "sentinel":
+            if isinstance(place, Master):
                 switched = functools.partial(self._switched, shard)
-                self._watches.append(MasterWatch(host, switched))
+                self._watches.append(MasterWatch(place, switched))
         self.memberships: Memberships = Memberships(
             self.commands,
             layer.prefix,

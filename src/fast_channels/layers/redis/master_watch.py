@@ -7,26 +7,23 @@ meanwhile is lost. But Sentinels publish that the master has changed as soon as 
 
 1. One Sentinel is listened to at a time. When it goes away or freezes, the next one is,
    for ever.
-2. A change that nobody listened to is noticed when somebody listens again: each
-   Sentinel is asked for the master right after it was subscribed to.
-3. Sentinels learn of a change one after the other. It is told of when a new connection
-   would find the new master, not the old one once more.
+2. A change that nobody listened to is noticed when somebody listens: each Sentinel is
+   asked for the master right after it was subscribed to, and connections may have gone
+   nowhere else.
+3. Sentinels learn of a change one after the other. The one that is listened to is asked
+   first by those who connect, so they find the master that it told of.
 """
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
-from .hosts import Host
 from .opening import plain_connection
-from .sentinel import find_master
+from .sentinel import Master
 
 __all__ = ["MasterWatch"]
 
@@ -38,29 +35,22 @@ _PING_EVERY = 10.0
 _PATIENCE = 5.0
 # Seconds between two attempts: they grow from the first to the second, with jitter.
 _BACKOFF = (0.01, 1.0)
-# For how many seconds all Sentinels may take to learn of a change, and how often to
-# look whether they have.
-_AGREEMENT = 2.0
-_LOOK_EVERY = 0.05
 
 _CHANNEL = "+switch-master"
-
-_Address: TypeAlias = tuple[str, int]
 
 
 class MasterWatch:
     """Listens to the Sentinels of a master. Belongs to one event loop.
 
     Args:
-        host: The master, of the kind "sentinel".
-        switched: Called when another server has become the master.
+        master: The master.
+        switched: Called when another server has become the master, to drop all
+            connections.
     """
 
-    def __init__(self, host: Host, switched: Callable[[], None]) -> None:
-        self._host = host
+    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
+        self._master = master
         self._switched = switched
-        # Whom a Sentinel called the master last.
-        self._master: _Address | None = None
         # For how many attempts in a row no Sentinel was subscribed to.
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
@@ -78,68 +68,62 @@ class MasterWatch:
             await asyncio.wait([task])
 
     async def _watch(self) -> None:
-        sentinels = itertools.cycle(self._host.sentinels)
         delay, longest = _BACKOFF
         while True:
             try:
-                await self._listen(next(sentinels))
+                await self._listen()
             except Exception as exc:  # noqa: BLE001 # uvloop has a RuntimeError for it
                 if self._failures == 0:
                     delay, _ = _BACKOFF
                 self._count_failure(exc)
+            self._master.sentinels.rotate(-1)
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
 
-    async def _listen(self, sentinel: Host) -> None:
-        """Tell of the changes that a Sentinel publishes, until it goes away.
+    async def _listen(self) -> None:
+        """Tell of the changes that the first Sentinel publishes, until it goes away.
 
         Raises:
             Exception: It did, or never was there.
         """
+        sentinel = self._master.sentinels[0]
         connection = plain_connection(sentinel)
         try:
             async with asyncio.timeout(_PATIENCE):
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
                 await connection.send_command("SUBSCRIBE", _CHANNEL)
                 await _read(connection)
-            # What it publishes from now on is read later. Other Sentinels may not know
-            # yet what this one has published before.
-            master = await find_master(replace(self._host, sentinels=(sentinel,)))
+            # What it publishes from now on is read later.
+            master = await self._master.ask(sentinel)
+            if self._master.reached - {master}:
+                self._tell()
             self._count_success()
-            if self._master not in {None, master}:
-                await self._tell(master)
-            self._master = master
             while True:
                 kind, *_, content = await _next(connection)
                 if kind == b"message":
-                    name, _, _, address, port = content.decode().split(" ")
-                    if name == self._host.master_name:
-                        await self._tell((address, int(port)))
+                    name, _ = content.decode().split(" ", 1)
+                    if name == self._master.host.master_name:
+                        self._tell()
         finally:
             await connection.disconnect(nowait=True)
 
-    async def _tell(self, master: _Address) -> None:
-        """Tell of a new master, as soon as a new connection would find it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AGREEMENT):
-                while await find_master(self._host) != master:  # noqa: ASYNC110 # nobody tells
-                    await asyncio.sleep(_LOOK_EVERY)
-        self._master = master
+    def _tell(self) -> None:
+        self._master.reached.clear()
         self._switched()
 
     def _count_failure(self, problem: Exception) -> None:
         self._failures += 1
-        if self._failures == len(self._host.sentinels):
+        if self._failures == len(self._master.sentinels):
             _logger.warning(
                 "No Sentinel of %s can be listened to, and a new master will be "
                 "noticed late: %s",
-                self._host,
+                self._master.host,
                 str(problem) or type(problem).__name__,
             )
 
     def _count_success(self) -> None:
-        if self._failures >= len(self._host.sentinels):
-            _logger.info("A Sentinel of %s is listened to again", self._host)
+        if self._failures >= len(self._master.sentinels):
+            _logger.info("A Sentinel of %s is listened to again", self._master.host)
         self._failures = 0
 
 

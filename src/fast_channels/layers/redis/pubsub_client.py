@@ -14,7 +14,7 @@ from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .master_watch import MasterWatch
 from .patterns import starting_with
-from .sentinel import make_connection
+from .sentinel import Master, make_connection
 from .serializers import UndecodableMessage
 from .sharding import shard_of
 from .subscriber import Pattern, Subscriber
@@ -68,7 +68,8 @@ class PubSubClient:
         self._subscribers: list[Subscriber] = []
         self._watches: list[MasterWatch] = []
         for shard, host in enumerate(layer.hosts):
-            connect = functools.partial(make_connection, host)
+            place = Master(host) if host.kind == "sentinel" else host
+            connect = functools.partial(make_connection, place)
             timeout = host.command_timeout or TIMEOUT
             self._commands.append(
                 CommandConnection(connect, str(host), timeout=timeout)
@@ -83,9 +84,9 @@ class PubSubClient:
                     timeout=timeout,
                 )
             )
-            if host.kind == "sentinel":
+            if isinstance(place, Master):
                 switched = functools.partial(self._switched, shard)
-                self._watches.append(MasterWatch(host, switched))
+                self._watches.append(MasterWatch(place, switched))
 
     def owns(self, channel: str) -> bool:
         """Return whether a channel was made here."""

@@ -7,7 +7,8 @@ a Sentinel that was cut off may name one that is none any more.
 """
 
 import asyncio
-from typing import Any, cast
+from collections import deque
+from typing import Any, TypeAlias, cast
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -16,47 +17,75 @@ from redis.exceptions import NoPermissionError, RedisError
 from .hosts import Host
 from .opening import connection_options, plain_connection
 
-__all__ = ["find_master", "make_connection"]
+__all__ = ["Address", "Master", "make_connection"]
+
+Address: TypeAlias = tuple[str, int]
+"""A host and a port."""
 
 # For how many seconds to wait for one Sentinel before the next one is asked.
 _PATIENCE = 1.0
 
 
-def make_connection(host: Host) -> AbstractConnection:
-    """Return a connection to a host of any kind, which is not open yet."""
-    if host.kind != "sentinel":
-        return plain_connection(host)
-    kind = _SSLMasterConnection if host.tls else _MasterConnection
-    return kind(host, connection_options(host))
+class Master:
+    """A master, as the connections to it find it. Belongs to one event loop.
 
-
-async def find_master(host: Host) -> tuple[str, int]:
-    """Return the address of the master that a host stands for.
-
-    Raises:
-        redis.exceptions.ConnectionError: No Sentinel answers, or none knows it.
+    Args:
+        host: What stands for it, of the kind "sentinel".
     """
-    problems: list[str] = []
-    for sentinel in host.sentinels:
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                address = await _ask(
-                    sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", host.master_name
-                )
-        except TimeoutError:
-            problems.append(f"{sentinel} does not answer")
-            continue
-        except (RedisError, OSError) as exc:
-            problems.append(f"{sentinel}: {exc}")
-            continue
-        if address is not None:
-            name, port = cast("tuple[bytes, bytes]", address)
-            return name.decode(), int(port)
-        problems.append(f"{sentinel} knows no such master")
-    raise RedisConnectionError(
-        f"no Sentinel tells where the master {host.master_name!r} is: "
-        + "; ".join(problems)
-    )
+
+    def __init__(self, host: Host) -> None:
+        self.host: Host = host
+        """What stands for it."""
+        self.sentinels: deque[Host] = deque(host.sentinels)
+        """The Sentinels, in the order in which they are asked.
+
+        They learn of a new master one after the other: the one that tells of it first
+        should be asked first.
+        """
+        self.reached: set[Address] = set()
+        """To which addresses connections were opened."""
+
+    async def find(self) -> Address:
+        """Return where it is.
+
+        Raises:
+            redis.exceptions.ConnectionError: No Sentinel answers, or none knows it.
+        """
+        problems: list[str] = []
+        for sentinel in tuple(self.sentinels):
+            try:
+                return await self.ask(sentinel)
+            except TimeoutError:
+                problems.append(f"{sentinel} does not answer")
+            except (RedisError, OSError) as exc:
+                problems.append(f"{sentinel}: {exc}")
+        raise RedisConnectionError(
+            f"no Sentinel tells where the master {self.host.master_name!r} is: "
+            + "; ".join(problems)
+        )
+
+    async def ask(self, sentinel: Host) -> Address:
+        """Return where one Sentinel says that it is.
+
+        Raises:
+            Exception: It does not answer, or does not know it.
+        """
+        async with asyncio.timeout(_PATIENCE):
+            address = await _ask(
+                sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.host.master_name
+            )
+        if address is None:
+            raise RedisConnectionError("it knows no such master")
+        name, port = cast("tuple[bytes, bytes]", address)
+        return name.decode(), int(port)
+
+
+def make_connection(place: Host | Master) -> AbstractConnection:
+    """Return a connection to a place of any kind, which is not open yet."""
+    if isinstance(place, Host):
+        return plain_connection(place)
+    kind = _SSLMasterConnection if place.host.tls else _MasterConnection
+    return kind(place, connection_options(place.host))
 
 
 async def _ask(server: Host, *command: Any) -> Any:
@@ -77,7 +106,7 @@ async def _reply(connection: AbstractConnection, *command: Any) -> Any:
 class _ToMaster(AbstractConnection):
     """Asks where the master is each time that it connects."""
 
-    def __init__(self, master: Host, options: dict[str, Any]) -> None:
+    def __init__(self, master: Master, options: dict[str, Any]) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] # as above
         self._master = master
 
@@ -87,7 +116,8 @@ class _ToMaster(AbstractConnection):
         Raises:
             redis.exceptions.ConnectionError: There is none at the moment.
         """
-        self.host, self.port = await find_master(self._master)
+        self.host, self.port = await self._master.find()
+        self._master.reached.add((self.host, self.port))
         await super().connect()  # type: ignore[no-untyped-call] # as above
         try:
             await self._require_master()
@@ -105,7 +135,7 @@ class _ToMaster(AbstractConnection):
         if role != b"master":
             raise RedisConnectionError(
                 f"{self.host}:{self.port}, which Sentinel calls the master "
-                f"{self._master.master_name!r}, is a {role.decode()}"
+                f"{self._master.host.master_name!r}, is a {role.decode()}"
             )
 
 

@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError
 from fast_channels.layers.redis import pubsub_client
 from fast_channels.layers.redis.base import RedisBaseLayer
 from fast_channels.layers.redis.hosts import Host
+from fast_channels.layers.redis.sentinel import Master
 from fast_channels.layers.redis.subscriber import Subscriber
 
 from .fake_redis import unpack, until
@@ -218,8 +219,8 @@ async def hear(subscriber: Subscriber, *names: str) -> None:
 class FakeWatch:
     """Stands in for who watches for a new master."""
 
-    def __init__(self, host: Host, switched: Callable[[], None]) -> None:
-        assert host.kind == "sentinel"
+    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
+        assert master.host.kind == "sentinel"
         self.switched = switched
         self.started = False
         self.closed = False
@@ -244,11 +245,12 @@ class FakeHosts:
         """Return the servers of a layer, in order."""
         return [self.servers[str(host)] for host in layer.hosts]
 
-    def _make_connection(self, host: Host) -> AbstractConnection:
+    def _make_connection(self, place: Host | Master) -> AbstractConnection:
+        host = place.host if isinstance(place, Master) else place
         return self.servers[str(host)].connect()
 
-    def _make_watch(self, host: Host, switched: Callable[[], None]) -> FakeWatch:
-        self.watches.append(FakeWatch(host, switched))
+    def _make_watch(self, master: Master, switched: Callable[[], None]) -> FakeWatch:
+        self.watches.append(FakeWatch(master, switched))
         return self.watches[-1]
 
 

@@ -15,6 +15,7 @@ from fast_channels.layers.redis import client as module
 from fast_channels.layers.redis.client import CHANNEL_KEY, Client
 from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.scripts import SEND
+from fast_channels.layers.redis.sentinel import Master
 from tests.clock import stop_time_in_memory
 
 from .fake_redis import FakeRedis, turn, until
@@ -25,8 +26,8 @@ SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 class Watch:
     """Stands in for who watches for a new master."""
 
-    def __init__(self, host: Host, switched: Callable[[], None]) -> None:
-        assert host.kind == "sentinel"
+    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
+        assert master.host.kind == "sentinel"
         self.switched = switched
         self.started = False
         self.closed = False
@@ -43,8 +44,8 @@ def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
     """Give every client that is made from now on watches that do nothing."""
     made: list[Watch] = []
 
-    def make(host: Host, switched: Callable[[], None]) -> Watch:
-        made.append(Watch(host, switched))
+    def make(master: Master, switched: Callable[[], None]) -> Watch:
+        made.append(Watch(master, switched))
         return made[-1]
 
     monkeypatch.setattr(module, "MasterWatch", make)
@@ -56,7 +57,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
     """Give every client that is made from now on this server."""
     server = FakeRedis()
 
-    def make_connection(_: Host) -> AbstractConnection:
+    def make_connection(_: Host | Master) -> AbstractConnection:
         return server.connect()
 
     monkeypatch.setattr(module, "make_connection", make_connection)

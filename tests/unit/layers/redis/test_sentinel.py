@@ -16,14 +16,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from fast_channels.layers.redis import sentinel
 from fast_channels.layers.redis.hosts import Host, parse_hosts
-from fast_channels.layers.redis.sentinel import find_master, make_connection
+from fast_channels.layers.redis.sentinel import Master, make_connection
 
 PASSWORD = "secret"  # noqa: S105 # of these tests alone
 HANG = object()
 FOUND = [b"10.0.0.1", b"7000"]
 
 
-def master_of(*sentinels: str, **options: Any) -> Host:
+def master_of(*sentinels: str, **options: Any) -> Master:
     (host,) = parse_hosts(
         [
             {
@@ -33,7 +33,7 @@ def master_of(*sentinels: str, **options: Any) -> Host:
             }
         ]
     )
-    return host
+    return Master(host)
 
 
 async def play(act: object) -> Any:
@@ -127,7 +127,7 @@ def masters(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
 async def test_first_sentinel(network: Network) -> None:
     """The first Sentinel that knows the master is asked, and no other."""
     network.replies = {"a": FOUND, "b": [b"10.0.0.2", b"7000"]}
-    assert await find_master(master_of("a", "b")) == ("10.0.0.1", 7000)
+    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
     assert network.log == [("a", "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")]
     assert network.open == []
 
@@ -156,7 +156,7 @@ async def test_skipped_connecting(
     impatient(monkeypatch)
     network.connecting = {"a": act}
     network.replies = {"b": FOUND}
-    assert await find_master(master_of("a", "b")) == ("10.0.0.1", 7000)
+    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
     assert network.asked == ["b"]
     assert network.open == []
 
@@ -172,7 +172,7 @@ async def test_skipped_replying(
     """A Sentinel that replies nothing, an error, or knows no master is skipped."""
     impatient(monkeypatch)
     network.replies = {"a": reply, "b": FOUND}
-    assert await find_master(master_of("a", "b")) == ("10.0.0.1", 7000)
+    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
     assert network.asked == ["a", "b"]
     assert network.open == []
 
@@ -186,12 +186,12 @@ async def test_no_master(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
         *"abcd", password=PASSWORD, sentinel_kwargs={"password": PASSWORD}
     )
     with pytest.raises(RedisConnectionError) as info:
-        await find_master(master)
+        await master.find()
     assert str(info.value) == (
         "no Sentinel tells where the master 'main' is: "
         "redis://:***@a:26379/0: no route; "
         "redis://:***@b:26379/0 does not answer; "
-        "redis://:***@c:26379/0 knows no such master; "
+        "redis://:***@c:26379/0: it knows no such master; "
         "redis://:***@d:26379/0: too busy"
     )
 
@@ -199,7 +199,7 @@ async def test_no_master(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
 async def test_cancelled(network: Network) -> None:
     """Who is cancelled asks no other Sentinel, and leaves no connection open."""
     network.replies = {"a": HANG, "b": FOUND}
-    task = asyncio.create_task(find_master(master_of("a", "b")))
+    task = asyncio.create_task(master_of("a", "b").find())
     while not network.asked:  # noqa: ASYNC110 # the fake tells nobody
         await asyncio.sleep(0)
     task.cancel()
@@ -207,6 +207,15 @@ async def test_cancelled(network: Network) -> None:
         await task
     assert network.asked == ["a"]
     assert network.open == []
+
+
+async def test_order(network: Network) -> None:
+    """Sentinels are asked in the order that was last said."""
+    network.replies = {"a": FOUND, "b": [b"10.0.0.2", b"7000"]}
+    master = master_of("a", "b")
+    master.sentinels.rotate(-1)
+    assert await master.find() == ("10.0.0.2", 7000)
+    assert network.asked == ["b"]
 
 
 # Connecting to the master
@@ -242,7 +251,8 @@ def test_sentinel_kinds(tls: bool) -> None:
 @pytest.mark.parametrize("tls", [False, True])
 async def test_asks_anew(masters: Network, tls: bool) -> None:
     """Each time that it connects, a connection asks where the master is."""
-    connection = make_connection(master_of("a", ssl=tls))
+    master = master_of("a", ssl=tls)
+    connection = make_connection(master)
     for number in (1, 2):
         place = f"10.0.0.{number}:7000"
         masters.replies = {
@@ -256,6 +266,7 @@ async def test_asks_anew(masters: Network, tls: bool) -> None:
         ]
         assert masters.open == [place]
         await connection.disconnect(nowait=True)
+    assert master.reached == {("10.0.0.1", 7000), ("10.0.0.2", 7000)}
 
 
 async def connect(connection: AbstractConnection) -> None:
