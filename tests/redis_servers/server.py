@@ -90,6 +90,9 @@ class RedisServer:
 
     host = HOST
 
+    # Where its folder goes; by default where temporary files do.
+    _place: Path | None = None
+
     def __init__(
         self,
         binary: ServerBinary,
@@ -104,7 +107,7 @@ class RedisServer:
         self.password = password
         self.options = tuple(options)
         self.port = 0
-        self.folder = Path(tempfile.mkdtemp(prefix="fast-channels-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="fast-channels-", dir=self._place))
         self.socket_path = self.folder / "redis.sock" if unix_socket else None
         self._data = self.folder / "data"
         self._log = self.folder / "log"
