@@ -39,13 +39,8 @@ enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignor
 leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
 """Says that it no longer does."""
 
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that runs in this thread, or None."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 # exported for what serves event loops
+"""Returns the event loop that runs in this thread, or None."""
 
 
 class Stepper(Protocol):
@@ -72,18 +67,11 @@ class FirstSteps:
             first_steps = _by_loop[id(loop)] = cls(loop)
         return first_steps
 
-    def add(self, stepper: Stepper) -> bool:
-        """Call ``step()`` soon.
-
-        Returns:
-            False if this is not where the event loop runs; then nothing happens.
-        """
-        if running_loop() is not self.loop:
-            return False
+    def add(self, stepper: Stepper) -> None:
+        """Call ``step()`` soon. To be called where the event loop runs."""
         if not self._next:
             self.loop.call_soon(self._run)
         self._next.append(stepper)
-        return True
 
     def _run(self) -> None:
         now = self._next[:RUN]

@@ -13,8 +13,9 @@ time, all in the task that runs it. The rules:
    await, with each message.
 3. A mailbox needs no pump. Its messages are taken right before they are dispatched,
    so that none is lost when the loop ends.
-4. Whoever has something new calls ``wake()``. The loop registers its sleeper first and
-   looks for messages second, so that it may be called in any thread.
+4. Whoever has something new calls ``wake()``, once for each message. The loop registers
+   its sleeper first and looks for messages second, so that it may be called in any
+   thread.
 5. While the loop sleeps in a task of its own, messages of the mailbox are dispatched
    without waking it, see ``first_steps``; it wakes for what has to be awaited.
 """
@@ -32,6 +33,9 @@ __all__ = ["DispatchLoop", "Received", "await_many_dispatch", "wake"]
 
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
+
+# What the first step of a handler returns if that was all of it.
+_ENDED = object()
 
 Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
 """What pumps have received: messages, each with the gate at which its pump waits, and
@@ -89,8 +93,8 @@ class DispatchLoop:
         "_first_steps",
         "_gate",
         "_listener",
+        "_new",
         "_sleeper",
-        "_stepping",
         "_take",
         "_worker",
         "received",
@@ -115,34 +119,38 @@ class DispatchLoop:
         # What they take, and where; None while the worker is awake.
         self._take: Callable[[], ChannelMessage | None] = _take_nothing
         self._first_steps: FirstSteps | None = None
-        # Whether a step is to be made soon.
-        self._stepping = False
+        # How many messages came for the next step, which is to be made soon.
+        self._new = 0
         # What the worker is to go on with, or to raise.
         self._begun: Begun | BaseException | None = None
 
     def wake(self) -> None:
-        """Tell the loop that there may be something to take. Safe in any thread."""
-        sleeper = self._sleeper
-        if sleeper is None or sleeper.done() or self._stepping:
-            return
+        """Tell the loop that there is one message more to take. Safe in any thread."""
         first_steps = self._first_steps
-        if first_steps is not None and first_steps.add(self):
-            self._stepping = True
-        else:
+        if first_steps is not None and first_steps.loop is running_loop():
+            if not self._new:
+                first_steps.add(self)
+            self._new += 1
+            return
+        sleeper = self._sleeper
+        if sleeper is not None and not sleeper.done():
             wake(sleeper)
 
     def step(self) -> None:
-        """Dispatch what is in the mailbox; wake the worker for what it has to await."""
-        # First: whoever puts something in later is to call for another step.
-        self._stepping = False
+        """Dispatch what is new; wake the worker for what it has to await."""
+        new, self._new = self._new, 0
         sleeper, first_steps = self._sleeper, self._first_steps
         if sleeper is None or sleeper.done() or first_steps is None:
             # The worker is awake, and looks itself.
             return
+        if new > RUN:
+            # It lets others have their turn.
+            _resolve(sleeper)
+            return
         loop, worker, context = first_steps.loop, self._worker, self._context
         assert worker is not None
         assert context is not None
-        take, dispatch, received, left = self._take, self._dispatch, self.received, RUN
+        take, dispatch = self._take, self._dispatch
         try:
             enter_task(loop, worker)
         except RuntimeError:
@@ -150,22 +158,23 @@ class DispatchLoop:
             _resolve(sleeper)
             return
         try:
-            while left and not received and not sleeper.done():
-                message = take()
-                if message is None:
-                    return
+            while (message := take()) is not None:
                 awaitable = dispatch(message)
                 handler = (
                     cast("Coroutine[Any, Any, None]", awaitable)
                     if type(awaitable) is CoroutineType
                     else _wait_for(awaitable)
                 )
-                try:
-                    self._begun = Begun(handler, context.run(handler.send, None))
+                # send() would raise StopIteration, which takes longer than all this.
+                waits_for = context.run(next, handler.__await__(), _ENDED)
+                if waits_for is not _ENDED:
+                    self._begun = Begun(handler, waits_for)
                     break
-                except StopIteration:
-                    # That was all of it.
-                    left -= 1
+                new -= 1
+                if not new or sleeper.done():
+                    return
+            else:
+                return
         except BaseException as exc:  # noqa: BLE001 # the worker raises it
             self._begun = exc
         finally:

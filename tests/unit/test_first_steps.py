@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import gc
 import threading
 import weakref
@@ -367,6 +368,45 @@ async def test_messages_from_another_thread(consumer: Consumer) -> None:
     assert len(events) == 200
 
 
+@pytest.mark.parametrize("count", [3, 3 * RUN])
+async def test_many_messages_at_once(consumer: Consumer, count: int) -> None:
+    """They are handled in order, and others have their turn among them."""
+    handled: list[int] = []
+
+    async def handler(number: int) -> None:
+        handled.append(number)
+
+    for number in range(count):
+        consumer.call(functools.partial(handler, number))
+    seen: list[int] = []
+    async with asyncio.timeout(5):
+        while len(handled) < count:
+            await asyncio.sleep(0)
+            seen.append(len(handled))
+    assert handled == list(range(count))
+    assert max(b - a for a, b in zip([0, *seen], seen, strict=False)) <= RUN
+
+
+async def test_handler_that_sends_to_itself(consumer: Consumer) -> None:
+    """What comes during a handler is dispatched after it, and so for ever."""
+    handled = 0
+
+    async def handler() -> None:
+        nonlocal handled
+        handled += 1
+        if handled < 100:
+            consumer.call(handler)
+            consumer.call(nothing)
+
+    async def nothing() -> None:
+        pass
+
+    consumer.call(handler)
+    async with asyncio.timeout(5):
+        while handled < 100 or consumer.box:  # noqa: ASYNC110 # it is what is tested
+            await asyncio.sleep(0)
+
+
 async def test_many_consumers_leave_others_their_turn() -> None:
     """A group of thousands does not hold up the event loop until all have handled."""
     handled = 0
@@ -458,7 +498,9 @@ def test_event_loops_are_not_kept() -> None:
     """Each event loop has steps of its own, which go with it."""
 
     async def find() -> FirstSteps:
-        return FirstSteps.here()
+        first_steps = FirstSteps.here()
+        assert FirstSteps.here() is first_steps
+        return first_steps
 
     first = asyncio.run(find())
     second = asyncio.run(find())
@@ -467,16 +509,3 @@ def test_event_loops_are_not_kept() -> None:
     del first
     gc.collect()
     assert kept() is None
-
-
-async def test_elsewhere_nothing_is_added() -> None:
-    """add() is for the event loop itself."""
-    first_steps = FirstSteps.here()
-    assert FirstSteps.here() is first_steps
-    consumer = Consumer()
-
-    async def elsewhere() -> bool:
-        return first_steps.add(consumer.loop)
-
-    assert not await asyncio.to_thread(first_steps.add, consumer.loop)
-    assert not await asyncio.to_thread(asyncio.run, elsewhere())

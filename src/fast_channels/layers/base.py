@@ -135,7 +135,7 @@ class BaseChannelLayer:
         """Return the mailbox of a channel, for a reader that does not wait.
 
         A consumer reads its own channel in this way: it costs no task. The listener
-        is called, in any thread, whenever a message was put into the mailbox.
+        is called, in any thread, once for each message that was put into the mailbox.
         ``delete_channel()`` ends it. A layer that returns None, as it does by default,
         is read with ``receive()``.
         """
