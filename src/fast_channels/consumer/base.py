@@ -12,7 +12,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
@@ -117,6 +117,13 @@ class AsyncConsumer:
 
     # What was received from the server and not dispatched yet.
     _consumer_received: Received | tuple[()] = ()
+
+    # The names of the class's handlers, by type of message.
+    _consumer_handlers: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._consumer_handlers = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -319,22 +326,35 @@ class AsyncConsumer:
 
     def __handle(self, message: ChannelMessage) -> Awaitable[None]:
         """Do as ``dispatch()`` does, with a coroutine less."""
-        message_type = message.get("type")
-        if not isinstance(message_type, str):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                "a message needs a 'type', a str that names its handler; "
-                f"this one has {message_type!r}: {message!r}"
-            )
-        name = _handler_name(type(self), message_type)  # type: ignore[arg-type] # mypy looks at the hash of instances
+        try:
+            name = self._consumer_handlers[message["type"]]
+        except (KeyError, TypeError):
+            # It is new, or there is none, or it has no hash.
+            name = ""
+        if not name:
+            name = self.__name_handler(message.get("type"), message)
         handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
             self, name, None
         )
         if not callable(handler):
             raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                f"no handler for message type {message_type!r}: "
+                f"no handler for message type {message['type']!r}: "
                 f"{type(self).__qualname__} has no method {name!r}"
             )
         return handler(message)
+
+    def __name_handler(self, message_type: object, message: ChannelMessage) -> str:
+        """Return the name of the method for a message, and remember it."""
+        if not isinstance(message_type, str):
+            raise ValueError(  # noqa: TRY004 # as for any message without a handler
+                "a message needs a 'type', a str that names its handler; "
+                f"this one has {message_type!r}: {message!r}"
+            )
+        name = _handler_name(type(self), message_type)
+        if hasattr(self, name):
+            # Others are not remembered: anybody could think of one more.
+            self._consumer_handlers[message_type] = name
+        return name
 
     def __find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
@@ -398,7 +418,6 @@ class ConsumerApplication:
         await consumer(scope, receive, send)
 
 
-@functools.lru_cache(maxsize=4096)
 def _handler_name(consumer_class: type[AsyncConsumer], message_type: str) -> str:
     """Return the name of the method for a type of message.
 
