@@ -101,7 +101,7 @@ async def test_a_method_of_a_mixin_is_a_handler() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [{}, {"text": "hello"}, {"type": None}, {"type": 7}, {"type": b"chat.message"}],
+    [{}, {"text": "hello"}, *({"type": kind} for kind in (None, 7, b"chat", ["chat"]))],
 )
 async def test_type_must_be_a_str(message: dict[str, Any]) -> None:
     """A message without a type that is a str raises ValueError."""
