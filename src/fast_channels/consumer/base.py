@@ -332,7 +332,7 @@ class AsyncConsumer:
             # It is new, or there is none, or it has no hash.
             name = ""
         if not name:
-            name = self.__name_handler(message.get("type"), message)
+            name = self.__name_handler(message)
         handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
             self, name, None
         )
@@ -343,8 +343,9 @@ class AsyncConsumer:
             )
         return handler(message)
 
-    def __name_handler(self, message_type: object, message: ChannelMessage) -> str:
+    def __name_handler(self, message: ChannelMessage) -> str:
         """Return the name of the method for a message, and remember it."""
+        message_type = message.get("type")
         if not isinstance(message_type, str):
             raise ValueError(  # noqa: TRY004 # as for any message without a handler
                 "a message needs a 'type', a str that names its handler; "
