@@ -1,0 +1,67 @@
+"""What a failure of Redis means to users: one rule for every connection and layer.
+
+Redis refuses commands for many reasons: too few replicas, a full disk, no memory, a
+script that runs too long, a restart, an access list. Each reason has its own error
+code, and each ends when an operator has dealt with it. Users see all of them as
+:class:`~fast_channels.layers.redis.RedisUnavailable`, with the reason in its text.
+"""
+
+import re
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+__all__ = ["describe", "is_refusal"]
+
+_WRONG_LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError)
+# redis-py has classes for some codes and removes those codes from the text.
+_REFUSALS = (
+    *_WRONG_LOGIN,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+# The others are in the text: at its start, or, in an error of a script before Redis 7,
+# behind a "-". Redis 7 words a refusal of the access list inside a script differently.
+_CODES = re.compile(
+    r"(?:^|-)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|"
+    r"OOM|READONLY|TRYAGAIN|UNKILLABLE|WRONGPASS)\b"
+    r"|can't access at least one of the keys|max number of clients reached"
+    r"|No permissions to access a key"
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether Redis refuses a command for a reason that can pass.
+
+    Trying again later can succeed; trying again at once cannot. False for errors that
+    only a change of our code, or of the data, can cure: a wrong type of key, a script
+    that Redis does not know.
+    """
+    return isinstance(error, _REFUSALS) or (
+        isinstance(error, ResponseError) and _CODES.search(str(error)) is not None
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return what logs and errors say about a failure, never empty."""
+    text = str(error)
+    if isinstance(error, _WRONG_LOGIN):
+        return f"it refuses the username or the password ({text})"
+    if isinstance(error, TimeoutError) and not text:
+        return "it did not reply in time"
+    return text or type(error).__name__
