@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from .delivery import Delivery
+
 if TYPE_CHECKING:
     from fast_channels.type_defs import (
         ChannelCapacityDict,
@@ -93,6 +95,15 @@ class BaseChannelLayer:
         The dict is the receiver's own. Each message goes to one receiver.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement receive()")
+
+    async def take(self, channel: str) -> Delivery:
+        """Wait for the next message of a plain channel, to be acknowledged.
+
+        Like ``receive()``, but a layer that keeps messages delivers the message again
+        unless it is acknowledged: at least once. Cancelling is safe: no message is
+        lost. By default it calls ``receive()``, and acknowledging has no effect.
+        """
+        return Delivery(await self.receive(channel))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return the name of a new channel, which nobody else has."""

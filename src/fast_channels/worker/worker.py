@@ -27,6 +27,7 @@ from typing import Any, cast
 from fast_channels.consumer.base import AsyncConsumer
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.base import BaseChannelLayer, require_positive_int
+from fast_channels.layers.delivery import Delivery
 from fast_channels.routing import ChannelNameRouter, as_application
 from fast_channels.type_defs import ChannelApplication, ChannelMessage, ChannelScope
 
@@ -201,10 +202,10 @@ class Worker:
         self._read()
 
     async def _take(self, channel: str) -> None:
-        """Receive one message, and begin to handle it."""
+        """Take one message, and begin to handle it."""
         while True:
             try:
-                message = await self.channel_layer.receive(channel)
+                delivery = await self.channel_layer.take(channel)
             except Exception:
                 delay = self._delays.get(channel)
                 if delay is None:
@@ -221,16 +222,21 @@ class Worker:
             _logger.info("channel %r can be received from again", channel)
         self._turns.remove(channel)
         self._turns.append(channel)
-        handler = asyncio.create_task(self._handle(channel, message))
+        handler = asyncio.create_task(self._handle(channel, delivery.message))
         self._handlers.add(handler)
-        handler.add_done_callback(self._handled)
+        handler.add_done_callback(functools.partial(self._handled, delivery))
         if len(self._handlers) >= self.concurrency:
             for reader in self._readers.values():
                 reader.cancel()
 
     # Handling them
 
-    def _handled(self, handler: asyncio.Task[None]) -> None:
+    def _handled(self, delivery: Delivery, handler: asyncio.Task[None]) -> None:
+        # One that was cancelled may never have begun.
+        if handler.cancelled():
+            delivery.give_back()
+        else:
+            delivery.acknowledge()
         self._handlers.remove(handler)
         self._read()
 
@@ -259,7 +265,7 @@ class Worker:
             outcome = "cancelled"
             _logger.exception(
                 "a message of type %r from channel %r was cancelled before it was "
-                "handled",
+                "handled, and goes back to its channel",
                 message_type,
                 channel,
             )

@@ -221,7 +221,7 @@ async def test_commands_of_a_waiting_receiver(
             "del",
             "zrange",
             "zremrangebyscore",
-            "zpopmin",
+            "zscore",
         }
         receiving.cancel()
         await asyncio.wait([receiving])

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -12,16 +13,17 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 
 from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
+from .batches import PlainQueue, private_key
 from .connections import CommandConnection
 from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
 from .memberships import Memberships
-from .scripts import Script, run
+from .scripts import REQUEUE, Script, run
 from .sentinel import Master, make_connection
 from .serializers import UndecodableMessage
 from .sharding import shard_of
 
-__all__ = ["CHANNEL_KEY", "Client"]
+__all__ = ["CHANNEL_KEY", "Client", "Held"]
 
 CHANNEL_KEY = "__asgi_channel__"
 """The key of a message under which senders write for which channels of a process it
@@ -33,6 +35,24 @@ _PATIENCE = 0.05
 _FAREWELL = 1.0
 
 
+class Held(dict[str, Any]):
+    """A message of a plain channel, which Redis holds until it is acknowledged.
+
+    Args:
+        popped: The message as it came out of Redis.
+        message: What it holds.
+    """
+
+    def __init__(self, popped: Popped, message: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.popped: Popped = popped
+        """The message as it came out of Redis."""
+
+    def __call__(self) -> "Held":
+        """Return itself: it is in one mailbox only, and has one receiver."""
+        return self
+
+
 class Client:
     """One event loop's part of a layer.
 
@@ -40,9 +60,11 @@ class Client:
         layer: The layer.
         name: What tells it from all others: the part of the names of its channels
             between the last dot and the ``!``.
+        max_deliveries: Deliveries after which a message of a plain channel is a dead
+            letter, if each of its receivers died; 0 for any number.
     """
 
-    def __init__(self, layer: RedisBaseLayer, name: str) -> None:
+    def __init__(self, layer: RedisBaseLayer, name: str, max_deliveries: int) -> None:
         self._layer = layer
         self.name: str = name
         """What tells it from all others."""
@@ -76,6 +98,7 @@ class Client:
                 prefix=layer.prefix,
                 receiver=f"{name}.{shard}",
                 expiry=layer.expiry,
+                max_deliveries=max_deliveries,
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
@@ -161,13 +184,11 @@ class Client:
             self._expect_reader(name)
         elif waiting:
             self._give_back(name)
-            for inbox in self.inboxes:
-                inbox.wake()
 
     def _give_back(self, name: str) -> None:
         mailbox = self.plain.by_channel.get(name)
         for held in () if mailbox is None else mailbox.drain():
-            assert isinstance(held, _Held)
+            assert isinstance(held, Held)
             held.popped.give_back()
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
@@ -185,6 +206,24 @@ class Client:
             self.unwant(self._layer.non_local_name(channel))
         await self.memberships.delete(channel)
 
+    async def dead_letters(self, channel: str, limit: int) -> list[bytes]:
+        """Return what plain channels hold whose receivers have died too often."""
+        key = private_key(self._layer.prefix, "deadletters", channel)
+        found: list[list[bytes]] = await asyncio.gather(
+            *[each.execute("ZRANGE", key, 0, limit - 1) for each in self.commands]
+        )
+        return list(itertools.chain.from_iterable(found))
+
+    async def requeue_dead_letters(self, channel: str) -> int:
+        """Put these messages back into their channel; return how many they were."""
+        prefix = self._layer.prefix
+        keys = [prefix + channel, private_key(prefix, "deadletters", channel)]
+        milliseconds = math.ceil(1000 * self._layer.expiry)
+        moved = await asyncio.gather(
+            *[run(each, REQUEUE, keys, milliseconds) for each in self.commands]
+        )
+        return sum(moved)
+
     async def forget(self) -> None:
         """Drop what waits in plain channels, and who is in which group."""
         self.memberships.clear()
@@ -195,17 +234,15 @@ class Client:
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""
         self._closed = True
-        for name, (timer, _, _) in self._expecting.items():
+        for timer, _, _ in self._expecting.values():
             timer.cancel()
-            self._give_back(name)
         self._expecting.clear()
-        for watch in self._watches:
-            await watch.close()
-        closing = [asyncio.create_task(inbox.close()) for inbox in self.inboxes]
+        closing = [asyncio.create_task(watch.close()) for watch in self._watches]
+        closing += [asyncio.create_task(self._leave(each)) for each in self.inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
-            # What Redis is not told in time it finds out by itself, when leases end and
-            # keys expire.
+            # What Redis does not learn in time it finds out by itself, when leases end
+            # and keys expire.
             await asyncio.wait(closing, timeout=_FAREWELL)
         finally:
             for task in closing:
@@ -214,6 +251,13 @@ class Client:
             for commands in self.commands:
                 await commands.close()
         self.plain.clear()
+
+    async def _leave(self, inbox: Inbox) -> None:
+        await inbox.stop()
+        # From now on nothing arrives. What waits here goes back, so that it must not be
+        # received here any more.
+        self.plain.clear()
+        await inbox.close()
 
     def _waiting(self, name: str) -> int:
         mailbox = self.plain.by_channel.get(name)
@@ -241,19 +285,20 @@ class Client:
             message = layer.serializer.deserialize(popped.value)
         except UndecodableMessage as exc:
             complain(layer, name, str(exc))
+            popped.acknowledge()
             return
         written = message.pop(CHANNEL_KEY, name)
-        channels = cast(
-            "list[object]", written if isinstance(written, list) else [written]
-        )
-        now = time.monotonic()
-        deadline = now + popped.left
-        if popped.queue.shared:
-            self.plain.put(name, _Held(popped, message), deadline)
+        if isinstance(popped.queue, PlainQueue):
+            self.plain.put(name, Held(popped, message), math.inf)
             layer.counters.delivered += 1
             self._expect_reader(name)
             return
+        now = time.monotonic()
+        deadline = now + popped.left
         layer.mailboxes.sweep_if_due(now)
+        channels = cast(
+            "list[object]", written if isinstance(written, list) else [written]
+        )
         copies = message.copy if len(channels) == 1 else copies_of(message)
         own: list[str] = []
         for channel in channels:
@@ -262,19 +307,6 @@ class Client:
             else:
                 complain(layer, name, f"it is for channel {channel!r}")
         layer.counters.count(layer.mailboxes.put_each(own, copies, deadline, now))
-
-
-class _Held:
-    """A message of a plain channel, which can go back to where it came from."""
-
-    __slots__ = ("_message", "popped")
-
-    def __init__(self, popped: Popped, message: dict[str, Any]) -> None:
-        self.popped = popped
-        self._message = message
-
-    def __call__(self) -> dict[str, Any]:
-        return self._message
 
 
 # As many messages as readers wait are popped, and no more.

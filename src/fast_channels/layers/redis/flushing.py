@@ -17,8 +17,9 @@ __all__ = ["flush_keys"]
 
 # How many keys are looked at, or deleted, by one command.
 _STEP = 1000
-# What stands after the prefix in keys that tell of it. Names have no colons.
-_SIGN = rb":(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer)"
+# What stands after the prefix in keys that tell of it. Names have no colons; the key of
+# a queue, in braces, may have those of its prefix.
+_SIGN = rb":(?:group:[^:]+|[a-z]+:\{.+\}(?::[^:{}]+)?|layer)"
 _SIGNS = re.compile(rb"(.+)" + _SIGN)
 
 

@@ -9,14 +9,17 @@ import asyncio
 import functools
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from fast_channels.exceptions import ChannelFull
+from fast_channels.layers.base import require_positive_int
+from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import RedisBaseLayer
-from .client import CHANNEL_KEY, Client
+from .client import CHANNEL_KEY, Client, Held
 from .event_loops import PerLoop, in_loop
 from .flushing import flush_keys
 from .hosts import HostSpelling
@@ -67,6 +70,9 @@ class RedisChannelLayer(RedisBaseLayer):
         service_name: What these Sentinels call it.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
         connection_kwargs: redis-py's arguments for connections to Redis.
+        max_deliveries: Deliveries after which a message of a plain channel is a dead
+            letter, if the process of each one died before it had handled the message;
+            None for any number. See ``dead_letters()``.
 
     Raises:
         ImportError: There are keys, and cryptography is not installed.
@@ -91,6 +97,7 @@ class RedisChannelLayer(RedisBaseLayer):
         service_name: str | None = None,
         sentinel_kwargs: Mapping[str, Any] | None = None,
         connection_kwargs: Mapping[str, Any] | None = None,
+        max_deliveries: int | None = 5,
     ) -> None:
         super().__init__(
             hosts,
@@ -108,6 +115,10 @@ class RedisChannelLayer(RedisBaseLayer):
             sentinel_kwargs=sentinel_kwargs,
             connection_kwargs=connection_kwargs,
         )
+        self.max_deliveries: int | None = None
+        """Deliveries after which a message of a plain channel is a dead letter."""
+        if max_deliveries is not None:
+            self.max_deliveries = require_positive_int("max_deliveries", max_deliveries)
         # Redis can fan a message out by itself if it knows all it needs.
         self._redis_fans_out = (
             len(self.hosts) == 1
@@ -195,10 +206,39 @@ class RedisChannelLayer(RedisBaseLayer):
         self.require_valid_channel_name(channel)
         client = self._clients.get()
         name = self.non_local_name(channel)
-        mailboxes = client.plain
-        if name.endswith("!"):
-            self._require_own(channel)
-            mailboxes = self.mailboxes
+        if not name.endswith("!"):
+            held = cast("Held", await self._wait(client, client.plain, channel))
+            held.popped.acknowledge(soon=False)
+            return dict(held)
+        self._require_own(channel)
+        return await self._wait(client, self.mailboxes, channel)
+
+    async def take(self, channel: str) -> Delivery:
+        """Wait for the next message of a plain channel, to be acknowledged.
+
+        Until it is acknowledged, the message is delivered again if this process dies,
+        or is cut off from Redis for 35 seconds. After ``max_deliveries`` deliveries to
+        processes that died it is one of the ``dead_letters()``. Cancelling is safe: no
+        message is lost. While Redis is away it goes on waiting.
+
+        A message of a channel with a ``!`` is acknowledged already.
+
+        Raises:
+            TypeError: The name is not valid.
+            ValueError: The channel belongs to another process.
+        """
+        if "!" in channel:
+            return await super().take(channel)
+        self.require_valid_channel_name(channel)
+        client = self._clients.get()
+        held = cast("Held", await self._wait(client, client.plain, channel))
+        return Delivery(dict(held), held.popped.acknowledge, held.popped.give_back)
+
+    async def _wait(
+        self, client: Client, mailboxes: Mailboxes, channel: str
+    ) -> dict[str, Any]:
+        """Wait until there is something in the mailbox of a channel."""
+        name = self.non_local_name(channel)
         mailbox = mailboxes.open(channel)
         try:
             message = mailbox.take()
@@ -211,6 +251,39 @@ class RedisChannelLayer(RedisBaseLayer):
             return message
         finally:
             mailboxes.close(channel, mailbox)
+
+    async def dead_letters(
+        self, channel: str, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return messages of a plain channel whose receivers have died too often.
+
+        Redis keeps the latest thousand of a channel, for seven days after the last one.
+
+        Args:
+            channel: The channel that they were sent to.
+            limit: The most messages to return from each host, the oldest first.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply.
+            TypeError: The name is not valid.
+        """
+        self.require_valid_channel_name(channel)
+        found = await self._clients.get().dead_letters(channel, limit)
+        return [self.serializer.deserialize(value) for value in found]
+
+    async def requeue_dead_letters(self, channel: str) -> int:
+        """Put the dead letters of a plain channel back into it, as if sent anew.
+
+        Returns:
+            How many messages these were.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply; then some may
+                have been put back.
+            TypeError: The name is not valid.
+        """
+        self.require_valid_channel_name(channel)
+        return await self._clients.get().requeue_dead_letters(channel)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
@@ -358,7 +431,7 @@ class RedisChannelLayer(RedisBaseLayer):
     # How channels belong to processes
 
     def _new_client(self) -> Client:
-        return Client(self, self._name_client())
+        return Client(self, self._name_client(), self.max_deliveries or 0)
 
     def _require_own(self, channel: str) -> None:
         if not self._is_own(channel):

@@ -13,7 +13,7 @@ from fast_channels.layers.redis import inbox
 
 __all__ = ["LEASE", "shorten_leases"]
 
-LEASE = 1.5
+LEASE = 3.0
 """For so many seconds such a process counts as alive."""
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fast_channels.layers.redis import inbox as inbox_module
 
-from .fake_redis import REFUSED, FakeRedis, turn, until
+from .fake_redis import FakeRedis, turn, until
 from .reader import Logged, Reader, reading
 
 
@@ -28,15 +28,6 @@ async def idle(server: FakeRedis, reader: Reader) -> Reader:
     reader.inbox.want("mine!")
     await until(lambda: server.pops)
     await turn()
-    return reader
-
-
-@pytest.fixture
-async def blocking(server: FakeRedis, reader: Reader) -> Reader:
-    """An inbox that blocks, as Redis does not tell it of changes."""
-    server.refuses["CLIENT TRACKING"] = REFUSED
-    reader.inbox.want("mine!")
-    await until(lambda: server.told["BZPOPMIN"])
     return reader
 
 

@@ -15,11 +15,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from fast_channels.layers.redis.packing import pack
-from fast_channels.layers.redis.scripts import LEAVE, POP
+from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE
 
 Queue: TypeAlias = dict[bytes, float]
 
-WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+WRONG_TYPE = ResponseError(
+    "WRONGTYPE Operation against a key holding the wrong kind of value"
+)
 REFUSED = ResponseError("unknown subcommand 'TRACKING'")
 
 
@@ -39,16 +41,21 @@ class FakeRedis:
         # Values with their scores, by keys; batches that are kept aside are here too.
         self.queues: defaultdict[str, Queue] = defaultdict(dict)
         self.time = 1000.0
-        # Keys that hold something else than a queue.
-        self.wrong: set[str] = set()
+        # Keys that it refuses, and why: they hold something else than a queue, say.
+        self.refused: dict[str, ResponseError] = {}
+        # Whether there are recovered messages.
+        self.more = False
+        # The numbers of the batches that it keeps, and the receivers that have died.
+        self.numbers: dict[str, bytes] = {}
+        self.dead: list[bytes] = []
+        # How many messages are recovered of each, and how many are dead letters.
+        self.recovers = [0, 0]
         # Which scripts it knows.
-        self.scripts: set[str] = {POP.sha, LEAVE.sha}
+        self.scripts: set[str] = {POP.sha, TAKE.sha, RECOVER.sha}
         # Commands that get an error, or no answer, or break the connection.
         self.refuses: dict[str, ResponseError] = {}
         self.silent: set[str] = set()
         self.loses: set[str] = set()
-        # Whether it says that a connection does not wait yet, once.
-        self.deaf = False
         # Writes and attempts to connect that fail, and whether attempts have no end.
         self.broken_writes: deque[BaseException] = deque()
         self.refusals: deque[BaseException] = deque()
@@ -56,7 +63,8 @@ class FakeRedis:
         self.connections: list[Connection] = []
         # What it was told: scripts, and all commands by their first words.
         self.pops: list[Call] = []
-        self.leaves: list[Call] = []
+        self.takes: list[Call] = []
+        self.recoveries: list[Call] = []
         self.told: defaultdict[str, list[list[str]]] = defaultdict(list)
 
     def connect(self) -> AbstractConnection:
@@ -92,55 +100,64 @@ class FakeRedis:
         for connection in self.open:
             connection.push(None)
 
-    def unblock(self, number: int) -> int:
-        """End what a connection waits for, and return whether it waited."""
-        if self.deaf:
-            self.deaf = False
-            return 0
-        for connection in self.open:
-            if connection.number == number and connection.blocks:
-                connection.blocks = []
-                connection.replies.put_nowait(None)
-                return 1
-        return 0
-
     def run(self, connection: "Connection", words: list[bytes]) -> Any:
-        """Run POP or LEAVE."""
+        """Run POP, TAKE or RECOVER."""
         text = [word.decode() for word in words]
         whole = text[0] == "EVAL"
-        [script] = [s for s in (POP, LEAVE) if text[1] in (s.text, s.sha)]
+        [script] = [s for s in (POP, TAKE, RECOVER) if text[1] in (s.text, s.sha)]
         if whole:
             self.scripts.add(script.sha)
         elif script.sha not in self.scripts:
             return NoScriptError("No matching script. Please use EVAL.")
         count = int(text[2])
         call = Call(whole, text[3 : 3 + count], text[3 + count :])
-        (self.pops if script is POP else self.leaves).append(call)
+        connection.popping = True
+        if script is RECOVER:
+            self.recoveries.append(call)
+            self.dead.remove(call.arguments[0].encode())
+            return self.recovers
+        (self.pops if script is POP else self.takes).append(call)
+        if call.keys[0] in self.refused:
+            return self.refused[call.keys[0]]
         if script is POP:
-            connection.popping = True
             return self._pop(call)
-        return self._leave(call, words[-len(call.arguments) :][3:])
+        return self._take(call, words[-len(call.arguments) :][9:])
 
-    def _pop(self, call: Call) -> list[bytes] | ResponseError:
-        queue, this, last = call.keys[:3]
-        if queue in self.wrong:
-            return ResponseError(WRONG_TYPE)
-        self.queues.pop(last, None)
-        if not self.queues[this]:
-            self.queues[this] = take(self.queues[queue], int(call.arguments[0]))
-        batch = [[value, b"%f" % score] for value, score in self.queues[this].items()]
-        return [b"%f" % self.time, *itertools.chain(*batch)]
+    def _pop(self, call: Call) -> list[bytes]:
+        queue, held = call.keys
+        number, last, count = call.arguments[:3]
+        kept = self.numbers.get(held, b"")
+        if not kept or kept == last.encode():
+            self.queues.pop(held, None)
+            kept = number.encode()
+            batch = take(self.queues[queue], int(count))
+            if batch:
+                self.numbers[held], self.queues[held] = kept, batch
+            else:
+                self.numbers.pop(held, None)
+        return [b"%f" % self.time, kept, *flat(self.queues[held])]
 
-    def _leave(self, call: Call, returned: list[bytes]) -> ResponseError | None:
-        queue, last, unseen = call.keys[:3]
-        back = self.queues.pop(unseen, {})
-        if self.queues.pop(last, None) or call.arguments[2] == "0":
-            for score, value in zip(returned[::2], returned[1::2], strict=True):
-                back[value] = float(score)
-        if back and queue in self.wrong:
-            return ResponseError(WRONG_TYPE)
-        self.queues[queue] |= back
-        return None
+    def _take(self, call: Call, settled: list[bytes]) -> list[Any]:
+        queue, held = call.keys[:2]
+        count, expected, done = (int(call.arguments[i]) for i in (5, 7, 8))
+        for number, value in enumerate(settled):
+            score = self.queues[held].pop(value, None)
+            if score is not None and number >= done:
+                self.queues[queue][value] = score
+        taken: Queue = {}
+        differs = count >= 0 and len(self.queues[held]) != expected
+        if differs:
+            taken = self.queues[held]
+        elif count == -1:
+            self.queues[queue] |= self.queues.pop(held, {})
+        else:
+            taken = take(self.queues[queue], count)
+            self.queues[held] |= taken
+        more = b"1" if self.more else b"0"
+        return [
+            *[b"%f" % self.time, b"1" if differs else b"0", more],
+            *[list(self.dead), flat(taken)],
+        ]
 
 
 class Connection:
@@ -155,8 +172,8 @@ class Connection:
         # The connection that is told when one of the keys changes.
         self.redirect: Connection | None = None
         self.keys: set[str] = set()
-        # The keys that it waits for.
-        self.blocks: list[str] = []
+        # The stream that redis-py's connections read, and that shows their progress.
+        self._reader = asyncio.StreamReader()
         self.replies: asyncio.Queue[Any] = asyncio.Queue()
 
     async def connect(self) -> None:
@@ -208,8 +225,6 @@ class Connection:
         if key in self.keys:
             self.keys.remove(key)
             self.push(key)
-        if key in self.blocks:
-            self.replies.put_nowait(self._block())
 
     def _answer(self, words: list[bytes]) -> None:
         text = [word.decode() for word in words]
@@ -227,21 +242,12 @@ class Connection:
         if name in server.loses:
             server.loses.remove(name)
             self.fail()
-        elif name not in server.silent and not self.blocks:
+        elif name not in server.silent:
             self.replies.put_nowait(reply)
-
-    def _block(self) -> list[bytes] | None:
-        for key in self.blocks:
-            for value, score in take(self.server.queues[key], 1).items():
-                self.blocks = []
-                return [key.encode(), value, b"%f" % score]
-        return None
 
     def _zcard(self, text: list[str]) -> int | ResponseError:
         self.keys.add(text[1])
-        if text[1] in self.server.wrong:
-            return ResponseError(WRONG_TYPE)
-        return len(self.server.queues[text[1]])
+        return self.server.refused.get(text[1], len(self.server.queues[text[1]]))
 
     def _subscribe(self, text: list[str]) -> list[bytes]:
         self.subscribed = True
@@ -255,24 +261,9 @@ class Connection:
         ]
         return b"OK"
 
-    def _bzpopmin(self, text: list[str]) -> list[bytes] | ResponseError | None:
-        if "BZPOPMIN" in self.server.silent:
-            return None
-        for key in text[1:-1]:
-            if key in self.server.wrong:
-                return ResponseError(WRONG_TYPE)
-            if self.server.queues[key]:
-                break
-        self.blocks = text[1:-1]
-        loop = asyncio.get_running_loop()
-        loop.call_later(float(text[-1]), self.server.unblock, self.number)
-        return self._block()
-
     _commands: dict[str, Callable[["Connection", list[str]], Any]] = {
-        "BZPOPMIN": _bzpopmin,
         "CLIENT ID": lambda self, _: self.number,
         "CLIENT TRACKING": _tracking,
-        "CLIENT UNBLOCK": lambda self, text: self.server.unblock(int(text[2])),
         "PING": lambda _, __: [b"pong", b""],
         "SUBSCRIBE": _subscribe,
         "ZCARD": _zcard,
@@ -295,6 +286,12 @@ def take(queue: Queue, count: int) -> Queue:
     """Remove the oldest values of a queue."""
     oldest = sorted(queue, key=lambda value: (queue[value], value))[:count]
     return {value: queue.pop(value) for value in oldest}
+
+
+def flat(queue: Queue) -> list[bytes]:
+    """Return values and scores, in turn."""
+    pairs = [[value, b"%f" % score] for value, score in queue.items()]
+    return list(itertools.chain(*pairs))
 
 
 def unpack(packed: bytes) -> list[list[bytes]]:

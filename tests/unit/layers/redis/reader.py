@@ -33,6 +33,7 @@ class Reader:
             prefix="asgi:",
             receiver="me",
             expiry=60,
+            max_deliveries=5,
             deliver=self._deliver,
             waiting=lambda name: self.waiting.get(name, 0),
             connected=self._connected,
@@ -82,5 +83,5 @@ def fails(why: str) -> list[tuple[int, str]]:
     trying = "trying again until it can"
     return [
         (logging.WARNING, f"redis-1 cannot be read: {why}; {trying}"),
-        (logging.INFO, "redis-1 can be read again"),
+        (logging.WARNING, "redis-1 can be read again"),
     ]

@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis import client as module
-from fast_channels.layers.redis.client import CHANNEL_KEY, Client
+from fast_channels.layers.redis.client import CHANNEL_KEY, Client, Held
 from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.scripts import SEND
 from fast_channels.layers.redis.sentinel import Master
@@ -78,7 +78,7 @@ def layer() -> RedisChannelLayer:
 
 @pytest.fixture
 async def client(layer: RedisChannelLayer, server: FakeRedis) -> AsyncIterator[Client]:
-    client = Client(layer, "me.1")
+    client = Client(layer, "me.1", 0)
     yield client
     await client.close()
     assert server.open == []
@@ -235,6 +235,7 @@ async def test_nothing_to_give_back(server: FakeRedis, client: Client) -> None:
     client.want("others")
     server.add("asgi:others", packed(2))
     await until(client.plain.waiting)
+    client.unwant("others")
     await until(lambda: server.queues["asgi:others"])
     assert server.queues["asgi:jobs"] == {}
 
@@ -246,7 +247,9 @@ async def test_closing_gives_back(server: FakeRedis, client: Client) -> None:
     for number, name in enumerate(["jobs", "taken"], 1):
         server.add(f"asgi:{name}", packed(number))
     await until(lambda: client.plain.waiting() == 2)
-    assert numbers(client.plain.by_channel["taken"]) == [2]
+    held = client.plain.by_channel["taken"].take()
+    assert isinstance(held, Held)
+    held.popped.acknowledge(soon=False)
     await client.close()
     assert {key: list(queue) for key, queue in server.queues.items() if queue} == {
         "asgi:jobs": [packed(1)]
@@ -262,7 +265,7 @@ async def test_closing_while_redis_is_away(
     """Closing takes no longer than a moment, even if Redis does not answer."""
     monkeypatch.setattr(module, "_FAREWELL", 0)
     client.want("jobs")
-    await until(lambda: server.pops)
+    await until(lambda: server.takes)
     server.silent.add("EVALSHA")
     await client.close()
     await until(lambda: server.open == [])
@@ -278,7 +281,7 @@ async def test_a_new_master(
     server.refuses["ZREM"] = ResponseError("NOPERM")
     with pytest.raises(ResponseError, match=r"NOPERM"):
         await client.memberships.remove("room", "x")
-    await until(lambda: server.pops)
+    await until(lambda: server.takes)
     assert layer.counters.reconnects == 0
     before = server.open
     watch.switched()
@@ -326,7 +329,7 @@ async def test_the_mark_of_a_prefix(
     await send(client)
     assert len(marks) == 2
     layer.expiry = 0.01
-    hasty = Client(layer, "me.2")
+    hasty = Client(layer, "me.2", 0)
     async with asyncio.timeout(5):
         while len(marks) < 4:
             await send(hasty)
@@ -357,17 +360,19 @@ async def test_what_arrives_while_it_closes(
     watches: list[Watch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A message that comes in the last moment does not make a closed client read on."""
-    monkeypatch.setattr(module, "_PATIENCE", 60)
-    arrived = asyncio.Event()
-    monkeypatch.setattr(watches[0], "close", arrived.wait)
+    """A message that comes in the last moment stays for others."""
+    closed = asyncio.Event()
+    monkeypatch.setattr(watches[0], "close", closed.wait)
     client.want("jobs")
-    await until(lambda: bool(server.open))
+    await until(lambda: bool(server.takes))
     closing = asyncio.create_task(client.close())
-    await turn()
+    await asyncio.sleep(0)
     server.add("asgi:jobs", packed(1))
-    await until(client.plain.waiting)
-    arrived.set()
+    await turn()
+    server.add("asgi:jobs", packed(2))
+    await turn()
+    closed.set()
     await closing
+    assert list(server.queues["asgi:jobs"]) == [packed(1), packed(2)]
     # What would look for a reader in a while, and read on for it.
     assert vars(client)["_expecting"] == {}

@@ -51,9 +51,10 @@ _WILD = {"*": ".*", "?": ".", "[": "["}
 OWN = [
     "app:layer",
     "app:group:room",
-    "app:receivers:jobs",
-    "app:inflight:jobs:me:0",
-    "app:inflight:p.1!:me:1",
+    "app:receivers:{appjobs}",
+    "app:inflight:{appjobs}:me.0",
+    "app:deadletters:{appjobs}",
+    "app:inflight:{appp.1!}:me.1",
     "appjobs",
     "apps",
     "appp.1!",
@@ -61,9 +62,10 @@ OWN = [
 NAMES = [
     ":layer",
     ":group:room",
-    ":receivers:jobs",
-    ":inflight:jobs:me:0",
-    ":inflight:p.1!:me:1",
+    ":receivers:{{{0}jobs}}",
+    ":inflight:{{{0}jobs}}:me.0",
+    ":deadletters:{{{0}jobs}}",
+    ":inflight:{{{0}p.1!}}:me.1",
     "jobs",
     "p.1!",
 ]
@@ -85,16 +87,16 @@ async def test_no_keys() -> None:
 @pytest.mark.parametrize("sign", NAMES[:-2])
 async def test_longer_prefix(other: str, sign: str) -> None:
     """Keys stay that may be of a longer prefix of which there is a sign."""
-    theirs = [f"{other}{name}" for name in (sign, "jobs", "p.1!")]
+    theirs = [f"{other}{name.format(other)}" for name in (sign, "jobs", "p.1!")]
     redis = Redis(*theirs, "app:group:room", "appjobs", "appp.1!")
     assert await redis.flush("app") == sorted(theirs)
     assert await redis.flush(other) == []
 
 
-@pytest.mark.parametrize("key", ["app:group:layer", "app:receivers:layer"])
+@pytest.mark.parametrize("key", ["app:group:layer", "app:receivers:{applayer}"])
 async def test_names_that_look_like_signs(key: str) -> None:
     """A group and a channel may be called "layer", and are no sign of a prefix then."""
-    assert await Redis(key, "app:group:room", "app:receivers:jobs").flush("app") == []
+    assert await Redis(key, "app:group:room", "applayer").flush("app") == []
 
 
 async def test_longer_prefix_without_a_sign() -> None:
@@ -114,7 +116,7 @@ async def test_shorter_and_unlike_prefixes() -> None:
 async def test_wildcards(wild: str) -> None:
     """What is a wildcard in a pattern is a character like others in a prefix."""
     others = ["abp:layer", "abpjobs", "axxp:layer", "apjobs"]
-    redis = Redis(*others, *(wild + name for name in NAMES))
+    redis = Redis(*others, *(wild + name.format(wild) for name in NAMES))
     assert await redis.flush(wild) == sorted(others)
 
 

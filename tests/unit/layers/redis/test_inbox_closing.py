@@ -1,11 +1,8 @@
 """The inbox: it is told to connect again, or to close, whatever goes on."""
 
-import asyncio
-import logging
-
 import pytest
 
-from .fake_redis import REFUSED, FakeRedis, turn, until
+from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis, turn, until
 from .reader import Logged, Reader
 
 PLAIN = "asgi:plain"
@@ -16,7 +13,7 @@ async def begin(state: str, server: FakeRedis, reader: Reader) -> None:
     server.unreachable = state == "connecting"
     server.refusals.extend([OSError("refused")] * (state == "failing"))
     server.silent.update(["EVALSHA"] * (state == "popping"))
-    if state == "blocking":
+    if state == "polling":
         server.refuses["CLIENT TRACKING"] = REFUSED
     if state != "unused":
         reader.inbox.want("plain")
@@ -39,7 +36,7 @@ in_every_state = pytest.mark.parametrize(
         "failing",
         "popping",
         "sleeping",
-        "blocking",
+        "polling",
         # Drops its connections, in a few turns of the event loop.
         *[f"reconnecting-{turns}" for turns in range(4)],
     ],
@@ -62,49 +59,58 @@ async def test_reconnect(
     assert server.popper not in before
     assert reader.connected == connected + 1
     assert logged()[: len(noted)] == noted
-    assert logging.WARNING not in [level for level, _ in logged()[len(noted) :]]
+    assert not [text for _, text in logged()[len(noted) :] if "cannot" in text]
 
 
 @in_every_state
 async def test_close(server: FakeRedis, reader: Reader, state: str) -> None:
-    """close() gives back what nobody has seen, and the inbox can be used again."""
-    unseen = [b"1"] * (state == "popping")
-    server.add(PLAIN, *unseen)
+    """close() gives back what was not acknowledged, and the inbox can be used again."""
+    server.add(PLAIN, b"1", b"2", b"3")
     await begin(state, server, reader)
+    for popped in reader.got[:1]:
+        popped.acknowledge(soon=False)
     await reader.inbox.close()
     await reader.commands.close()
     assert server.open == []
-    assert list(server.queues[PLAIN]) == unseen
-    assert bool(server.leaves) == (state != "unused")
+    left = [b"1", b"2", b"3"]
+    assert sorted(server.queues[PLAIN]) == left[len(reader.got[:1]) :]
     reader.inbox.want("plain")
     await until(lambda: server.open)
 
 
 async def test_close_refused(server: FakeRedis, reader: Reader) -> None:
-    """close() tells Redis about all queues that it has read, even if one is refused."""
+    """close() gives all queues back, even if Redis refuses one."""
     server.add("asgi:wrong", b"1")
     server.add(PLAIN, b"2")
     for name in ("wrong", "plain", "empty!"):
         reader.inbox.want(name)
     await until(lambda: len(reader.got) == 2)
-    for popped in reader.got:
-        popped.give_back()
-    server.wrong.add("asgi:wrong")
+    server.refused["asgi:wrong"] = WRONG_TYPE
     await reader.inbox.close()
-    assert [call.keys[0] for call in server.leaves] == ["asgi:wrong", PLAIN]
+    assert list(server.queues["asgi:wrong"]) == []
     assert list(server.queues[PLAIN]) == [b"2"]
 
 
-async def test_close_while_unblocking(server: FakeRedis, blocking: Reader) -> None:
-    """After close() it does not try again to end what has blocked."""
-    server.deaf = True
-    blocking.inbox.want("too!")
-    await until(lambda: server.told["CLIENT UNBLOCK"])
+async def test_close_while_a_batch_is_on_its_way(
+    server: FakeRedis, idle: Reader
+) -> None:
+    """A batch whose reply did not come in time is delivered before close() returns."""
+    server.silent.add("ZCARD")
+    server.add("asgi:mine!", b"1")
+    await until(lambda: server.queues["asgi::inflight:{asgi:mine!}:me"])
+    server.silent.clear()
+    await idle.inbox.close()
+    assert idle.values == [b"1"]
+
+
+async def test_acknowledging_after_close(server: FakeRedis, reader: Reader) -> None:
+    """What is acknowledged too late for Redis to learn of it opens no connection."""
+    server.add(PLAIN, b"1")
+    reader.inbox.want("plain")
+    await until(lambda: reader.got)
+    await reader.inbox.close()
+    await reader.commands.close()
+    reader.got[0].acknowledge()
     await turn()
-    await blocking.inbox.close()
-    tried, connections = len(server.told["CLIENT UNBLOCK"]), len(server.connections)
-    # The next try would be after 0.01 seconds, and timers keep their order.
-    await asyncio.sleep(0.02)
-    await turn()
-    assert len(server.told["CLIENT UNBLOCK"]) == tried
-    assert len(server.connections) == connections
+    assert server.open == []
+    assert list(server.queues[PLAIN]) == [b"1"]

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from fast_channels.layers.redis import inbox as inbox_module
 
-from .fake_redis import REFUSED, FakeRedis, turn, until
+from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis, turn, until
 from .reader import Logged, Reader, fails, reading, works
 
 MINE, TOO = "asgi:mine!", "asgi:too!"
@@ -69,7 +69,9 @@ async def test_unreachable(
     await until(lambda: reader.inbox.failing)
     await until(lambda: not reader.inbox.failing)
     assert delays == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5, 0.01]
-    assert logged() == [*fails("no route"), *fails("the line was cut")]
+    (level, text), (_, end) = fails("the line was cut")
+    again = text.replace("read:", "read again (outage 2 in a row):")
+    assert logged() == [*fails("no route"), (level, again), (level, end)]
 
 
 @pytest.mark.parametrize("stage", ["connect", "CLIENT ID", "EVALSHA"])
@@ -84,7 +86,7 @@ async def test_no_answer(server: FakeRedis, logged: Logged, stage: str) -> None:
         server.unreachable = False
         await until(lambda: not reader.inbox.failing)
         await works(server, reader)
-    assert logged() == fails("TimeoutError")
+    assert logged() == fails("it did not reply in time")
 
 
 async def test_watchdog(
@@ -111,22 +113,6 @@ async def test_two_servers(server: FakeRedis, reader: Reader, logged: Logged) ->
     server.refuses.clear()
     await works(server, reader)
     assert logged() == fails(error)
-    assert server.told["BZPOPMIN"] == []
-
-
-async def test_back_in_time(
-    server: FakeRedis, idle: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A reader that comes back before Redis is told it is gone just goes on."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
-    server.loses.add("EVALSHA")
-    idle.inbox.unwant("mine!")
-    idle.inbox.reconnect()
-    await until(lambda: server.leaves)
-    idle.inbox.want("mine!")
-    server.add(MINE, b"message")
-    await until(lambda: idle.got)
-    assert len(server.leaves) == 1
 
 
 # Errors of scripts
@@ -144,77 +130,164 @@ async def test_unknown_scripts(server: FakeRedis, reader: Reader) -> None:
     assert reader.inbox.connects == 1
 
 
-@pytest.mark.parametrize("readers", [0, 1])
 async def test_no_queue(
-    server: FakeRedis,
-    idle: Reader,
-    logged: Logged,
-    monkeypatch: pytest.MonkeyPatch,
-    readers: int,
+    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no queue is an error in the log, and left alone until the next check."""
+    """What is no queue is logged once, left alone for a while, and hurts no other."""
     idle.inbox.want("too!")
     await works(server, idle, TOO)
-    server.wrong.add(TOO)
+    server.refused[TOO] = WRONG_TYPE
     server.add(TOO)
     await until(logged)
     server.add(TOO)
     await works(server, idle)
-    if not readers:
-        # It cannot be told either that a message goes back.
-        idle.inbox.unwant("too!")
-        idle.got[0].give_back()
-        idle.inbox.wake()
-        await until(lambda: server.leaves)
-        await works(server, idle)
-        assert len(server.leaves) == 1
-    assert [level for level, _ in logged()] == [logging.ERROR] * (2 - readers)
-    problem = "the key 'asgi:too!' of channel 'too!' holds no queue: WRONGTYPE"
-    assert all(text.startswith(problem) for _, text in logged())
+    refused = "redis-1 cannot be asked for channel 'too!'"
+    again = "trying again until it can"
+    expected = [(logging.WARNING, f"{refused}: {WRONG_TYPE}; {again}")]
+    assert logged() == expected
     assert idle.inbox.connects == 1
-    server.wrong.clear()
+    server.refused.clear()
     monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
     idle.inbox.reconnect()
-    if readers:
-        await works(server, idle, TOO)
-    else:
-        await until(lambda: len(server.leaves) == 2)
-        assert server.leaves[1].arguments[3:] == [], "it was given up"
     await works(server, idle)
+    await until(lambda: not server.queues[TOO])
+    assert not idle.inbox.failing
+
+
+KEYS = ResponseError("No permissions to access a key")
+
+
+async def test_a_key_that_is_refused(
+    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An access list without the key of a channel keeps no other from being read."""
+    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
+    idle.inbox.reconnect()
+    await until(lambda: idle.connected == 2)
+    server.refused["asgi:plain"] = KEYS
+    idle.inbox.want("plain")
+    await until(lambda: len(server.takes) > 2)
+    for _ in range(3):
+        await works(server, idle)
+    refused = f"redis-1 cannot be asked for channel 'plain': {KEYS}"
+    assert logged() == [(logging.WARNING, f"{refused}; trying again until it can")]
+    assert idle.connected == 2
+    server.refused.clear()
+    server.add("asgi:plain", b"message")
+    await until(lambda: b"message" in idle.values)
+    assert logged()[1] == (
+        logging.WARNING,
+        "redis-1 can be asked for channel 'plain' again",
+    )
+
+
+async def test_a_refusal_that_passes(
+    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Redis refuses for now is asked for again, on the same connection."""
+    monkeypatch.setattr(inbox_module, "_REFUSED", 0.01)
+    busy = ResponseError("BUSY Redis is busy running a script.")
+    server.refuses["EVALSHA"] = busy
+    server.add(MINE, b"message")
+    await until(lambda: len(server.told["EVALSHA"]) > 5)
+    assert idle.inbox.failing
+    server.refuses.clear()
+    await until(lambda: idle.got)
+    await until(lambda: not idle.inbox.failing)
+    assert logged() == fails(str(busy))
+    assert idle.connected == 1
 
 
 async def test_other_errors(server: FakeRedis, reader: Reader, logged: Logged) -> None:
     """With any other error of a script it connects again, until there is none."""
-    server.refuses["EVALSHA"] = ResponseError("OOM command not allowed")
+    server.refuses["EVALSHA"] = ReadOnlyError("You can't write against a replica.")
     reader.inbox.want("mine!")
     await until(lambda: reader.inbox.connects == 3)
     server.refuses.clear()
     await until(lambda: not reader.inbox.failing)
     await works(server, reader)
-    assert logged() == fails("OOM command not allowed")
+    assert logged() == fails("You can't write against a replica.")
 
 
-@pytest.mark.parametrize("blocks", [False, True], ids=["told", "blocking"])
+@pytest.mark.parametrize("key", [MINE, "asgi:plain"])
 async def test_deliver_fails(
-    server: FakeRedis, reader: Reader, logged: Logged, blocks: bool
+    server: FakeRedis, idle: Reader, logged: Logged, key: str
 ) -> None:
     """A message that cannot be delivered is an error in the log; others follow."""
 
     def fail(_: object) -> None:
         raise ValueError("it is ours")
 
-    if blocks:
-        server.refuses["CLIENT TRACKING"] = REFUSED
-    reader.inbox.want("mine!")
-    await until(lambda: server.told["ZCARD"])
+    name = key.removeprefix("asgi:")
+    for _ in range(3):
+        idle.inbox.want(name)
+    idle.deliver = fail
+    server.add(key, b"1", b"2", b"3")
+    await until(lambda: idle.values == [b"1", b"2", b"3"])
     await turn()
-    reader.deliver = fail
-    server.add(MINE, b"1", b"2", b"3")
-    await until(lambda: reader.values == [b"1", b"2", b"3"])
-    reader.deliver = lambda _: None
+    idle.deliver = lambda _: None
+    await works(server, idle)
+    assert logged() == [(logging.ERROR, f"a message of {name!r} was lost")] * 3
+    assert idle.connected == 1
+
+
+# Without tracking
+
+
+async def test_polling(
+    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Redis does not tell of changes it is asked at intervals; one record."""
+    server.refuses["CLIENT TRACKING"] = REFUSED
+    reader.inbox.want("mine!")
+    for _ in range(3):
+        await works(server, reader)
+    assert server.open == [server.popper]
+    server.popper.fail()
+    await until(lambda: reader.connected == 2)
     await works(server, reader)
-    assert logged()[blocks:] == [(logging.ERROR, "a message of 'mine!' was lost")] * 3
-    assert reader.connected == 1
+    (level, text), *later = logged()
+    assert level == logging.WARNING
+    assert text == (
+        f"redis-1 refuses to tell when a queue changes ({REFUSED}), so it is asked "
+        "every 0.1 seconds"
+    )
+    assert later == fails("the line was cut")
+    server.refuses.clear()
+    monkeypatch.setattr(inbox_module, "_TRACK_AGAIN", 0)
+    server.popper.fail()
+    await until(lambda: bool(server.open) and server.open[-1].subscribed)
+    await works(server, reader)
+    assert reader.connected == 3
+
+
+async def test_tracking_again(
+    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while Redis is asked once more to tell of changes."""
+    monkeypatch.setattr(inbox_module, "_TRACK_AGAIN", 0.01)
+    server.refuses["CLIENT TRACKING"] = REFUSED
+    reader.inbox.want("mine!")
+    await until(lambda: reader.connected > 3)
+    await works(server, reader)
+    assert len(logged()) == 1
+    server.refuses.clear()
+    await until(lambda: bool(server.open) and server.open[-1].subscribed)
+    await works(server, reader)
+
+
+@pytest.mark.parametrize("error", ["BUSY Redis is busy", "LOADING Redis is loading"])
+async def test_a_refusal_to_track_that_passes(
+    server: FakeRedis, reader: Reader, logged: Logged, error: str
+) -> None:
+    """What passes changes no mode: it connects again until Redis tells of changes."""
+    server.refuses["CLIENT TRACKING"] = ResponseError(error)
+    reader.inbox.want("mine!")
+    await until(lambda: len(server.told["CLIENT TRACKING"]) > 2)
+    server.refuses.clear()
+    await works(server, reader)
+    assert server.open[-1].subscribed
+    assert logged() == fails(error)
 
 
 async def test_fault(server: FakeRedis, idle: Reader, logged: Logged) -> None:

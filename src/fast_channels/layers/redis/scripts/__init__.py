@@ -16,10 +16,12 @@ from fast_channels.layers.redis.connections import CommandConnection
 __all__ = [
     "GROUP_ADD",
     "GROUP_SEND",
-    "LEAVE",
     "MEMBERS",
     "POP",
+    "RECOVER",
+    "REQUEUE",
     "SEND",
+    "TAKE",
     "Script",
     "run",
 ]
@@ -45,10 +47,12 @@ class Script:
 
 GROUP_ADD: Script = Script("group_add")
 GROUP_SEND: Script = Script("enqueue", "group_send")
-LEAVE: Script = Script("leave")
 MEMBERS: Script = Script("members")
 POP: Script = Script("pop")
+RECOVER: Script = Script("recover")
+REQUEUE: Script = Script("requeue")
 SEND: Script = Script("enqueue", "send")
+TAKE: Script = Script("take")
 
 
 async def run(
