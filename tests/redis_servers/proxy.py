@@ -1,8 +1,9 @@
-"""Counts how often a client waits for a server."""
+"""Counts how often a client waits for a server, and can make its link slow."""
 
 import selectors
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -26,12 +27,15 @@ class RoundTripProxy:
     Clients connect to `url`. However many commands a client sends before the first
     byte of a reply comes, they are one round trip; what a server sends unasked is none.
     A round trip is counted before the server hears of it.
+
+    The bytes of all servers together arrive at `bytes_per_second` at the most.
     """
 
     host = HOST
 
     def __init__(self, server: RedisServer) -> None:
         self.round_trips = 0
+        self.bytes_per_second = float("inf")
         self._server = server
         self._selector = selectors.DefaultSelector()
         self._links: dict[socket.socket, _Link] = {}
@@ -96,6 +100,7 @@ class RoundTripProxy:
                 return self._cut(link)
             if source is link.server:
                 link.answered = True
+                time.sleep(len(data) / self.bytes_per_second)
                 link.client.sendall(data)
                 return None
             if link.answered:

@@ -410,7 +410,7 @@ class PlainQueue(Queue):
                 self.key,
                 self._held,
                 terms.key("receivers", self.name),
-                terms.key("recovered", self.name),
+                terms.key("suspects", self.name),
                 terms.key("deaths", self.name),
             ],
             [
@@ -433,15 +433,16 @@ class PlainQueue(Queue):
         return (
             RECOVER,
             [
+                self.key,
                 terms.key("receivers", self.name),
                 terms.key("inflight", self.name, receiver),
-                terms.key("recovered", self.name),
+                terms.key("suspects", self.name),
                 terms.key("deaths", self.name),
                 terms.key("deadletters", self.name),
             ],
             [
                 receiver,
-                math.ceil(terms.expiry * 1000),
+                terms.expiry,
                 math.ceil(_DEATHS_KEPT * 1000),
                 terms.max_deliveries,
                 math.ceil(_DEAD_LETTERS_KEPT * 1000),

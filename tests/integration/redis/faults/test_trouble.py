@@ -218,3 +218,41 @@ async def test_server_that_tells_of_no_changes(
         kill(redis_server, lambda client: client["user"] == "untold")
     assert caplog.text.count("refuses to tell when a queue changes") == 1
     assert layer.statistics()["reconnects"] == 1
+
+
+# A script that keeps a server busy, and then says so to all others.
+_BUSY = """
+local start = redis.call('TIME')
+repeat
+  local now = redis.call('TIME')
+until now[1] - start[1] + (now[2] - start[2]) / 1000000 > 1
+"""
+
+
+async def test_a_server_that_was_busy(
+    own_redis_server: RedisServer, make_layer: MakeLayer
+) -> None:
+    """After a reconnect while a script ran, Redis tells of changes again."""
+    layer, sender = make_layer(own_redis_server), make_layer(own_redis_server)
+    own_redis_server.command("CONFIG", "SET", "busy-reply-threshold", 50)
+    channel = await layer.new_channel()
+    ledger = Ledger()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(receive_all(layer, channel, ledger))
+        await sender.send(channel, _NUMBER)
+        await ledger.holds([0])
+
+        def be_busy() -> None:
+            with own_redis_server.connect() as connection:
+                connection.pipeline(
+                    ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+                    ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"),
+                    ("EVAL", _BUSY, 0),
+                )
+
+        await asyncio.to_thread(be_busy)
+        await sender.send(channel, {"type": "number", "number": 1})
+        await settle(ledger, range(2), to_channel(sender, channel))
+        async with asyncio.timeout(LIMIT):
+            while not any("t" in c["flags"] for c in own_redis_server.clients()):  # noqa: ASYNC110 # a server has no events
+                await asyncio.sleep(0.01)

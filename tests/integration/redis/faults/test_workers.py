@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+from fast_channels.layers import RedisChannelLayer
 from tests.redis_servers.server import RedisServer
 
 from . import worker_process
@@ -145,3 +146,39 @@ async def test_worker_that_is_killed(
             await worker.ended()
         # Once by those who live, whatever the dead have printed before.
         assert max((workers.ledger.counts - killed).values()) == 1
+
+
+async def test_receivers_that_close(
+    redis_server: RedisServer, make_layer: MakeLayer, storm: Storm
+) -> None:
+    """A message that arrives while its receiver closes is received by another."""
+    sender = make_layer(redis_server)
+    received: list[int] = []
+
+    async def receive(layer: RedisChannelLayer) -> None:
+        while True:
+            received.append((await layer.receive(CHANNEL))["number"])
+
+    count = storm(short=100, full=2000)
+    for number in range(count):
+        layer = make_layer(redis_server)
+        receiving = asyncio.create_task(receive(layer))
+        await sender.send(CHANNEL, {"type": "number", "number": -1})
+        async with asyncio.timeout(LIMIT):
+            while -1 not in received:  # noqa: ASYNC110 # nothing tells
+                await asyncio.sleep(0)
+        received.remove(-1)
+        sending = asyncio.create_task(
+            sender.send(CHANNEL, {"type": "number", "number": number})
+        )
+        # At another moment each time.
+        for _ in range(number % 20):
+            await asyncio.sleep(0)
+        await asyncio.gather(layer.close(), sending)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+    async with asyncio.timeout(LIMIT):
+        last = make_layer(redis_server)
+        while len(received) < count:
+            received.append((await last.receive(CHANNEL))["number"])
+    assert sorted(received) == list(range(count))

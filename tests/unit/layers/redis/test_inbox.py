@@ -224,7 +224,7 @@ async def test_readers(
     plain.waiting["plain"] = 0
     plain.inbox.unwant("plain")
     await until(lambda: len(plain.got) > count)
-    kinds = [f"asgi::{kind}:{{{PLAIN}}}" for kind in ("receivers", "recovered")]
+    kinds = [f"asgi::{kind}:{{{PLAIN}}}" for kind in ("receivers", "suspects")]
     assert server.takes[0].keys[1] == f"asgi::inflight:{{{PLAIN}}}:me"
     assert server.takes[0].keys[2:4] == kinds
     assert server.takes[0].arguments[:2] == ["me", "35.0"]
@@ -355,9 +355,9 @@ async def test_dead_receivers(server: FakeRedis, plain: Reader, logged: Logged) 
     server.queues[PLAIN].clear()
     plain.inbox.want("plain")
     await until(lambda: server.recoveries)
-    kinds = "receivers", "inflight", "recovered", "deaths", "deadletters"
-    keys = [f"asgi::{kind}:{{{PLAIN}}}" for kind in kinds]
-    keys[1] += ":it"
+    kinds = "receivers", "inflight", "suspects", "deaths", "deadletters"
+    keys = [PLAIN, *(f"asgi::{kind}:{{{PLAIN}}}" for kind in kinds)]
+    keys[2] += ":it"
     assert server.recoveries[0].keys == keys
     assert server.recoveries[0].arguments[0] == "it"
     assert server.recoveries[0].arguments[3] == "5"

@@ -1,13 +1,14 @@
 -- Recovers what a receiver of a plain channel held when it died, for other receivers. A
 -- message that has had too many receivers that died is a dead letter.
 --
--- KEYS: 1 the receivers, by the times at which their leases end
---       2 what the dead receiver held
---       3 recovered messages
---       4 how many receivers each of them has had that died
---       5 dead letters
+-- KEYS: 1 the queue
+--       2 the receivers, by the times at which their leases end
+--       3 what the dead receiver held
+--       4 messages that have had several receivers that died
+--       5 how many receivers that died each message has had
+--       6 dead letters
 -- ARGV: 1 the name of the dead receiver
---       2 milliseconds that a recovered message can wait
+--       2 seconds that a message can wait in the queue
 --       3 milliseconds to remember how many receivers it has had
 --       4 deliveries after which a message is a dead letter; 0 for any number
 --       5 milliseconds to keep dead letters
@@ -16,7 +17,8 @@
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local receivers, held, recovered, deaths, letters = unpack(KEYS)
+local queue, receivers, held, suspects, deaths, letters = unpack(KEYS)
+local expiry, most = tonumber(ARGV[2]), tonumber(ARGV[4])
 
 local lease = redis.call('ZSCORE', receivers, ARGV[1])
 if not lease or tonumber(lease) > now then
@@ -26,26 +28,29 @@ end
 -- The first write: Redis refuses those that need memory while it has none, and lets all
 -- others pass once a script has written.
 redis.call('ZREM', receivers, ARGV[1])
-local messages = redis.call('ZRANGE', held, 0, -1)
-local most, given_up = tonumber(ARGV[4]), 0
-for i, message in ipairs(messages) do
+
+local messages = redis.call('ZRANGE', held, 0, -1, 'WITHSCORES')
+local given_up = 0
+for i = 1, #messages, 2 do
+  local message = messages[i]
   local died = redis.call('HINCRBY', deaths, message, 1)
   if most > 0 and died >= most then
     redis.call('HDEL', deaths, message)
     redis.call('ZADD', letters, now, message)
     given_up = given_up + 1
   else
-    -- In the order that they had.
-    redis.call('ZADD', recovered, now + i / 1000000, message)
+    -- Before others, and with time left to be taken.
+    local score = math.max(math.abs(messages[i + 1]), now - expiry / 2)
+    redis.call('ZADD', died > 1 and suspects or queue, score, message)
   end
 end
 redis.call('DEL', held)
-if #messages > given_up then
-  redis.call('PEXPIRE', recovered, ARGV[2])
-  redis.call('PEXPIRE', deaths, ARGV[3])
+for _, key in ipairs({ queue, suspects }) do
+  redis.call('PEXPIRE', key, math.ceil(expiry * 1000))
 end
+redis.call('PEXPIRE', deaths, ARGV[3])
 if given_up > 0 then
   redis.call('ZREMRANGEBYRANK', letters, 0, -ARGV[6] - 1)
   redis.call('PEXPIRE', letters, ARGV[5])
 end
-return { #messages - given_up, given_up }
+return { #messages / 2 - given_up, given_up }

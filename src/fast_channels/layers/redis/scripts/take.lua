@@ -6,9 +6,9 @@
 --       2 what this receiver holds: messages by their scores, those that it has from 4
 --         by the negated score
 --       3 the receivers that hold messages, by the times at which their leases end
---       4 recovered messages: one receiver holds one of them at a time, so that a message
---         that kills its receivers has no company
---       5 how many receivers each recovered message has had that died
+--       4 messages that have had several receivers that died: a receiver holds one of
+--         them at a time, so that one that kills its receivers has no company
+--       5 how many receivers that died each message has had
 -- ARGV: 1 the name of this receiver
 --       2 seconds that its lease lasts
 --       3 milliseconds to keep what it holds
@@ -25,7 +25,7 @@
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local queue, held, receivers, recovered, deaths = unpack(KEYS)
+local queue, held, receivers, suspects, deaths = unpack(KEYS)
 local expiry, count = tonumber(ARGV[4]), tonumber(ARGV[6])
 
 -- The first write: Redis refuses those that need memory while it has none, and lets all
@@ -36,22 +36,25 @@ local function give_back(message, score)
   redis.call('ZREM', held, message)
   local place = queue
   if score < 0 then
-    place, score = recovered, -score
+    place, score = suspects, -score
   end
   redis.call('ZADD', place, score, message)
   redis.call('PEXPIRE', place, math.ceil(expiry * 1000))
 end
 
-local returned = 10 + ARGV[9]
-for i = 10, #ARGV do
-  local score = tonumber(redis.call('ZSCORE', held, ARGV[i]) or nil)
-  if score and i >= returned then
-    give_back(ARGV[i], score)
-  elseif score then
-    redis.call('ZREM', held, ARGV[i])
-    if score < 0 then
-      redis.call('HDEL', deaths, ARGV[i])
-    end
+local done = 9 + ARGV[9]
+for i = 10, done do
+  redis.call('ZREM', held, ARGV[i])
+end
+if done > 9 and redis.call('EXISTS', deaths) == 1 then
+  for i = 10, done do
+    redis.call('HDEL', deaths, ARGV[i])
+  end
+end
+for i = done + 1, #ARGV do
+  local score = redis.call('ZSCORE', held, ARGV[i])
+  if score then
+    give_back(ARGV[i], tonumber(score))
   end
 end
 
@@ -72,8 +75,8 @@ elseif count > 0 then
     redis.call('ZREMRANGEBYSCORE', queue, '-inf', now - expiry)
   end
   if redis.call('ZCOUNT', held, '-inf', '(0') == 0 then
-    redis.call('ZREMRANGEBYSCORE', recovered, '-inf', now - expiry)
-    local first = redis.call('ZPOPMIN', recovered)
+    redis.call('ZREMRANGEBYSCORE', suspects, '-inf', now - expiry)
+    local first = redis.call('ZPOPMIN', suspects)
     if first[1] then
       taken = { first[1], '-' .. first[2] }
       redis.call('ZADD', held, '-' .. first[2], first[1])
@@ -105,7 +108,7 @@ if redis.call('ZCARD', held) > 0 then
   redis.call('PEXPIRE', receivers, ARGV[3])
   redis.call('PEXPIRE', held, ARGV[3])
 end
-if redis.call('ZCOUNT', held, '-inf', '(0') == 0 and redis.call('EXISTS', recovered) == 1 then
+if redis.call('ZCOUNT', held, '-inf', '(0') == 0 and redis.call('EXISTS', suspects) == 1 then
   more = '1'
 end
 local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
