@@ -31,6 +31,7 @@ PUBLIC: dict[str, set[str]] = {
     "fast_channels.layers": {
         "BaseChannelLayer",
         "ChannelLayerRegistry",
+        "Delivery",
         "InMemoryChannelLayer",
         "RedisChannelLayer",
         "RedisPubSubChannelLayer",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .base import BaseChannelLayer
+from .delivery import Delivery
 from .in_memory import InMemoryChannelLayer
 from .registry import (
     ChannelLayerRegistry,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseChannelLayer",
     "ChannelLayerRegistry",
+    "Delivery",
     "InMemoryChannelLayer",
     "RedisChannelLayer",
     "RedisPubSubChannelLayer",

@@ -54,6 +54,11 @@ class Worker:
     An exception of the application is logged, with the channel and the type of the
     message, and costs that message only.
 
+    A message is acknowledged when the application has returned or raised, see
+    :meth:`~fast_channels.layers.BaseChannelLayer.take`. With a layer that keeps
+    messages, what a worker was doing when it died is done again by another one, and
+    what is cancelled goes back to its channel.
+
     A message is taken out of its channel when a handler is free for it, and not before:
     what nobody works on waits where other workers find it, and where it counts for the
     channel's capacity, so that senders get
