@@ -77,6 +77,34 @@ async def test_receiver_waits_for_a_message(
     assert await receiving == [1, 2]
 
 
+async def test_taking_a_message(layer: BaseChannelLayer) -> None:
+    """take() returns what receive() would, to be acknowledged, once or again."""
+    channel = await layer.new_channel()
+    await layer.send(channel, numbered(1))
+    await layer.send(channel, numbered(2))
+    async with asyncio.timeout(LIMIT):
+        first = await layer.take(channel)
+        first.acknowledge()
+        first.acknowledge()
+        first.give_back()
+        second = await layer.take(channel)
+        second.acknowledge()
+    assert [first.message, second.message] == [numbered(1), numbered(2)]
+
+
+async def test_taking_a_message_of_a_plain_channel(layer: BaseChannelLayer) -> None:
+    """take() works for plain channels, which a worker reads, on every layer."""
+    taking = asyncio.create_task(layer.take("jobs"))
+    async with asyncio.timeout(LIMIT):
+        while not taking.done():
+            await layer.send("jobs", numbered(1))
+            await asyncio.wait([taking], timeout=0.1)
+        delivery = await taking
+        assert delivery.message == numbered(1)
+        delivery.acknowledge()
+        delivery.give_back()
+
+
 async def test_channels_are_apart(
     layer: BaseChannelLayer, other: BaseChannelLayer
 ) -> None:

@@ -24,6 +24,7 @@ lost, a command that arrives late and a server that has lost its latest data mak
 difference: nothing is lost, and nothing that was received is received again.
 """
 
+import abc
 import itertools
 import math
 from collections.abc import Callable
@@ -120,7 +121,7 @@ class Popped:
         self.queue.settle(self, acknowledged=False, soon=True)
 
 
-class Queue:
+class Queue(abc.ABC):
     """A queue in Redis, as its reader knows it.
 
     Args:
@@ -151,18 +152,19 @@ class Queue:
         self._kept = math.ceil((terms.expiry + _KEPT) * 1000)
 
     @property
+    @abc.abstractmethod
     def idle(self) -> bool:
         """Whether there is nothing to do with it, now or later."""
-        raise NotImplementedError
 
     def due(self, now: float) -> bool:
         """Return whether to send a request, on behalf of readers or not."""
         return now >= self.ask_again and self._is_due()
 
+    @abc.abstractmethod
     def ask(self, now: float) -> list[Call]:
         """Return the next request: scripts, of which the last one takes messages."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
         """Return the messages of a reply, and note what it says.
 
@@ -171,12 +173,12 @@ class Queue:
             waiting: How many messages are in the queue now.
             now: The time on the event loop's clock.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def leave(self) -> Call:
         """Return the last request, which says what was received, and takes nothing."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
         """Note that a message was handled, or goes back."""
 
@@ -244,6 +246,10 @@ class ProcessQueue(Queue):
     @override
     def leave(self) -> Call:
         return self._pop(0, 0)
+
+    @override
+    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
+        """Do nothing: its messages are done when they have been received."""
 
     @override
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:

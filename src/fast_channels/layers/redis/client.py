@@ -70,8 +70,6 @@ class Client:
         """What tells it from all others."""
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
         """The mailboxes of plain channels: what they hold may go back."""
-        # Whether it is closed, or about to be.
-        self._closed = False
         # For plain channels that hold something, when to look whether it goes back; and
         # when something came last, and how much it was then.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
@@ -168,9 +166,6 @@ class Client:
 
     def _expect_reader(self, name: str) -> None:
         """Give back what waits in a plain channel if nobody comes for it soon."""
-        if self._closed:
-            # Others find it when the lease ends. Reading must not begin again.
-            return
         timer, _, _ = self._expecting.get(name, (None, 0, 0))
         if timer is None:
             timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
@@ -233,12 +228,15 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections; Redis is told first, if that takes no time."""
-        self._closed = True
+        # First, so that nothing arrives any more. What waits in plain channels goes
+        # back, and must not be received here from then on.
+        await asyncio.gather(*[inbox.stop() for inbox in self.inboxes])
         for timer, _, _ in self._expecting.values():
             timer.cancel()
         self._expecting.clear()
+        self.plain.clear()
         closing = [asyncio.create_task(watch.close()) for watch in self._watches]
-        closing += [asyncio.create_task(self._leave(each)) for each in self.inboxes]
+        closing += [asyncio.create_task(inbox.close()) for inbox in self.inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
             # What Redis does not learn in time it finds out by itself, when leases end
@@ -250,14 +248,6 @@ class Client:
             await asyncio.gather(*closing, return_exceptions=True)
             for commands in self.commands:
                 await commands.close()
-        self.plain.clear()
-
-    async def _leave(self, inbox: Inbox) -> None:
-        await inbox.stop()
-        # From now on nothing arrives. What waits here goes back, so that it must not be
-        # received here any more.
-        self.plain.clear()
-        await inbox.close()
 
     def _waiting(self, name: str) -> int:
         mailbox = self.plain.by_channel.get(name)

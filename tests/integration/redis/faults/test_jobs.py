@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 import sys
 from collections import Counter
@@ -116,6 +117,12 @@ async def working(
         await workers.close()
 
 
+def is_saturated(worker: JobWorker) -> bool:
+    """Return whether a worker has done some jobs, and does as many as it can."""
+    has_done_some = worker.begun.total() > 2 * CONCURRENCY
+    return has_done_some and len(worker.at_work) == CONCURRENCY
+
+
 async def send(layer: RedisChannelLayer, numbers: range, seconds: float) -> None:
     for number in numbers:
         message = {"type": "job.do", "number": number, "seconds": seconds}
@@ -136,12 +143,7 @@ async def test_workers_that_are_killed(
         at_work = Counter[int]()
         for _ in range(kills):
             victim = await workers.start()
-            await ledger.until(
-                lambda victim=victim: (
-                    victim.begun.total() > 2 * CONCURRENCY
-                    and len(victim.at_work) == CONCURRENCY
-                )
-            )
+            await ledger.until(functools.partial(is_saturated, victim))
             await victim.kill()
             at_work += victim.at_work
         assert len(at_work) >= CONCURRENCY
@@ -160,11 +162,11 @@ async def test_a_worker_that_is_stopped(
     layer = make_layer(redis_server, expiry=600)
     async with working(redis_server, prefix) as workers:
         ledger = workers.ledger
-        jobs = range(200)
+        jobs = range(300)
         await send(layer, jobs, 0.02)
         for _ in range(5):
             worker = await workers.start()
-            await ledger.until(lambda worker=worker: worker.begun.total() > CONCURRENCY)
+            await ledger.until(functools.partial(is_saturated, worker))
             worker.signal(signal.SIGTERM)
             await worker.has_died()
         await workers.start()

@@ -238,10 +238,12 @@ async def test_polling(
     server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Redis does not tell of changes it is asked at intervals; one record."""
+    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.05)
     server.refuses["CLIENT TRACKING"] = REFUSED
     reader.inbox.want("mine!")
     for _ in range(3):
         await works(server, reader)
+    assert not server.told["PING"]
     assert server.open == [server.popper]
     server.popper.fail()
     await until(lambda: reader.connected == 2)

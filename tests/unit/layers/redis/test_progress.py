@@ -10,9 +10,10 @@ import pytest
 from redis import _parsers  # pyright: ignore[reportPrivateUsage] # nowhere else
 from redis.asyncio.connection import AbstractConnection
 
+from fast_channels.layers.redis import progress as module
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.opening import plain_connection
-from fast_channels.layers.redis.progress import Progress
+from fast_channels.layers.redis.progress import Progress, limit_silence
 
 from .fake_redis import turn, until
 
@@ -110,3 +111,46 @@ async def test_connection_that_is_not_open() -> None:
     with pytest.raises(AssertionError, match="has no stream") as info:
         Progress(plain_connection(host))
     assert "secret" not in str(info.value)
+
+
+# A limit of silence
+
+
+async def test_silence_ends_a_block(connection: AbstractConnection) -> None:
+    """A block in which nothing is heard for too long raises TimeoutError."""
+    progress = Progress(connection)
+    with pytest.raises(TimeoutError):
+        async with limit_silence(progress, 0.01):
+            await asyncio.get_running_loop().create_future()
+
+
+async def test_a_reply_that_takes_long() -> None:
+    """A block goes on while bytes arrive, also for several times the limit."""
+    clock = asyncio.get_running_loop().time
+    looks: list[float] = []
+
+    def heard() -> float:
+        looks.append(clock())
+        return looks[-1]
+
+    async with limit_silence(cast("Progress", SimpleNamespace(heard=heard)), 0.005):
+        await until(lambda: len(looks) > 3)
+
+
+async def test_a_blocked_event_loop(
+    stream: asyncio.StreamReader,
+    connection: AbstractConnection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What has arrived while the event loop was blocked is read before it counts."""
+    monkeypatch.setattr(module, "_GRACE", 5)
+    progress = Progress(connection)
+    loop = asyncio.get_running_loop()
+    async with limit_silence(progress, 0.01):
+        # By then its time is over, and it waits for what is there to be read.
+        blocked_until = loop.time() + 0.02
+        while loop.time() < blocked_until:
+            pass
+        await turn()
+        stream.feed_data(PACKED)
+        assert await read(connection) == LARGE

@@ -12,7 +12,13 @@ import pytest
 from fast_channels.exceptions import ChannelFull
 from fast_channels.layers.redis import RedisChannelLayer, client, core
 from fast_channels.layers.redis.client import CHANNEL_KEY
-from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_SEND, MEMBERS, SEND
+from fast_channels.layers.redis.scripts import (
+    GROUP_ADD,
+    GROUP_SEND,
+    MEMBERS,
+    REQUEUE,
+    SEND,
+)
 from fast_channels.layers.redis.serializers import JSONSerializer, registry
 from fast_channels.layers.redis.sharding import shard_of
 
@@ -56,6 +62,8 @@ class Shard:
             members = self.groups[command[1]]
             members[:] = [member for member in members if member not in command[2:]]
             return 1
+        if command[0] == "ZRANGE":
+            return self.queues[command[1]][: command[3] + 1]
         _, sha, _, key, *arguments = command
         script, run = self._scripts[sha]
         self.redis.scripts.append(script)
@@ -98,7 +106,13 @@ class Shard:
             full += 1 - self._send(prefix + name, head + written + tail, capacity, 60)
         return full
 
+    def _requeue(self, key: str, letters: str, _: int) -> int:
+        moved = self.queues.pop(letters, [])
+        self.queues[key] += moved
+        return len(moved)
+
     _scripts: dict[str, tuple[str, Callable[..., Any]]] = {
+        REQUEUE.sha: ("requeue", _requeue),
         GROUP_ADD.sha: ("group_add", _add),
         GROUP_SEND.sha: ("group_send", _group_send),
         MEMBERS.sha: ("members", _members),
@@ -342,3 +356,37 @@ async def test_own_channels_in_groups(layer: RedisChannelLayer, redis: Redis) ->
     assert layer.statistics()["groups"] == 1
     await layer.close()
     assert redis.groups[0]["asgi:group:room"] == [MEMBERS_OF_ROOM[0]]
+
+
+# Dead letters
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+async def test_dead_letters(redis: Redis, hosts: int) -> None:
+    """Messages that nothing delivers any more are returned, and put back."""
+    layer = RedisChannelLayer([("localhost", 6379)] * hosts)
+    assert await layer.dead_letters("jobs") == []
+    for number in range(3):
+        shard = redis.queues[number % hosts]
+        value = layer.serializer.serialize({"type": "test", "number": number})
+        shard["asgi:deadletters:{asgijobs}"].append(value)
+    letters = await layer.dead_letters("jobs")
+    assert sorted(letter["number"] for letter in letters) == [0, 1, 2]
+    assert len(await layer.dead_letters("jobs", limit=1)) == hosts
+    assert await layer.requeue_dead_letters("jobs") == 3
+    assert await layer.dead_letters("jobs") == []
+    assert sum(len(shard["asgijobs"]) for shard in redis.queues) == 3
+    await layer.close()
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
+def test_max_deliveries_that_make_no_sense(most: Any) -> None:
+    """The most deliveries is a positive int, or None for any number."""
+    with pytest.raises((TypeError, ValueError), match="max_deliveries"):
+        RedisChannelLayer(max_deliveries=most)
+
+
+def test_any_number_of_deliveries() -> None:
+    """None is accepted, and five is the default."""
+    assert RedisChannelLayer(max_deliveries=None).max_deliveries is None
+    assert RedisChannelLayer().max_deliveries == 5
