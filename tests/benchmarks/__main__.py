@@ -19,6 +19,10 @@ run mean something: medians of the rounds are compared, and W5 and W6 compare th
 All servers are uvicorn with the same options, on uvloop, and their CPU time is what is
 compared. The Redis server starts and ends here.
 
+To compare two versions of this library, name a checkout of the other one in the
+variable ``FAST_CHANNELS_BENCHMARKS_BEFORE``, and measure ``--peers ours,before``, with
+``-queue`` or ``-memory`` behind each name for the other layers.
+
 It exits with 0 if every target is met, with 1 if one is missed, and with 2 if something
 cannot be measured. ``--quick`` measures next to nothing, to show that everything runs:
 it fails for a ratio of W5 or W6 that is not even half of its target, and judges no
@@ -85,7 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> _Options:
     parser.add_argument(
         "--peers",
         type=_some_of(list(PEERS)),
-        default=list(PEERS),
+        default=[name for name in PEERS if not name.startswith("before")],
         help=f"whose chat to measure, of {', '.join(PEERS)}; all, unless given",
     )
     parser.add_argument(

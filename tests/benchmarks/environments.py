@@ -1,6 +1,7 @@
 """The virtual environments: one for each peer, kept in ``.venv-benchmarks``."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import venv
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["CHANNELS", "CHANNELS_REDIS", "ROOT", "Failure", "find_python"]
+__all__ = ["BEFORE", "CHANNELS", "CHANNELS_REDIS", "ROOT", "Failure", "find_python"]
 
+BEFORE = "FAST_CHANNELS_BENCHMARKS_BEFORE"
+"""The variable that names another checkout of this library, to compare with."""
 CHANNELS = "4.3.2"
 CHANNELS_REDIS = "4.3.0"
 ROOT = Path(__file__).parents[2]
@@ -18,6 +21,7 @@ _FOLDER = ROOT / ".venv-benchmarks"
 _SERVER = ("httptools", "uvicorn", "uvloop", "websockets")
 _REDIS = ("hiredis", "redis")
 _REQUIREMENTS = {
+    "before": (os.environ.get(BEFORE, ""), "msgpack", "starlette", *_SERVER, *_REDIS),
     "bare": ("starlette", *_SERVER, *_REDIS),
     "broadcaster": ("broadcaster[redis]==0.3.1", "starlette", *_SERVER, *_REDIS),
     # With redis-py 8 a reader of channels_redis that finds nothing for 5 seconds dies
