@@ -58,13 +58,14 @@ class Mailboxes:
         message: Callable[[], dict[str, Any]],
         deadline: float,
         now: float,
-    ) -> tuple[int, int]:
+    ) -> tuple[int, list[str]]:
         """Add a message to several channels, except those that are buried now.
 
         Returns:
-            How many have it, and how many had no room.
+            How many have it, and which had no room.
         """
-        delivered = dropped = 0
+        delivered = 0
+        full: list[str] = []
         item = (deadline, message)
         by_channel, buried = self.by_channel, self._buried
         with self.lock:
@@ -77,8 +78,29 @@ class Mailboxes:
                 if mailbox.put_item(item):
                     delivered += 1
                 else:
-                    dropped += 1
-        return delivered, dropped
+                    full.append(channel)
+        return delivered, full
+
+    def not_stalled(self, channels: Iterable[str]) -> list[str]:
+        """Return those full channels that a sender has a reason to wait for.
+
+        It has none if one has waited already and nothing was taken since.
+        """
+        with self.lock:
+            return [
+                channel
+                for channel in channels
+                if (mailbox := self.by_channel.get(channel)) is None
+                or mailbox.stalled_at is not mailbox.oldest
+            ]
+
+    def note_stalled(self, channels: Iterable[str]) -> None:
+        """Note that a sender has waited for room in vain."""
+        with self.lock:
+            for channel in channels:
+                mailbox = self.by_channel.get(channel)
+                if mailbox is not None:
+                    mailbox.stalled_at = mailbox.oldest
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel for a reader, who is to ``close()`` it."""

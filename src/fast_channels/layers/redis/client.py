@@ -221,7 +221,7 @@ class Client:
 
     def _connected(self, shard: int) -> None:
         if self.inboxes[shard].connects > 1:
-            self._layer.counters.reconnects += 1
+            self._layer.counters.count_reconnect()
         # It may have been restarted without its data.
         self._flushed(shard)
 
@@ -238,7 +238,7 @@ class Client:
         layer = self._layer
         name = popped.queue.name
         try:
-            message = layer.serializer.deserialize(popped.value)
+            message = layer.deserialize(popped.value)
         except UndecodableMessage as exc:
             complain(layer, name, str(exc))
             return
@@ -250,7 +250,7 @@ class Client:
         deadline = now + popped.left
         if popped.queue.shared:
             self.plain.put(name, _Held(popped, message), deadline)
-            layer.counters.delivered += 1
+            layer.counters.count((1, ()))
             self._expect_reader(name)
             return
         layer.mailboxes.sweep_if_due(now)

@@ -120,15 +120,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         """
         clients = self._clients.peek()
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
-        return {
-            "channels": sum(len(each.by_channel) for each in mailboxes),
-            "groups": sum(len(client.groups) for client in clients),
-            "waiting": sum(each.waiting() for each in mailboxes),
-            "delivered": self.counters.delivered,
-            "dropped": self.counters.dropped,
-            "undecodable": self.counters.undecodable,
-            "reconnects": self.counters.reconnects,
-        }
+        return self.counters.statistics(
+            channels=sum(len(each.by_channel) for each in mailboxes),
+            groups=sum(len(client.groups) for client in clients),
+            waiting=sum(each.waiting() for each in mailboxes),
+        )
 
     # Names
 
@@ -311,7 +307,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
 
     async def _publish(self, name: str, message: ChannelMessage) -> None:
         self.require_valid_message(message)
-        value = self.serializer.serialize(message)
+        value = self.serialize(message)
         await self._clients.get().publish(name, value)
 
 

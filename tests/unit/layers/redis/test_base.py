@@ -99,12 +99,6 @@ def test_refused_options(
         RedisChannelLayer(**options)
 
 
-def test_statistics_of_a_layer() -> None:
-    """Each kind of layer says itself what it holds."""
-    with pytest.raises(NotImplementedError):
-        MyLayer().statistics()
-
-
 @pytest.mark.parametrize("report", [repr, RedisChannelLayer.statistics])
 def test_no_secrets(report: Callable[[RedisChannelLayer], object]) -> None:
     """What a layer reports on itself shows no password, and no key."""

@@ -30,6 +30,14 @@ RING.append(RING)
 DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(100_000), RING[:0])
 
 
+class Encoder:
+    """A class with half of what a serializer has."""
+
+    def serialize(self, message: object) -> bytes:
+        """Encode a message."""
+        return repr(message).encode()
+
+
 # Formats
 
 
@@ -104,7 +112,11 @@ def test_message_returns_as_it_was(
     [
         ("msgpack", date(2020, 2, 29), "can not serialize 'datetime.date' object"),
         ("json", date(2020, 2, 29), "Object of type date is not JSON serializable"),
-        ("json", b"bytes", "Object of type bytes is not JSON serializable"),
+        (
+            "json",
+            b"bytes",
+            "message['value'] is of type bytes, which JSON does not carry",
+        ),
         ("json", RING, "Circular reference detected"),
         ("json", DEEP, "maximum recursion depth exceeded"),
         ("msgpack", DEEP, "recursion limit exceeded"),
@@ -116,16 +128,16 @@ def test_message_returns_as_it_was(
 def test_what_a_format_cannot_carry_is_refused(
     serializer_format: str, value: object, reason: str
 ) -> None:
-    """The error shows the message and says why, with the format's error as cause."""
+    """The error says why, with the format's error as its cause."""
     serializer = registry.get_serializer(serializer_format)
-    error = f"this message cannot be sent, .* cannot encode it .*{re.escape(reason)}"
-    with pytest.raises(TypeError, match=rf"(?s){error}.*: {{'type': 'a', 'v") as caught:
+    error = f"this message cannot be sent, .* cannot encode it: .*{re.escape(reason)}"
+    with pytest.raises(TypeError, match=rf"(?s){error}") as caught:
         serializer.serialize({"type": "a", "value": value})
     assert isinstance(caught.value.__cause__, Exception)
 
 
 def test_error_does_not_grow_with_the_message() -> None:
-    """A huge message is shown in part."""
+    """A huge message is not shown."""
     message = {"type": "a", "blob": b"x" * 10**6, "list": list(range(10**5))}
     with pytest.raises(TypeError, match=r"cannot be sent") as caught:
         JSONSerializer().serialize(message)
@@ -388,10 +400,10 @@ def test_unknown_format_is_told(name: Any) -> None:
         SerializersRegistry().get_serializer(name)
 
 
-@pytest.mark.parametrize("value", [int, JSONSerializer(), None, "json"])
+@pytest.mark.parametrize("value", [int, JSONSerializer(), None, "json", Encoder])
 def test_serializer_is_a_class(value: Any) -> None:
-    """What is not a subclass of BaseMessageSerializer cannot be registered."""
-    error = r"must be a subclass of BaseMessageSerializer, not "
+    """What has not both methods of a serializer cannot be registered."""
+    error = r"a class with the methods serialize\(\) and deserialize\(\), .*, not "
     with pytest.raises(TypeError, match=error + re.escape(repr(value))):
         SerializersRegistry().register_serializer("name", value)
 
