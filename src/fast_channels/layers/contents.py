@@ -315,7 +315,7 @@ def _refuse(value: Any, is_key: bool) -> str | None:
     if is_key and not isinstance(value, bytes):
         return f"of type {_type_name(value)}; keys are str"
     if isinstance(value, int) and not _MIN_INT <= value <= _MAX_INT:
-        return f"an int of {value.bit_length()} bits, and 64 are carried; send a str"
+        return "an int beyond 64 bits (-2**63 to 2**64 - 1); send a str"
     if _is_leaf(value):
         return None
     return f"of type {_type_name(value)}; {_HOLDS}, so send {_instead_of(value)}"

@@ -128,8 +128,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         # The name of a channel that somebody waits for was valid when they came.
         if type(channel) is not str or channel not in self.channels:
             self.require_valid_channel_name(channel)
-        self.require_valid_message(message)
-        copies = copies_as_carried(message)
+        copies = self._copies_of(message)
         now = time.monotonic()
         # Later than others: users of Channels count the channels after a send().
         self._sweep_if_due(now, patience=self.expiry)
@@ -219,8 +218,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
                 carry.
         """
         self.require_valid_group_name(group)
-        self.require_valid_message(message)
-        copies = copies_as_carried(message)
+        copies = self._copies_of(message)
         now = time.monotonic()
         deadline = now + self.expiry
         with self._lock:
@@ -258,6 +256,11 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def close(self) -> None:
         """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
         await self.flush()
+
+    def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:
+        """Check a message that is sent; return a function that returns copies of it."""
+        self.require_valid_message(message)
+        return copies_as_carried(message)
 
     async def _put_later(
         self, full: list[str], put: Callable[[list[str]], list[str]]
