@@ -224,7 +224,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self._sweep_if_due(now)
             members = tuple(self.groups.get(group, ()))
-            delivered, full = self._mailboxes.put_each(members, copies, deadline, now)
+            delivered, full = self._mailboxes.put_each(members, copies, deadline)
         if not full:
             self._counters.count((delivered, ()))
             return
@@ -235,7 +235,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
                 # One that has left meanwhile may be deleted.
                 members = self.groups.get(group, {})
                 left = [channel for channel in channels if channel in members]
-                more, full = self._mailboxes.put_each(left, copies, deadline, now)
+                more, full = self._mailboxes.put_each(left, copies, deadline)
                 delivered += more
             return full
 

@@ -179,7 +179,8 @@ class Client:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._layer.mailboxes.bury(channel)
+        if self._layer.non_local_name(channel).endswith(f".{self.name}!"):
+            self._layer.mailboxes.bury(channel)
         if channel in self._attached:
             self._attached.remove(channel)
             self.unwant(self._layer.non_local_name(channel))
@@ -261,7 +262,7 @@ class Client:
                 own.append(channel)
             else:
                 complain(layer, name, f"it is for channel {channel!r}")
-        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline, now))
+        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline))
 
 
 class _Held:

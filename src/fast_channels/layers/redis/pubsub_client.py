@@ -172,7 +172,14 @@ class PubSubClient:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._mailboxes_of(channel).bury(channel)
+        if self.owns(channel):
+            self._layer.mailboxes.bury(channel)
+        else:
+            self.plain.delete(channel)
+            timer = self._plain.get(channel)
+            if timer is not None:
+                timer.cancel()
+                self._look_for_reader(channel)
         for group in list(self._by_channel.get(channel, ())):
             await self.leave(group, channel)
 
@@ -249,11 +256,8 @@ class PubSubClient:
         for mailboxes, channels in ((layer.mailboxes, own), (self.plain, others)):
             mailboxes.sweep_if_due(now)
             if channels:
-                put = mailboxes.put_each(channels, message, deadline, now)
+                put = mailboxes.put_each(channels, message, deadline)
                 layer.counters.count(put, group)
-
-    def _mailboxes_of(self, channel: str) -> Mailboxes:
-        return self._layer.mailboxes if self.owns(channel) else self.plain
 
     def _lost(self, message_type: str | None) -> None:
         self._layer.counters.count_reconnect()

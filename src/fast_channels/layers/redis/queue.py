@@ -7,7 +7,6 @@ sending; a group is one of channels by the time of joining. Every key expires.
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -150,7 +149,7 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The prefix is not valid in a name.
         """
         self.require_valid_channel_name(prefix)
-        channel = f"{prefix}.{self._clients.get().name}!{secrets.token_hex(8)}"
+        channel = f"{prefix}.{self._clients.get().name}!{self.mailboxes.new_name()}"
         self.require_valid_channel_name(channel)
         return channel
 
@@ -226,8 +225,8 @@ class RedisChannelLayer(RedisBaseLayer):
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
 
-        For the next ``expiry`` seconds nothing comes through a channel of that name.
-        While Redis is away, it is told later.
+        What is on its way to a channel that ``new_channel()`` made is lost. While Redis
+        is away, it is told later.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete(channel))
@@ -355,6 +354,7 @@ class RedisChannelLayer(RedisBaseLayer):
             await self._clients.close()
         finally:
             self.mailboxes.clear()
+            self.mailboxes.forget_buried()
 
     # How channels belong to processes
 
