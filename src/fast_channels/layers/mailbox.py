@@ -84,9 +84,8 @@ class Mailbox:
         """The message that has waited longest, as something to compare; or None."""
         messages = self._messages
         try:
-            return messages[0] if messages else None
+            return None if messages is None else messages[0]
         except IndexError:
-            # A receiver in another thread has just taken the last one.
             return None
 
     @property

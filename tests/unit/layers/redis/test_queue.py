@@ -324,6 +324,34 @@ async def test_full_members(redis: Redis, channel_capacity: dict[Any, int]) -> N
     await layer.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"channel_capacity": {"x": 1}}], ids=str)
+async def test_full_members_are_logged(
+    redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """The log names the queue of the process and the group; many at once are exact."""
+    layer = RedisChannelLayer(capacity=1, **options)
+    for channel in MEMBERS_OF_ROOM:
+        await layer.group_add("room", channel)
+    await asyncio.gather(*[layer.group_send("room", MESSAGE) for _ in range(5)])
+    assert layer.statistics()["dropped"] == 8
+    assert (
+        f"queue '{PROCESSES[0]}' is full, so a message to group 'room'"
+        in (caplog.messages[0])
+    )
+    await layer.close()
+
+
+async def test_members_that_cannot_be_channels(redis: Redis) -> None:
+    """Names that are not ASCII are left out where this process lists the members."""
+    layer = RedisChannelLayer(symmetric_encryption_keys=["secret"])
+    await layer.group_add("room", MEMBERS_OF_ROOM[0])
+    redis.groups[0]["asgi:group:room"].append(f"{PROCESSES[0]}\u00e9")
+    await layer.group_send("room", MESSAGE)
+    [value] = redis.queues[0][f"asgi{PROCESSES[0]}"]
+    assert {*layer.deserialize(value)[CHANNEL_KEY]} == {MEMBERS_OF_ROOM[0]}
+    await layer.close()
+
+
 async def test_capacity_of_the_members_of_a_process(redis: Redis) -> None:
     """The queue of a process has the capacity of the first member, which may differ."""
     capacities: dict[Any, int] = {"a.*": 1, "b.*": 3}
