@@ -45,7 +45,11 @@ _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
 _FREE = frozenset({bool, bytes, float, type(None)})
 # What a shallow copy may share, because it cannot change.
 _IMMUTABLE = _FREE | {int, str}
-_STR = frozenset({str})
+# Declared so that checkers leave the values of messages what they are: Any.
+_type_of: Callable[[object], Any] = type
+_DICT: Any = dict
+_HOLDERS: Any = (dict, list, tuple)
+_BYTES: Any = (bytes, bytearray, memoryview)
 # After so many lists and dicts on one level, look for those that are there repeatedly.
 _MANY = 1000
 # How many steps of a path an error shows at its beginning and at its end.
@@ -64,7 +68,7 @@ _BUILTINS: dict[Any, Callable[[Any], Any]] = {
     str: str.__str__,
     int: int.__int__,
     float: float.__float__,
-    (bytes, bytearray, memoryview): lambda value: bytes(memoryview(value)),
+    _BYTES: lambda value: bytes(memoryview(value)),
 }
 
 _short = reprlib.Repr()
@@ -112,7 +116,7 @@ def require_shallow(message: object) -> None:
     """
     _require_dict(message)
     if is_deep(cast("dict[str, Any]", message)):
-        problem = _find(cast("dict[str, Any]", message), lambda *_: None)
+        problem = _find(cast("dict[str, Any]", message), _accept)
         raise TypeError(f"this message cannot be sent: {problem}")
 
 
@@ -126,7 +130,7 @@ def is_deep(message: dict[str, Any]) -> bool:
             value
             for container in level
             for value in _values(container)
-            if isinstance(value, dict | list | tuple)
+            if isinstance(value, _HOLDERS)
         ]
         if not level:
             return False
@@ -144,7 +148,8 @@ def find_bytes(message: Mapping[str, Any]) -> str | None:
 
 def _is_plain(message: Any) -> bool:
     """Return whether a message is carried, and is made of builtin types only."""
-    if type(message) is not dict or not _are_plain_keys(message):
+    kind = _type_of(message)
+    if kind is not dict or not _are_plain_keys(message):
         return False
     below: list[Any] = []
     # Most messages are flat, and done with here.
@@ -158,7 +163,8 @@ def _are_plain_below(level: list[Any]) -> bool:
         below: list[Any] = []
         for container in level:
             values = container
-            if type(container) is dict:
+            kind = _type_of(container)
+            if kind is dict:
                 if not _are_plain_keys(container):
                     return False
                 values = container.values()
@@ -181,7 +187,7 @@ def _are_plain_keys(keys: Iterable[Any]) -> bool:
 def _are_plain(values: Iterable[Any], below: list[Any]) -> bool:
     """Return whether values are plain, and append those that hold others to a list."""
     for value in values:
-        kind: Any = type(value)
+        kind = _type_of(value)
         if kind is str:
             if not (value.isascii() or _encodes(value)):
                 return False
@@ -203,8 +209,8 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _values(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _values(container: Any) -> Any:
+    return container.values() if isinstance(container, _DICT) else container
 
 
 def _distinct(level: list[Any]) -> list[Any]:
@@ -243,12 +249,10 @@ def _require(message: object) -> None:
 
 def _plain(value: Any) -> Any:
     """Return a value that is carried, made of builtin types."""
-    if isinstance(value, dict):
-        items: Iterable[tuple[Any, Any]] = value.items()
-        return {_plain(key): _plain(item) for key, item in items}
-    if isinstance(value, list | tuple):
-        members: Iterable[Any] = value
-        return [_plain(item) for item in members]
+    if isinstance(value, _DICT):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, _HOLDERS):
+        return [_plain(item) for item in value]
     for base, convert in _BUILTINS.items():
         if isinstance(value, base):
             return convert(value)
@@ -277,18 +281,17 @@ def _find_in(
     container: Any, path: _Path, refuse: _Refusal, below: dict[int, _Found]
 ) -> str | None:
     """Look at one list or dict, and note the lists and dicts that it holds."""
-    items: Iterable[Any] = enumerate(container)
-    if isinstance(container, dict):
-        keys: dict[Any, Any] = container
-        items = keys.items()
-        for key in keys:
+    items: Any = enumerate(container)
+    if isinstance(container, _DICT):
+        items = container.items()
+        for key in container:
             problem = refuse(key, True)
             if problem is not None:
                 return f"the key {shortened(key)} of {_place(path)} is {problem}"
     for step, value in items:
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, _HOLDERS):
             # What is there repeatedly is looked at once on each level.
-            below.setdefault(id(cast("object", value)), ((*path, step), value))
+            below.setdefault(id(value), ((*path, step), value))
             continue
         problem = refuse(value, False)
         if problem is not None:
@@ -327,8 +330,12 @@ def _is_leaf(value: Any) -> bool:
     return value is None or isinstance(value, int | float | bytes | bytearray)
 
 
+def _accept(_: Any, _is_key: bool) -> None:
+    """Accept every value, for those who look at the depth only."""
+
+
 def _refuse_bytes(value: Any, _: bool) -> str | None:
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BYTES):
         return f"of type {_type_name(value)}"
     return None
 

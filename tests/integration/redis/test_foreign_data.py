@@ -5,8 +5,8 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
 
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs] # comes without types
 import pytest
@@ -22,8 +22,9 @@ MESSAGE = {"type": "test.message"}
 LAYERS = pytest.mark.parametrize(
     "layer_class", [RedisChannelLayer, RedisPubSubChannelLayer], ids=["queue", "pubsub"]
 )
+_packb = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType] # untyped
 ENCODERS: dict[str, Callable[[Any], bytes]] = {
-    "msgpack": msgpack.packb,  # pyright: ignore[reportUnknownMemberType] # untyped
+    "msgpack": _packb,
     "json": lambda message: json.dumps(message).encode(),
 }
 
@@ -131,9 +132,7 @@ class Sealed(JSONSerializer):
 
 
 @pytest.fixture(params=[Signed, SignedBefore, Sealed], ids=lambda each: each.__name__)
-def own_format(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+def own_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Register a serializer for one test."""
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
     registry.register_serializer("own", request.param)

@@ -43,7 +43,8 @@ class Member(AsyncJsonWebsocketConsumer):
     channel_layer_alias = "bursts"
     groups = ["room"]
 
-    async def receive_json(self, content: Any) -> None:
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        assert self.channel_layer is not None
         for number in range(BURST):
             message = {"type": "room.number", "number": number}
             await self.channel_layer.group_send("room", message)
@@ -95,6 +96,17 @@ async def test_burst_of_a_task_reaches_a_task(layer: InMemoryChannelLayer) -> No
         await layer.send("a", {"type": "a", "number": 2 * number + 1})
     assert await asyncio.wait_for(receiving, LIMIT) == list(range(2 * BURST))
     assert layer.statistics()["dropped"] == 0
+
+
+async def test_send_waits_for_a_receiver(small: InMemoryChannelLayer) -> None:
+    """send() to a full channel succeeds if its receiver only needed its turn."""
+    receiving = asyncio.create_task(small.receive("a"))
+    for _ in range(2):
+        await small.send("a", MESSAGE)
+    assert not receiving.done()
+    await small.send("a", MESSAGE)
+    assert receiving.done()
+    assert small.statistics()["delivered"] == 3
 
 
 async def test_sender_waits_only_for_those_that_take(

@@ -111,6 +111,23 @@ def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
     assert mailboxes.put_each([first], message(3), deadline) == (1, [])
 
 
+def test_stalled_channels(mailboxes: Mailboxes, clock: Clock) -> None:
+    """A sender has a reason to wait for a full channel once for each message taken."""
+    deadline = clock.monotonic() + 10
+    for number in range(3):
+        mailboxes.put("large", message(number), deadline)
+    assert mailboxes.not_stalled(["large", "gone"]) == ["large", "gone"]
+    mailboxes.note_stalled(["large", "gone"])
+    assert mailboxes.not_stalled(["large"]) == []
+    assert mailboxes.by_channel.keys() == {"large"}
+    mailboxes.by_channel["large"].take()
+    assert mailboxes.not_stalled(["large"]) == ["large"]
+    mailboxes.note_stalled(["large"])
+    mailboxes.delete("large")
+    mailboxes.put("large", message(), deadline)
+    assert mailboxes.not_stalled(["large"]) == ["large"]
+
+
 async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:
     """All messages go; whoever waits gets the next one."""
     mailbox = mailboxes.open("small")

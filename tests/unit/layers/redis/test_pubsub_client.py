@@ -210,7 +210,7 @@ async def test_group_message(
     decoded: list[bytes] = []
     deserialize = layer.serializer.deserialize
 
-    def count(data: bytes) -> dict[str, Any]:
+    def count(data: bytes) -> Any:
         decoded.append(data)
         return deserialize(data)
 
