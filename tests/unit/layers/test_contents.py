@@ -3,6 +3,7 @@
 import functools
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,17 +18,23 @@ from fast_channels.layers.contents import (
     shortened,
 )
 
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda value: [value],
+    "dict": lambda value: {"a": value},
+    "tuple": lambda value: (value,),
+}
 
-def nested(depth: int, kind: Any = list) -> dict[str, Any]:
+
+def nested(depth: int, kind: str = "list") -> dict[str, Any]:
     """Return a message of that depth."""
     value: Any = 1
     for _ in range(depth - 1):
-        value = kind([value]) if kind is not dict else dict[str, Any](a=value)
+        value = WRAPS[kind](value)
     return {"a": value}
 
 
-@pytest.mark.parametrize("kind", [list, dict, tuple])
-def test_depth(kind: Any) -> None:
+@pytest.mark.parametrize("kind", WRAPS)
+def test_depth(kind: str) -> None:
     """The message itself is the first of a hundred levels."""
     for check in (require_carried, require_shallow):
         check(nested(MAX_DEPTH, kind))

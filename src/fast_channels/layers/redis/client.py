@@ -18,14 +18,10 @@ from .master_watch import MasterWatch
 from .memberships import Memberships
 from .scripts import Script, run
 from .sentinel import Master, make_connection
-from .serializers import UndecodableMessage
+from .serializers import CHANNEL_KEY, UndecodableMessage
 from .sharding import shard_of
 
 __all__ = ["CHANNEL_KEY", "Client"]
-
-CHANNEL_KEY = "__asgi_channel__"
-"""The key of a message under which senders write for which channels of a process it
-is: a name, or a list of names."""
 
 # For how many seconds a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 # msgpack comes without types; the two functions get theirs below.
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
-from fast_channels.layers.contents import find_bytes
+from fast_channels.layers.contents import find_bytes, require_carried
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -40,10 +40,17 @@ __all__ = [
 ]
 
 _packb = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType] # untyped
-_unpackb = cast("Callable[[bytes], Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
+_unpackb = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
 
 # How much older than its expiry an encrypted message may be: what clocks differ by.
 _LENIENCE = 10
+
+CHANNEL_KEY = "__asgi_channel__"
+"""The key of a message under which senders write for which channels of a process it
+is: a name, or a list of names."""
+
+# How text that is not UTF-8 is decoded: to a str that no message may hold.
+_ESCAPE = "surrogateescape"
 
 # How much an error shows of that of a serializer, which may quote the message.
 _SHOWN = 200
@@ -203,7 +210,10 @@ class MsgPackSerializer(BaseMessageSerializer):
         Lengths that the bytes claim and do not have are refused before any memory is
         taken for them.
         """
-        return _unpackb(data)
+        try:
+            return _unpackb(data)
+        except UnicodeDecodeError:
+            return _without_bad_names(_unpackb(data, unicode_errors=_ESCAPE))
 
 
 class JSONSerializer(BaseMessageSerializer):
@@ -227,7 +237,10 @@ class JSONSerializer(BaseMessageSerializer):
 
     def from_bytes(self, data: bytes) -> Any:
         """Decode a message."""
-        return json.loads(data.decode())
+        try:
+            return json.loads(data.decode())
+        except UnicodeDecodeError:
+            return _without_bad_names(json.loads(data.decode(errors=_ESCAPE)))
 
 
 class MissingSerializer(BaseMessageSerializer):
@@ -323,6 +336,22 @@ class _Prefixes:
         self._pid = os.getpid()
         # Safe in several threads: count() yields each number once.
         self._numbers = itertools.count(int.from_bytes(os.urandom(self._length), "big"))
+
+
+def _without_bad_names(message: Any) -> Any:
+    """Return a message without the names in its list of channels that are not ASCII.
+
+    Redis completes the list with whatever is in the group, where any program that can
+    write to Redis may have put any bytes; the other channels get the message.
+
+    Raises:
+        TypeError: Something else in the message is not UTF-8 either.
+    """
+    names = message.get(CHANNEL_KEY) if isinstance(message, dict) else None
+    if isinstance(names, list):
+        message[CHANNEL_KEY] = [name for name in names if str(name).isascii()]
+    require_carried(message)
+    return message
 
 
 def _require_serializer(value: object) -> Callable[..., MessageSerializer]:

@@ -425,3 +425,33 @@ def test_format_may_lack_its_library() -> None:
         formats.get_serializer("xml", random_prefix_length=1)
     with pytest.raises(ImportError, match=r"that MissingYAML stands for is not inst"):
         formats.get_serializer("yaml")
+
+
+@pytest.mark.parametrize(
+    ("serializer_format", "data"),
+    [
+        ("msgpack", b"\x82\xa1a\x01\xb0__asgi_channel__\x93\xa1b\xa1\xff\xa2\xc3\xa9"),
+        ("json", b'{"a": 1, "__asgi_channel__": ["b", "\xff", "\xc3\xa9"]}'),
+    ],
+)
+def test_list_of_channels_with_other_bytes(serializer_format: str, data: bytes) -> None:
+    """Names that no channel has are left out of a list that Redis has completed."""
+    serializer = registry.get_serializer(serializer_format)
+    assert serializer.deserialize(data) == {"a": 1, "__asgi_channel__": ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("serializer_format", "data"),
+    [
+        ("msgpack", b"\x81\xa1a\xa1\xff"),
+        ("msgpack", b"\x82\xa1a\xa1\xff\xb0__asgi_channel__\x91\xa1\xff"),
+        ("msgpack", b"\x91\xa1\xff"),
+        ("json", b'{"a": "\xff"}'),
+        ("json", b'{"\xff": 1, "__asgi_channel__": "\xff"}'),
+    ],
+)
+def test_other_text_is_utf_8(serializer_format: str, data: bytes) -> None:
+    """Text that is not UTF-8 anywhere else makes bytes undecodable."""
+    serializer = registry.get_serializer(serializer_format)
+    with pytest.raises(UndecodableMessage, match=r"cannot decode"):
+        serializer.deserialize(data)

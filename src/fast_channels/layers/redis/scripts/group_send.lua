@@ -15,11 +15,11 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', seconds() - tonumber(ARGV[1]))
 
 local names, channels = {}, {}
 for _, channel in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  -- Nothing else names a channel, and could make the whole list undecodable.
-  local name = string.match(channel, '^([%w._-]+!?)[%w._-]*$')
-  if name and channels[name] then
+  local mark = string.find(channel, '!', 1, true)
+  local name = mark and string.sub(channel, 1, mark) or channel
+  if channels[name] then
     table.insert(channels[name], channel)
-  elseif name then
+  else
     names[#names + 1] = name
     channels[name] = { channel }
   end
