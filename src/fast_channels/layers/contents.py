@@ -331,7 +331,7 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _accept(_: Any, _is_key: bool) -> None:
-    """Accept every value, for those who look at the depth only."""
+    """Accept every value, when only the depth is looked at."""
 
 
 def _refuse_bytes(value: Any, _: bool) -> str | None:

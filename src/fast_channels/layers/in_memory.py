@@ -76,6 +76,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._memberships: dict[str, set[str]] = {}
         # Guards the three dicts above.
         self._lock = self._mailboxes.lock
+        # What is delivered is counted with the lock held.
         self._counters = Counters(type(self).__name__)
 
     def __repr__(self) -> str:
@@ -143,7 +144,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
             await self._put_later(full, put)
             if full:
                 raise ChannelFull(channel)
-        self._counters.count((1, ()))
+        with self._lock:
+            self._counters.delivered += 1
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -225,24 +227,23 @@ class InMemoryChannelLayer(BaseChannelLayer):
             self._sweep_if_due(now)
             members = tuple(self.groups.get(group, ()))
             delivered, full = self._mailboxes.put_each(members, copies, deadline)
+            self._counters.delivered += delivered
         if not full:
-            self._counters.count((delivered, ()))
             return
 
         def put(channels: list[str]) -> list[str]:
-            nonlocal delivered
             with self._lock:
                 # One that has left meanwhile may be deleted.
                 members = self.groups.get(group, {})
                 left = [channel for channel in channels if channel in members]
-                more, full = self._mailboxes.put_each(left, copies, deadline)
-                delivered += more
+                delivered, full = self._mailboxes.put_each(left, copies, deadline)
+                self._counters.delivered += delivered
             return full
 
         try:
             await self._put_later(full, put)
         finally:
-            self._counters.count((delivered, full), group)
+            self._counters.count((0, full), group)
 
     # The whole layer
 
