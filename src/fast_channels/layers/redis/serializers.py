@@ -347,11 +347,15 @@ def _without_bad_names(message: Any) -> Any:
     Raises:
         TypeError: Something else in the message is not UTF-8 either.
     """
-    names = message.get(CHANNEL_KEY) if isinstance(message, dict) else None
-    if isinstance(names, list):
-        message[CHANNEL_KEY] = [name for name in names if str(name).isascii()]
-    require_carried(message)
-    return message
+    if isinstance(message, dict):
+        own = cast("dict[str, Any]", message)
+        names = own.get(CHANNEL_KEY)
+        if isinstance(names, list):
+            own[CHANNEL_KEY] = [
+                name for name in cast("list[object]", names) if str(name).isascii()
+            ]
+    require_carried(cast("object", message))
+    return cast("Any", message)
 
 
 def _require_serializer(value: object) -> Callable[..., MessageSerializer]:
