@@ -4,16 +4,27 @@ pytest loads it wherever fast_channels is installed. It does nothing, and import
 nothing of fast_channels, until a test asks for its fixture.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeAlias
+
     from fast_channels.consumer.base import LiveConsumer
     from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
-    from fast_channels.type_defs import CompiledChannelCapacities
+    from fast_channels.type_defs import ChannelMessage, CompiledChannelCapacities
+
+    _Copies: TypeAlias = Callable[[], dict[str, Any]]
+
+    class _LayerWithFormat(Protocol):
+        def require_valid_message(self, message: object) -> None: ...
+        def serialize(self, message: ChannelMessage) -> bytes: ...
+        def deserialize(self, data: bytes) -> dict[str, Any]: ...
+
 
 __all__ = ["in_memory_channel_layers"]
 
@@ -27,7 +38,9 @@ def in_memory_channel_layers(
 ) -> "Iterator[dict[str, InMemoryChannelLayer]]":
     """Give every alias that is registered a new layer in memory, for one test.
 
-    Each has the expiry and the capacities of the layer in whose place it is. When the
+    Each has the expiry and the capacities of the layer in whose place it is, and
+    carries what that layer does: a message that its serializer refuses is refused, and
+    arrives as its serializer decodes it. When the
     test is over the registry is what it was before, whatever was registered or
     unregistered meanwhile. What the test registers itself is used as it is.
 
@@ -65,7 +78,19 @@ def _in_memory(layer: "BaseChannelLayer") -> "InMemoryChannelLayer":
     options = {name: vars(layer)[name] for name in _OPTIONS if name in vars(layer)}
     # A third-party layer may have none of them.
     capacities: CompiledChannelCapacities = vars(layer).get("channel_capacity", [])
-    return InMemoryChannelLayer(**options, channel_capacity=dict(capacities))
+    if not (hasattr(layer, "serialize") and hasattr(layer, "deserialize")):
+        return InMemoryChannelLayer(**options, channel_capacity=dict(capacities))
+
+    replaced = cast("_LayerWithFormat", layer)
+
+    class InMemoryStandIn(InMemoryChannelLayer):
+        """A layer in memory that carries what another one does."""
+
+        def _copies_of(self, message: "ChannelMessage") -> "_Copies":
+            replaced.require_valid_message(message)
+            return functools.partial(replaced.deserialize, replaced.serialize(message))
+
+    return InMemoryStandIn(**options, channel_capacity=dict(capacities))
 
 
 class _ConsumerWatch:

@@ -21,8 +21,7 @@ _BEGINNING = """\
 
 """
 _LAYERS = {
-    "memory": "In memory",
-    "queue": "Queue in Redis",
+    "memory": "In memory, and queue in Redis",
     "queue of JSON": "Queue in Redis, with JSON",
     "pub/sub": "Pub/sub",
 }
@@ -59,11 +58,6 @@ _ROWS = {
     "carries_bytes": _say(
         "A message that holds bytes",
         "Is carried",
-        "Is refused with :exc:`TypeError`",
-    ),
-    "carries_any_python_object": _say(
-        "A message that holds other objects",
-        "Is carried, if :func:`copy.deepcopy` copies them",
         "Is refused with :exc:`TypeError`",
     ),
 }

@@ -32,9 +32,23 @@ class Bare(BaseChannelLayer):
         """Has no options."""
 
 
+class Shouting(InMemoryChannelLayer):
+    def require_valid_message(self, message):
+        """Carries what its format does."""
+
+    def serialize(self, message):
+        if b"small" in message.values():
+            raise TypeError("what is small cannot be shouted")
+        return repr(message).upper().encode()
+
+    def deserialize(self, data):
+        return eval(data)
+
+
 ORIGINAL = InMemoryChannelLayer(7, 8, 9, {"a*": 1})
 register_channel_layer("chat", ORIGINAL)
 register_channel_layer("bare", Bare())
+register_channel_layer("loud", Shouting(capacity=6))
 
 
 class Echo(AsyncWebsocketConsumer):
@@ -48,9 +62,10 @@ async def client():
 
 
 def test_sync(in_memory_channel_layers):
-    assert list(in_memory_channel_layers) == list(channel_layers) == ["chat", "bare"]
+    aliases = ["chat", "bare", "loud"]
+    assert list(in_memory_channel_layers) == list(channel_layers) == aliases
     for alias, layer in in_memory_channel_layers.items():
-        assert type(layer) is InMemoryChannelLayer
+        assert isinstance(layer, InMemoryChannelLayer)
         assert get_channel_layer(alias) is layer
     layer = in_memory_channel_layers["chat"]
     assert layer is not ORIGINAL
@@ -61,8 +76,22 @@ def test_sync(in_memory_channel_layers):
 
 
 @pytest.mark.asyncio
+async def test_carries_what_the_original_does(in_memory_channel_layers):
+    layer = in_memory_channel_layers["loud"]
+    assert type(layer) is not Shouting
+    assert layer.capacity == 6
+    with pytest.raises(TypeError, match="what is small"):
+        await layer.send("a", {"type": b"small"})
+    await layer.group_add("b", "a")
+    await layer.send("a", {"type": "loud", "items": [{1}]})
+    await layer.group_send("b", {"type": "louder"})
+    assert await layer.receive("a") == {"TYPE": "LOUD", "ITEMS": [{1}]}
+    assert await layer.receive("a") == {"TYPE": "LOUDER"}
+
+
+@pytest.mark.asyncio
 async def test_restored():
-    assert list(channel_layers) == ["chat", "bare"]
+    assert list(channel_layers) == ["chat", "bare", "loud"]
     assert get_channel_layer("chat") is ORIGINAL
     # No fixture, no complaint.
     await WebsocketCommunicator(Echo, "/").connect()
@@ -153,8 +182,8 @@ def test_plugin(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             f"the test left consumers running: 1 Echo. {advice}"
         ),
     }
-    assert reports.passed == 7
-    assert list(channel_layers) == ["chat", "bare"]
+    assert reports.passed == 8
+    assert list(channel_layers) == ["chat", "bare", "loud"]
 
 
 def test_loading_the_plugin_imports_nothing_else() -> None:

@@ -4,49 +4,54 @@ import copy
 import functools
 import marshal
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from fast_channels.type_defs import ChannelMessage
 
-__all__ = ["copies_of"]
+from .contents import is_flat, plain
 
-# What a shallow copy may share, because nobody can change it.
-_IMMUTABLE = frozenset({bool, bytes, float, int, str, type(None)})
-# What is nested deeper, or holds itself, is copied the slow way.
-_DEEP = 50
+__all__ = ["copies_as_carried", "copies_of"]
 
 
 def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
     """Return a function that returns a new copy of a message at every call.
 
-    The message is read now: changing it afterwards changes no copy.
+    The message is read now: changing it afterwards changes no copy. Neither this
+    function nor the one that it returns ever raises: receivers call that one, and they
+    may be deep in the stack.
 
-    Raises:
-        TypeError: The message holds something that cannot be copied.
+    Args:
+        message: A message that is made of builtin types, or that the serializer of an
+            application has decoded. Objects of other types are copied by
+            ``copy.deepcopy()``, and shared by all copies if that fails.
     """
     own = dict(message)
-    if _IMMUTABLE.issuperset(map(type, own.values())):
+    if is_flat(own):
         return own.copy
     try:
-        if _is_plain(own, _DEEP):
-            # Copies nested dicts and lists several times faster than deepcopy().
-            return functools.partial(marshal.loads, marshal.dumps(own))
-        return functools.partial(copy.deepcopy, copy.deepcopy(own))
-    except Exception as exc:
-        raise TypeError(
-            f"this message cannot be sent, as it cannot be copied ({exc}): {message!r}"
-        ) from exc
+        # Copies nested dicts and lists several times faster than deepcopy(), and has a
+        # limit of depth of its own, far beyond that of messages.
+        return functools.partial(marshal.loads, marshal.dumps(own))
+    except ValueError:
+        return functools.partial(_copy_deeply, _copy_deeply(own))
 
 
-def _is_plain(value: Any, depth: int) -> bool:
-    """Return whether a value is made of nothing but what JSON has, and bytes."""
-    kind = cast("type[object]", type(value))
-    if kind in _IMMUTABLE:
-        return True
-    if not depth:
-        return False
-    if kind is dict:
-        return all(type(key) is str for key in value) and all(
-            _is_plain(item, depth - 1) for item in value.values()
-        )
-    return kind is list and all(_is_plain(item, depth - 1) for item in value)
+def copies_as_carried(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
+    """Do as ``copies_of()`` does with a message that is sent.
+
+    Args:
+        message: A message that ``require_carried()`` accepts. Its copies are made of
+            builtin types, as if it had been encoded and decoded.
+    """
+    own = dict(message)
+    if is_flat(own):
+        return own.copy
+    return functools.partial(marshal.loads, marshal.dumps(plain(own)))
+
+
+def _copy_deeply(message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return copy.deepcopy(message)
+    # Objects of the application run code of theirs.
+    except Exception:  # noqa: BLE001
+        return dict(message)

@@ -5,6 +5,7 @@ groups too. So the layer may be used from several event loops in several threads
 once, as when a thread sends with ``asgiref.sync.async_to_sync``.
 """
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -14,18 +15,28 @@ from fast_channels.exceptions import ChannelFull
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import BaseChannelLayer, require_positive
-from .copies import copies_of
+from .copies import copies_as_carried
+from .counters import Counters
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
 
 __all__ = ["InMemoryChannelLayer"]
+
+# How many turns of the event loop receivers get to take what waits: one to wake a task
+# that reads, one in which the task runs, and one more for what wraps it.
+_TURNS = 3
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
     """A layer for one process: for tests, development, and servers of one process.
 
     It reaches every consumer, task and thread of its process, and nothing else.
-    Messages may hold whatever ``copy.deepcopy`` copies; the Redis layers carry less.
+    Messages arrive as they would through Redis: it carries the same types.
+
+    Sending waits only if a channel is full: for as many turns of the event loop as
+    receivers need to begin with what waits. A burst in one handler is not lost, then,
+    for receivers that keep up; those that do not are waited for once, until they have
+    taken another message.
 
     Args:
         expiry: After how many seconds a message that nobody received is dropped.
@@ -65,8 +76,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._memberships: dict[str, set[str]] = {}
         # Guards the three dicts above.
         self._lock = self._mailboxes.lock
-        # Copies that group_send() did not deliver because a channel was full.
-        self._dropped = 0
+        # What is delivered is counted with the lock held.
+        self._counters = Counters(type(self).__name__)
 
     def __repr__(self) -> str:
         state = self.statistics()
@@ -76,19 +87,19 @@ class InMemoryChannelLayer(BaseChannelLayer):
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment.
+        """Return how much the layer holds at this moment, and what it has counted.
 
-        ``channels`` and ``groups`` it knows, messages ``waiting`` in channels, and
-        copies ``dropped`` by ``group_send()`` since the layer was made, because a
-        channel was full.
+        ``channels`` and ``groups`` it knows, and messages ``waiting`` in channels.
+        Since the layer was made: copies ``delivered`` to channels, and copies
+        ``dropped`` by ``group_send()`` because a channel was full. The other keys are
+        those of all layers, and 0.
         """
         with self._lock:
-            return {
-                "channels": len(self.channels),
-                "groups": len(self.groups),
-                "waiting": self._mailboxes.waiting(),
-                "dropped": self._dropped,
-            }
+            return self._counters.statistics(
+                channels=len(self.channels),
+                groups=len(self.groups),
+                waiting=self._mailboxes.waiting(),
+            )
 
     # Channels
 
@@ -110,20 +121,31 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """Send a copy of a message to one channel.
 
         Raises:
-            ChannelFull: The channel is at capacity; the message was not sent.
-            TypeError: The name is not valid, or the message is not a dict with str
-                keys that can be copied.
+            ChannelFull: The channel is at capacity, and its receiver took nothing while
+                it had its turn; the message was not sent.
+            TypeError: The name is not valid, or the message is not one that layers
+                carry.
         """
         # The name of a channel that somebody waits for was valid when they came.
         if type(channel) is not str or channel not in self.channels:
             self.require_valid_channel_name(channel)
-        self.require_valid_message(message)
-        copies = copies_of(message)
+        copies = self._copies_of(message)
         now = time.monotonic()
         # Later than others: users of Channels count the channels after a send().
         self._sweep_if_due(now, patience=self.expiry)
-        if not self._mailboxes.put(channel, copies, now + self.expiry):
-            raise ChannelFull(channel)
+        deadline = now + self.expiry
+        if not self._mailboxes.put(channel, copies, deadline):
+
+            def put(channels: list[str]) -> list[str]:
+                has_room = self._mailboxes.put(channel, copies, deadline)
+                return [] if has_room else channels
+
+            full = [channel]
+            await self._put_later(full, put)
+            if full:
+                raise ChannelFull(channel)
+        with self._lock:
+            self._counters.delivered += 1
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -189,22 +211,39 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a copy of a message to every channel of a group.
 
-        A channel that is at capacity does not get one; ``statistics()`` counts it.
+        A channel that is at capacity, and whose receiver takes nothing while it has its
+        turn, does not get one; ``statistics()`` counts it, and the log says so.
+        Cancelling does not take it back.
 
         Raises:
-            TypeError: The name is not valid, or the message is not a dict with str
-                keys that can be copied.
+            TypeError: The name is not valid, or the message is not one that layers
+                carry.
         """
         self.require_valid_group_name(group)
-        self.require_valid_message(message)
-        copies = copies_of(message)
+        copies = self._copies_of(message)
         now = time.monotonic()
         deadline = now + self.expiry
         with self._lock:
             self._sweep_if_due(now)
             members = tuple(self.groups.get(group, ()))
-            _, dropped = self._mailboxes.put_each(members, copies, deadline, now)
-            self._dropped += dropped
+            delivered, full = self._mailboxes.put_each(members, copies, deadline)
+            self._counters.delivered += delivered
+        if not full:
+            return
+
+        def put(channels: list[str]) -> list[str]:
+            with self._lock:
+                # One that has left meanwhile may be deleted.
+                members = self.groups.get(group, {})
+                left = [channel for channel in channels if channel in members]
+                delivered, full = self._mailboxes.put_each(left, copies, deadline)
+                self._counters.delivered += delivered
+            return full
+
+        try:
+            await self._put_later(full, put)
+        finally:
+            self._counters.count((0, full), group)
 
     # The whole layer
 
@@ -218,6 +257,38 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def close(self) -> None:
         """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
         await self.flush()
+
+    def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:
+        """Check a message that is sent; return a function that returns copies of it."""
+        self.require_valid_message(message)
+        return copies_as_carried(message)
+
+    async def _put_later(
+        self, full: list[str], put: Callable[[list[str]], list[str]]
+    ) -> None:
+        """Give the receivers of full channels a few turns, and put after each.
+
+        It goes on as long as receivers take something. One that is waiting for
+        something else does not slow senders down: it is waited for once for each
+        message that it takes.
+
+        Args:
+            full: The channels; those in which the message was put are removed.
+            put: Puts the message into channels, and returns those that are full still.
+        """
+        waiting = self._mailboxes.not_stalled(full)
+        turns = _TURNS
+        while waiting and turns:
+            await asyncio.sleep(0)
+            still = put(waiting)
+            if len(still) < len(waiting):
+                turns = _TURNS
+                done = {*waiting} - {*still}
+                full[:] = [channel for channel in full if channel not in done]
+                waiting = still
+            else:
+                turns -= 1
+        self._mailboxes.note_stalled(waiting)
 
     def _renew_memberships(self, channel: str) -> None:
         now = time.time()

@@ -55,6 +55,7 @@ class Mailbox:
         "capacity",
         "listener",
         "readers",
+        "stalled_at",
     )
 
     def __init__(
@@ -66,6 +67,8 @@ class Mailbox:
         """Called after each ``put()`` for which no task sleeps in ``get()``."""
         self.readers: int = 0
         """For the layer to count who reads it, and to keep it while somebody does."""
+        self.stalled_at: object = None
+        """The oldest message when a sender last waited for room in vain."""
         self._clock = clock
         # Oldest first; deadlines never decrease. None before the first one: an empty
         # deque takes 700 bytes, for each consumer.
@@ -75,6 +78,15 @@ class Mailbox:
 
     def __len__(self) -> int:
         return len(self._messages or ())
+
+    @property
+    def oldest(self) -> object:
+        """The message that has waited longest, as something to compare; or None."""
+        messages = self._messages
+        try:
+            return None if messages is None else messages[0]
+        except IndexError:
+            return None
 
     @property
     def lapsed(self) -> bool:
@@ -148,6 +160,7 @@ class Mailbox:
 
     def drain(self) -> list[Callable[[], dict[str, Any]]]:
         """Take every message out as it was put; whoever waits goes on waiting."""
+        self.stalled_at = None
         messages = self._messages
         drained: list[Callable[[], dict[str, Any]]] = []
         # IndexError: receivers in other threads took what was left.

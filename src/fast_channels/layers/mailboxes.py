@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .deleted import DeletedChannels
 from .mailbox import Mailbox
 
 __all__ = ["Mailboxes"]
@@ -33,8 +34,8 @@ class Mailboxes:
         """
         self.by_channel: dict[str, Mailbox] = {}
         """The mailboxes."""
-        # Channels that were deleted, and until when something may come for them.
-        self._buried: dict[str, float] = {}
+        # What still comes for these is lost.
+        self._deleted = DeletedChannels()
         self._capacity_of = capacity_of
         self._interval = interval
         # When to look again for what nobody will fetch any more.
@@ -57,28 +58,49 @@ class Mailboxes:
         channels: Iterable[str],
         message: Callable[[], dict[str, Any]],
         deadline: float,
-        now: float,
-    ) -> tuple[int, int]:
-        """Add a message to several channels, except those that are buried now.
+    ) -> tuple[int, list[str]]:
+        """Add a message to several channels, except those that are buried.
 
         Returns:
-            How many have it, and how many had no room.
+            How many have it, and which had no room.
         """
-        delivered = dropped = 0
+        delivered = 0
+        full: list[str] = []
         item = (deadline, message)
-        by_channel, buried = self.by_channel, self._buried
+        by_channel = self.by_channel
         with self.lock:
             for channel in channels:
-                if channel in buried and self.is_buried(channel, now):
-                    continue
                 mailbox = by_channel.get(channel)
                 if mailbox is None:
+                    if channel in self._deleted:
+                        continue
                     mailbox = self._mailbox(channel)
                 if mailbox.put_item(item):
                     delivered += 1
                 else:
-                    dropped += 1
-        return delivered, dropped
+                    full.append(channel)
+        return delivered, full
+
+    def not_stalled(self, channels: Iterable[str]) -> list[str]:
+        """Return those full channels that a sender has a reason to wait for.
+
+        It has none if one has waited already and nothing was taken since.
+        """
+        with self.lock:
+            return [
+                channel
+                for channel in channels
+                if (mailbox := self.by_channel.get(channel)) is None
+                or mailbox.stalled_at is not mailbox.oldest
+            ]
+
+    def note_stalled(self, channels: Iterable[str]) -> None:
+        """Note that a sender has waited for room in vain."""
+        with self.lock:
+            for channel in channels:
+                mailbox = self.by_channel.get(channel)
+                if mailbox is not None:
+                    mailbox.stalled_at = mailbox.oldest
 
     def open(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel for a reader, who is to ``close()`` it."""
@@ -91,8 +113,12 @@ class Mailboxes:
         """Let go of what ``open()`` returned."""
         with self.lock:
             mailbox.readers -= 1
-            if not mailbox.readers and not mailbox:
-                self.by_channel.pop(channel, None)
+            if (
+                not mailbox.readers
+                and not mailbox
+                and self.by_channel.get(channel) is mailbox
+            ):
+                del self.by_channel[channel]
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel for a reader that does not wait."""
@@ -122,26 +148,27 @@ class Mailboxes:
                 self.by_channel.pop(channel, None)
             return attached
 
-    def bury(self, channel: str) -> None:
-        """Delete a channel of which messages may be on their way, which are to be lost.
+    def new_name(self) -> str:
+        """Return how the name of a new channel ends, so that it can be buried."""
+        with self.lock:
+            return self._deleted.new_name()
 
-        ``put_each()`` leaves it out; ``put()`` does not ask.
+    def bury(self, channel: str) -> None:
+        """Delete a channel for good: what comes for it from now on is lost.
+
+        Args:
+            channel: A channel of this process, whose name ends as ``new_name()`` said.
         """
-        now = time.monotonic()
         with self.lock:
             self.delete(channel)
-            while self._buried and not self.is_buried(
-                oldest := next(iter(self._buried)), now
-            ):
-                del self._buried[oldest]
-            # At the end, where the latest are.
-            self._buried.pop(channel, None)
-            self._buried[channel] = now + self._interval
+            # Readers that are still there wait for ever, as for any deleted channel.
+            self.by_channel.pop(channel, None)
+            self._deleted.add(channel)
 
-    def is_buried(self, channel: str, now: float) -> bool:
-        """Return whether what comes for a channel at this time is to be lost."""
-        until = self._buried.get(channel)
-        return until is not None and until > now
+    def forget_buried(self) -> None:
+        """Release what is known of the channels that were made so far."""
+        with self.lock:
+            self._deleted.clear()
 
     def clear(self) -> None:
         """Drop every message; whoever receives goes on waiting."""
@@ -173,5 +200,7 @@ class Mailboxes:
     def _mailbox(self, channel: str) -> Mailbox:
         mailbox = self.by_channel.get(channel)
         if mailbox is None:
-            mailbox = self.by_channel[channel] = Mailbox(self._capacity_of(channel))
+            mailbox = Mailbox(self._capacity_of(channel))
+            if channel not in self._deleted:
+                self.by_channel[channel] = mailbox
         return mailbox

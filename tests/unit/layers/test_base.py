@@ -144,13 +144,13 @@ class Key(enum.StrEnum):
     [
         {},
         MESSAGE,
-        {"": None, "nested": {1: 2}},
+        {"": None, "nested": {b"1": 2}},
         {Key.TYPE: "a"},
         collections.OrderedDict(MESSAGE),
     ],
 )
 def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
-    """A dict with str keys is a message, whatever its values are."""
+    """A dict with str keys is a message, if every layer carries what it holds."""
     layer.require_valid_message(message)
 
 
@@ -163,12 +163,27 @@ def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
         ({1: "a"}, "keys of a message must be str, but 1 is of type int"),
         ({b"type": "a"}, "keys of a message must be str, but b'type' is of type bytes"),
         ({"type": "a", None: 1}, "must be str, but None is of type NoneType"),
+        ({"type": "a", "b": {1: 2}}, r"the key 1 of message\['b'\] is of type int"),
+        (["x" * 10**6], r"a message must be a dict, not list: \['x{1,80}\.\.\."),
     ],
 )
 def test_anything_else_is_no_message(layer: MyLayer, message: Any, error: str) -> None:
     """What is not a message is named, and so is what it should be."""
     with pytest.raises(TypeError, match=error):
         layer.require_valid_message(message)
+
+
+def test_layer_that_does_not_count(layer: MyLayer) -> None:
+    """A layer of the user's own has the statistics of all layers, all of them 0."""
+    assert layer.statistics() == {
+        "channels": 0,
+        "groups": 0,
+        "waiting": 0,
+        "delivered": 0,
+        "dropped": 0,
+        "undecodable": 0,
+        "reconnects": 0,
+    }
 
 
 # Options

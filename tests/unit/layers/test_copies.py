@@ -1,12 +1,14 @@
-"""How the layer of a single process copies messages."""
+"""How each receiver gets a message of its own."""
 
 import datetime as dt
-import threading
+import inspect
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from fast_channels.layers.copies import copies_of
+from fast_channels.layers.copies import copies_as_carried, copies_of
 
 NESTED: dict[str, Any] = {"a": [{"b": [1, b"2", "3", 4.5, None, True]}], "c": {1: []}}
 
@@ -54,18 +56,41 @@ def test_what_is_in_a_copy_is_copied_too() -> None:
     assert nested() == NESTED
 
 
-def test_message_may_hold_itself() -> None:
-    """A list that contains itself is copied, as copy.deepcopy() does."""
-    ring: list[Any] = [1]
-    ring.append(ring)
-    copied = copies_of({"ring": ring})()["ring"]
-    assert copied is not ring
-    assert copied[1] is copied
+class Stubborn:
+    """An object that cannot be copied."""
+
+    def __deepcopy__(self, memo: object) -> "Stubborn":
+        raise RecursionError
 
 
-def test_what_cannot_be_copied_is_refused() -> None:
-    """The error says what could not be copied, and has the reason as its cause."""
-    error = r"cannot be sent, as it cannot be copied \(cannot pickle .*lock.*\): {'a': "
-    with pytest.raises(TypeError, match=error) as caught:
-        copies_of({"a": [threading.Lock()]})
-    assert isinstance(caught.value.__cause__, TypeError)
+def test_objects_that_cannot_be_copied_are_shared() -> None:
+    """Delivery never fails: an object of the application is shared then."""
+    stubborn = Stubborn()
+    copies = copies_of({"objects": [stubborn]})
+    first, second = copies(), copies()
+    assert first is not second
+    assert first["objects"][0] is second["objects"][0] is stubborn
+
+
+@pytest.mark.parametrize("make", [copies_of, copies_as_carried])
+def test_copies_need_no_stack(make: Callable[[Any], Callable[[], Any]]) -> None:
+    """A receiver may be as deep in the stack as Python allows."""
+    value: list[Any] = []
+    for _ in range(98):
+        value = [value]
+    message = {"value": value}
+
+    def at_depth(frames: int) -> Any:
+        return at_depth(frames - 1) if frames else make(message)()
+
+    frames = sys.getrecursionlimit() - len(inspect.stack(0)) - 20
+    assert at_depth(frames) == message
+
+
+def test_copies_of_what_is_sent() -> None:
+    """They are made of builtin types, as if they had been encoded and decoded."""
+    pair = [1, 2]
+    copies = copies_as_carried({"pair": tuple(pair), "list": pair})
+    pair.append(3)
+    assert copies() == {"pair": [1, 2], "list": [1, 2]}
+    assert copies_as_carried({"flat": 1})() == {"flat": 1}

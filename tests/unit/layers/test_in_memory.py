@@ -156,7 +156,10 @@ async def test_statistics_count_what_is_held_and_what_was_dropped(
         "channels": 2,
         "groups": 1,
         "waiting": 3,
+        "delivered": 4,
         "dropped": 2,
+        "undecodable": 0,
+        "reconnects": 0,
     }
     assert repr(layer) == (
         "<InMemoryChannelLayer [2 channels, 1 groups, 3 messages waiting]>"
@@ -168,7 +171,10 @@ async def test_statistics_count_what_is_held_and_what_was_dropped(
         "channels": 0,
         "groups": 0,
         "waiting": 0,
+        "delivered": 4,
         "dropped": 2,
+        "undecodable": 0,
+        "reconnects": 0,
     }
 
 
@@ -355,7 +361,10 @@ async def test_threads_send_and_receive_at_once() -> None:
         "channels": 1,
         "groups": 1,
         "waiting": threads * count,
+        "delivered": 2 * threads * count,
         "dropped": 0,
+        "undecodable": 0,
+        "reconnects": 0,
     }
 
 

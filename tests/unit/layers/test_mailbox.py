@@ -108,6 +108,19 @@ def test_drain_takes_every_message_out(mailbox: Mailbox) -> None:
 # Expiry
 
 
+def test_oldest_message_can_be_compared(mailbox: Mailbox) -> None:
+    """It is the same thing as long as nothing is taken, and None without messages."""
+    assert mailbox.oldest is None
+    put(mailbox, "a", "b")
+    oldest = mailbox.oldest
+    assert oldest is not None
+    assert mailbox.oldest is oldest
+    mailbox.take()
+    assert mailbox.oldest is not oldest
+    mailbox.take()
+    assert mailbox.oldest is None
+
+
 def test_message_is_dropped_at_its_deadline(mailbox: Mailbox, clock: Clock) -> None:
     """take() skips what has expired and returns what has not."""
     mailbox.put(message("a"), deadline=clock.now + 10)

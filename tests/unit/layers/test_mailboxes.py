@@ -91,19 +91,41 @@ def test_deleting(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
-    """A deleted channel is buried for as long as something may come for it."""
-    mailboxes.put("small", message(), clock.monotonic() + 10)
-    mailboxes.bury("small")
-    assert mailboxes.by_channel == {}
-    clock.advance(INTERVAL - 1)
-    mailboxes.bury("large")
-    assert mailboxes.is_buried("small", clock.monotonic())
-    assert not mailboxes.is_buried("other", clock.monotonic())
-    clock.advance(1)
-    assert not mailboxes.is_buried("small", clock.monotonic())
-    mailboxes.bury("other")
-    assert mailboxes.is_buried("large", clock.monotonic())
-    assert mailboxes.is_buried("other", clock.monotonic())
+    """What comes for a buried channel is lost, and other channels are not affected."""
+    mailboxes = Mailboxes(lambda _: 3, INTERVAL)
+    deadline = clock.monotonic() + 10
+    first, second = (f"specific.me.1!{mailboxes.new_name()}" for _ in range(2))
+    reading = mailboxes.open(first)
+    mailboxes.bury(first)
+    put = mailboxes.put_each([first, second, "other"], message(1), deadline)
+    assert put == (2, [])
+    assert mailboxes.by_channel.keys() == {second, "other"}
+    # A reader that is still there, and one that comes later, wait in vain.
+    late = mailboxes.open(first)
+    assert mailboxes.put_each([first], message(2), deadline) == (0, [])
+    assert (reading.take(), late.take()) == (None, None)
+    mailboxes.close(first, reading)
+    mailboxes.close(first, late)
+    assert first not in mailboxes.by_channel
+    mailboxes.forget_buried()
+    assert mailboxes.put_each([first], message(3), deadline) == (1, [])
+
+
+def test_stalled_channels(mailboxes: Mailboxes, clock: Clock) -> None:
+    """A sender has a reason to wait for a full channel once for each message taken."""
+    deadline = clock.monotonic() + 10
+    for number in range(3):
+        mailboxes.put("large", message(number), deadline)
+    assert mailboxes.not_stalled(["large", "gone"]) == ["large", "gone"]
+    mailboxes.note_stalled(["large", "gone"])
+    assert mailboxes.not_stalled(["large"]) == []
+    assert mailboxes.by_channel.keys() == {"large"}
+    mailboxes.by_channel["large"].take()
+    assert mailboxes.not_stalled(["large"]) == ["large"]
+    mailboxes.note_stalled(["large"])
+    mailboxes.delete("large")
+    mailboxes.put("large", message(), deadline)
+    assert mailboxes.not_stalled(["large"]) == ["large"]
 
 
 async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:

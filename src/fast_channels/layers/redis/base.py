@@ -1,49 +1,35 @@
 """What both Redis layers share: their options, and how they report on themselves."""
 
-import logging
 import math
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from fast_channels.layers.base import BaseChannelLayer, require_positive
+from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
+from fast_channels.layers.counters import Counters, complain
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.type_defs import ChannelCapacityDict
+from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host, HostSpelling, parse_hosts
-from .serializers import BaseMessageSerializer, registry
+from .serializers import (
+    JSONSerializer,
+    MessageSerializer,
+    MsgPackSerializer,
+    UndecodableMessage,
+    registry,
+)
 
 __all__ = ["SHORT", "TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
 
-_logger = logging.getLogger(__name__)
+_OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 
 SHORT = 1.0
 """For how many seconds a script that only sends may run without more connections."""
 TIMEOUT = 5.0
 """For how many seconds a reply is waited for, unless the user says otherwise."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the layer was made."""
-
-    delivered: int = 0
-    """Messages that reached a mailbox of this process."""
-    dropped: int = 0
-    """Copies for which there was no room: here, or in Redis at ``group_send()``."""
-    undecodable: int = 0
-    """Messages that could not be decoded, or that were not for this process."""
-    reconnects: int = 0
-    """Connections that were opened anew after they had broken."""
-
-    def count(self, put: tuple[int, int]) -> None:
-        """Add what ``Mailboxes.put_each()`` returned."""
-        delivered, dropped = put
-        self.delivered += delivered
-        self.dropped += dropped
 
 
 class RedisBaseLayer(BaseChannelLayer):
@@ -113,19 +99,29 @@ class RedisBaseLayer(BaseChannelLayer):
             connection_kwargs=connection_kwargs,
         )
         """Where Redis is."""
-        self.serializer: BaseMessageSerializer = registry.get_serializer(
+        self.serializer: MessageSerializer = registry.get_serializer(
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
             expiry=age_limit,
         )
         """Turns messages into bytes, and back."""
+        # Work that is delivered again may be older than a message can wait.
+        self._for_any_age = self.serializer
+        if symmetric_encryption_keys and age_limit is not None:
+            self._for_any_age = registry.get_serializer(
+                serializer_format,
+                symmetric_encryption_keys=symmetric_encryption_keys,
+                random_prefix_length=random_prefix_length,
+            )
+        # Whether this package produces the bytes, and knows what is in them.
+        self._is_own_format = type(self.serializer) in _OWN_FORMATS
         # What tells this process from others, and which that is: a fork is another.
         self._process = ("", 0)
         self._event_loops = 0
         # Guards both: event loops may begin in several threads at once.
         self._naming = threading.Lock()
-        self.counters: Counters = Counters()
+        self.counters: Counters = Counters(f"prefix {prefix!r}")
         """What has happened since the layer was made."""
         self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)
         """Where messages wait that have arrived in this process."""
@@ -139,15 +135,61 @@ class RedisBaseLayer(BaseChannelLayer):
             f"{state['waiting']} messages waiting, {state['dropped']} dropped]>"
         )
 
-    def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment, and what it has counted.
+    def require_valid_message(self, message: object) -> None:
+        """Return if a message is one that the layer carries.
 
-        In this process: ``channels`` that are read, ``groups`` they are in, messages
-        ``waiting`` for them. Since the layer was made: messages ``delivered`` to them;
-        copies ``dropped``, since there was no room; messages ``undecodable``, or for
-        nobody here; and ``reconnects`` of connections that broke.
+        With the formats ``"msgpack"`` and ``"json"`` that is what every layer carries;
+        JSON then refuses bytes. With a serializer of your own it is a dict with str
+        keys, nested at most 100 levels deep, and the serializer decides on the rest.
+
+        Raises:
+            TypeError: It is not; the error says where it holds what.
         """
-        raise NotImplementedError
+        if self._is_own_format:
+            super().require_valid_message(message)
+        else:
+            require_shallow(message)
+
+    def serialize(self, message: ChannelMessage) -> bytes:
+        """Return the bytes that are sent for a message.
+
+        Raises:
+            TypeError: The format cannot carry the message.
+        """
+        return self.serializer.serialize(message)
+
+    def deserialize(self, data: bytes, *, any_age: bool = False) -> dict[str, Any]:
+        """Return the message that was sent as these bytes.
+
+        Args:
+            data: The bytes.
+            any_age: Whether an encrypted message can be older than ``expiry``.
+
+        Raises:
+            UndecodableMessage: They are no message, or one that is nested too deep.
+        """
+        serializer = self._for_any_age if any_age else self.serializer
+        try:
+            message: object = serializer.deserialize(data)
+        except UndecodableMessage:
+            raise
+        # The code of a serializer may raise anything for bytes that it did not write.
+        except Exception as exc:
+            raise UndecodableMessage(
+                f"{type(self.serializer).__name__} cannot decode these {len(data)} "
+                f"bytes: {type(exc).__name__}: {exc}"
+            ) from exc
+        if not isinstance(message, dict):
+            raise UndecodableMessage(
+                f"a message must be a dict; these {len(data)} bytes are a "
+                f"{type(message).__name__}"
+            )
+        own = cast("dict[str, Any]", message)
+        if is_deep(own):
+            raise UndecodableMessage(
+                f"the message is nested more than {MAX_DEPTH} levels deep"
+            )
+        return own
 
     def _name_client(self) -> str:
         """Return a name for what one more event loop has of this layer."""
@@ -166,21 +208,6 @@ class RedisBaseLayer(BaseChannelLayer):
     def _get_room(self, channel: str) -> int:
         """Return how many messages may wait for a channel in this process."""
         return self.get_capacity(channel)
-
-
-def complain(layer: RedisBaseLayer, name: str, problem: str) -> None:
-    """Count a message that nobody can get, and log it now and then."""
-    layer.counters.undecodable += 1
-    count = layer.counters.undecodable
-    # The 1st, 2nd, 4th, 8th...: whoever floods us does not flood the log.
-    if count.bit_count() == 1:
-        _logger.error(
-            "a message that came through %r of prefix %r was dropped, %d so far: %s",
-            name,
-            layer.prefix,
-            count,
-            problem,
-        )
 
 
 def _require_prefix(prefix: object) -> str:

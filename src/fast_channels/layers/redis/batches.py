@@ -147,6 +147,9 @@ class Queue(abc.ABC):
         self._terms = terms
         # When nothing was in it, on the clock of the event loop.
         self._emptied = -math.inf
+        # Whether it may hold messages that were received before: a server that has lost
+        # its latest data has them again, until it was seen empty.
+        self._may_repeat = False
         # Where messages are kept that were taken, and for how long.
         self._held = terms.key("inflight", name, terms.receiver)
         self._kept = math.ceil((terms.expiry + _KEPT) * 1000)
@@ -195,7 +198,7 @@ class Queue(abc.ABC):
 
     def reconnected(self) -> None:
         """Note that Redis may hold older data than before."""
-        self.changed = True
+        self.changed = self._may_repeat = True
         self._emptied = -math.inf
 
     def _is_due(self) -> bool:
@@ -209,7 +212,9 @@ class Queue(abc.ABC):
         self.asked = False
         if waiting:
             self.changed = True
-        elif not self.changed:
+            return
+        self._may_repeat = False
+        if not self.changed:
             self._emptied = now
 
     def _drops_old(self, now: float) -> int:
@@ -256,11 +261,11 @@ class ProcessQueue(Queue):
         time, number, *messages = replies[-1]
         self._last = int(number) if messages else 0
         left_at_least = self._terms.expiry - (now - self._emptied)
+        may_repeat = self._may_repeat
         self._received(waiting, now)
         taken: list[Popped] = []
         for value, score in zip(messages[::2], messages[1::2], strict=True):
-            # A server that has lost its latest data has some messages again.
-            if self._recent.add(value, score):
+            if self._recent.add(value, score) or not may_repeat:
                 left = float(score) + self._terms.expiry - float(time)
                 left = min(max(left, left_at_least), self._terms.expiry)
                 taken.append(Popped(self, value, score, left))
@@ -361,6 +366,7 @@ class PlainQueue(Queue):
         self.dead_letters = sum(reply[1] for reply in recovered)
         self.dead = [receiver.decode() for receiver in dead]
         self._forget_settled()
+        may_repeat = self._may_repeat
         self._received(waiting, now)
         if messages:
             self._taken_at = now
@@ -377,8 +383,7 @@ class PlainQueue(Queue):
             if differs == b"1" and value in known:
                 continue
             popped = self._taken[value] = Popped(self, value, score, math.inf)
-            if self._recent.has(value, score):
-                # A server that has lost its latest data has it again.
+            if may_repeat and self._recent.has(value, score):
                 popped.acknowledge()
             else:
                 taken.append(popped)

@@ -20,14 +20,10 @@ from .master_watch import MasterWatch
 from .memberships import Memberships
 from .scripts import REQUEUE, Script, run
 from .sentinel import Master, make_connection
-from .serializers import UndecodableMessage
+from .serializers import CHANNEL_KEY, UndecodableMessage
 from .sharding import shard_of
 
 __all__ = ["CHANNEL_KEY", "Client", "Held"]
-
-CHANNEL_KEY = "__asgi_channel__"
-"""The key of a message under which senders write for which channels of a process it
-is: a name, or a list of names."""
 
 # For how many seconds a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05
@@ -195,7 +191,8 @@ class Client:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._layer.mailboxes.bury(channel)
+        if self._layer.non_local_name(channel).endswith(f".{self.name}!"):
+            self._layer.mailboxes.bury(channel)
         if channel in self._attached:
             self._attached.remove(channel)
             self.unwant(self._layer.non_local_name(channel))
@@ -255,7 +252,7 @@ class Client:
 
     def _connected(self, shard: int) -> None:
         if self.inboxes[shard].connects > 1:
-            self._layer.counters.reconnects += 1
+            self._layer.counters.count_reconnect()
         # It may have been restarted without its data.
         self._flushed(shard)
 
@@ -271,16 +268,17 @@ class Client:
         """Put a message into the mailboxes of the channels that it is for."""
         layer = self._layer
         name = popped.queue.name
+        plain = isinstance(popped.queue, PlainQueue)
         try:
-            message = layer.serializer.deserialize(popped.value)
+            message = layer.deserialize(popped.value, any_age=plain)
         except UndecodableMessage as exc:
             complain(layer, name, str(exc))
             popped.acknowledge()
             return
         written = message.pop(CHANNEL_KEY, name)
-        if isinstance(popped.queue, PlainQueue):
+        if plain:
             self.plain.put(name, Held(popped, message), math.inf)
-            layer.counters.delivered += 1
+            layer.counters.count((1, ()))
             self._expect_reader(name)
             return
         now = time.monotonic()
@@ -296,7 +294,7 @@ class Client:
                 own.append(channel)
             else:
                 complain(layer, name, f"it is for channel {channel!r}")
-        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline, now))
+        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline))
 
 
 # As many messages as readers wait are popped, and no more.

@@ -5,7 +5,6 @@ of Django's channels_redis, so that both can run on one Redis: a channel has its
 name, and a group one with the prefix.
 """
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -120,15 +119,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         """
         clients = self._clients.peek()
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
-        return {
-            "channels": sum(len(each.by_channel) for each in mailboxes),
-            "groups": sum(len(client.groups) for client in clients),
-            "waiting": sum(each.waiting() for each in mailboxes),
-            "delivered": self.counters.delivered,
-            "dropped": self.counters.dropped,
-            "undecodable": self.counters.undecodable,
-            "reconnects": self.counters.reconnects,
-        }
+        return self.counters.statistics(
+            channels=sum(len(each.by_channel) for each in mailboxes),
+            groups=sum(len(client.groups) for client in clients),
+            waiting=sum(each.waiting() for each in mailboxes),
+        )
 
     # Names
 
@@ -170,7 +165,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         client = self._clients.get()
         beginning = f"{self.prefix}{prefix}.{client.name}!"
         await client.listen_to_own(beginning)
-        return beginning + secrets.token_hex(8)
+        return beginning + self.mailboxes.new_name()
 
     async def send(self, channel: str, message: ChannelMessage) -> None:
         """Send a message to whoever receives from a channel at that moment.
@@ -223,7 +218,8 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
 
-        For the next ``expiry`` seconds nothing comes through a channel of that name.
+        What is on its way to a channel that ``new_channel()`` made is lost. Any other
+        is listened to again when it is received from, or added to a group.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete(channel))
@@ -292,6 +288,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
             await self._clients.close()
         finally:
             self.mailboxes.clear()
+            self.mailboxes.forget_buried()
 
     def _new_client(self) -> PubSubClient:
         return PubSubClient(self, self._name_client(), *self._types)
@@ -311,7 +308,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
 
     async def _publish(self, name: str, message: ChannelMessage) -> None:
         self.require_valid_message(message)
-        value = self.serializer.serialize(message)
+        value = self.serialize(message)
         await self._clients.get().publish(name, value)
 
 

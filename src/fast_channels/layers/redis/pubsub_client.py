@@ -172,7 +172,14 @@ class PubSubClient:
 
     async def delete(self, channel: str) -> None:
         """Drop what waits in a channel, and whatever may still come for it."""
-        self._mailboxes_of(channel).bury(channel)
+        if self.owns(channel):
+            self._layer.mailboxes.bury(channel)
+        else:
+            self.plain.delete(channel)
+            timer = self._plain.get(channel)
+            if timer is not None:
+                timer.cancel()
+                self._look_for_reader(channel)
         for group in list(self._by_channel.get(channel, ())):
             await self.leave(group, channel)
 
@@ -220,14 +227,15 @@ class PubSubClient:
         layer = self._layer
         heard = name.decode(errors="replace")
         try:
-            message = layer.serializer.deserialize(data)
+            message = layer.deserialize(data)
         except UndecodableMessage as exc:
             complain(layer, heard, str(exc))
             return
         members = self.groups.get(heard)
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
-            self._put(members - self._foreign, members & self._foreign, copies)
+            own = members - self._foreign
+            self._put(own, members & self._foreign, copies, heard)
         elif self.owns(heard):
             self._put((heard,), (), message.copy)
         # Anything else was on its way to a group whose last member has just left.
@@ -239,6 +247,7 @@ class PubSubClient:
         own: Collection[str],
         others: Collection[str],
         message: Callable[[], dict[str, Any]],
+        group: str | None = None,
     ) -> None:
         """Put a message into mailboxes: of channels that are our own, and of others."""
         layer = self._layer
@@ -247,14 +256,11 @@ class PubSubClient:
         for mailboxes, channels in ((layer.mailboxes, own), (self.plain, others)):
             mailboxes.sweep_if_due(now)
             if channels:
-                put = mailboxes.put_each(channels, message, deadline, now)
-                layer.counters.count(put)
-
-    def _mailboxes_of(self, channel: str) -> Mailboxes:
-        return self._layer.mailboxes if self.owns(channel) else self.plain
+                put = mailboxes.put_each(channels, message, deadline)
+                layer.counters.count(put, group)
 
     def _lost(self, message_type: str | None) -> None:
-        self._layer.counters.reconnects += 1
+        self._layer.counters.count_reconnect()
         self._tell_everybody(message_type)
 
     def _tell_everybody(self, message_type: str | None) -> None:

@@ -7,7 +7,6 @@ sending; a group is one of channels by the time of joining. Every key expires.
 
 import asyncio
 import functools
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -24,17 +23,21 @@ from .event_loops import PerLoop, in_loop
 from .flushing import flush_keys
 from .hosts import HostSpelling
 from .scripts import GROUP_SEND, MEMBERS, SEND
+from .serializers import (
+    BaseMessageSerializer,
+    JSONSerializer,
+    MessageSerializer,
+    MsgPackSerializer,
+)
 
 __all__ = ["RedisChannelLayer"]
 
-# How a message ends whose list of channels is empty: with the key, the list, and what
-# is after it. Redis can complete such a message by itself, as it can write such lists.
-_KEY = CHANNEL_KEY.encode()
-_ENDS = (
-    (b"\xb0" + _KEY, b"\x90", b"", "msgpack"),
-    (b'"' + _KEY + b'": ', b"[]", b"}", "json"),
-    (b'"' + _KEY + b'":', b"[]", b"}", "json"),
-)
+# How a message ends whose last value is an empty list: with the list, and what is after
+# it. Redis can complete the list by itself, as it can write such lists.
+_ENDS: dict[type, tuple[bytes, bytes, str]] = {
+    MsgPackSerializer: (b"\x90", b"", "msgpack"),
+    JSONSerializer: (b"[]", b"}", "json"),
+}
 
 
 class RedisChannelLayer(RedisBaseLayer):
@@ -119,12 +122,12 @@ class RedisChannelLayer(RedisBaseLayer):
         """Deliveries after which a message of a plain channel is a dead letter."""
         if max_deliveries is not None:
             self.max_deliveries = require_positive_int("max_deliveries", max_deliveries)
-        # Redis can fan a message out by itself if it knows all it needs.
-        self._redis_fans_out = (
-            len(self.hosts) == 1
-            and not self.channel_capacity
-            and self.serializer.crypter is None
-        )
+        # How Redis completes a message and fans it out; None if it does not know all
+        # that it needs. The bytes of other formats are not ours to change: they may
+        # end the same by chance, or with a signature.
+        self._end = None
+        if len(self.hosts) == 1 and not self.channel_capacity:
+            self._end = _end_of(self.serializer)
         # The host that got the last message to a plain channel.
         self._turn = -1
         self._clients: PerLoop[Client] = PerLoop(self._new_client, Client.close)
@@ -139,15 +142,11 @@ class RedisChannelLayer(RedisBaseLayer):
         """
         clients = self._clients.peek()
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
-        return {
-            "channels": sum(len(each.by_channel) for each in mailboxes),
-            "groups": sum(len(client.memberships.groups) for client in clients),
-            "waiting": sum(each.waiting() for each in mailboxes),
-            "delivered": self.counters.delivered,
-            "dropped": self.counters.dropped,
-            "undecodable": self.counters.undecodable,
-            "reconnects": self.counters.reconnects,
-        }
+        return self.counters.statistics(
+            channels=sum(len(each.by_channel) for each in mailboxes),
+            groups=sum(len(client.memberships.groups) for client in clients),
+            waiting=sum(each.waiting() for each in mailboxes),
+        )
 
     # Channels
 
@@ -161,7 +160,7 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The prefix is not valid in a name.
         """
         self.require_valid_channel_name(prefix)
-        channel = f"{prefix}.{self._clients.get().name}!{secrets.token_hex(8)}"
+        channel = f"{prefix}.{self._clients.get().name}!{self.mailboxes.new_name()}"
         self.require_valid_channel_name(channel)
         return channel
 
@@ -188,7 +187,7 @@ class RedisChannelLayer(RedisBaseLayer):
         else:
             # Django's readers wait at one host after the other.
             self._turn = shard = (self._turn + 1) % len(self.hosts)
-        value = self.serializer.serialize(message)
+        value = self.serialize(message)
         if not await self._enqueue(client, shard, name, channel, value):
             raise ChannelFull(channel)
 
@@ -269,7 +268,7 @@ class RedisChannelLayer(RedisBaseLayer):
         """
         self.require_valid_channel_name(channel)
         found = await self._clients.get().dead_letters(channel, limit)
-        return [self.serializer.deserialize(value) for value in found]
+        return [self.deserialize(value, any_age=True) for value in found]
 
     async def requeue_dead_letters(self, channel: str) -> int:
         """Put the dead letters of a plain channel back into it, as if sent anew.
@@ -299,8 +298,8 @@ class RedisChannelLayer(RedisBaseLayer):
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
 
-        For the next ``expiry`` seconds nothing comes through a channel of that name.
-        While Redis is away, it is told later.
+        What is on its way to a channel that ``new_channel()`` made is lost. While Redis
+        is away, it is told later.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete(channel))
@@ -380,24 +379,25 @@ class RedisChannelLayer(RedisBaseLayer):
         client = self._clients.get()
         run = functools.partial(client.run, client.shard_of(group))
         keys = [f"{self.prefix}:group:{group}"]
-        if self._redis_fans_out:
-            value = self.serializer.serialize({**message, CHANNEL_KEY: []})
-            for name, empty, tail, writer in _ENDS:
-                if value.endswith(name + empty + tail):
-                    self.counters.dropped += await run(
-                        GROUP_SEND,
-                        keys,
-                        self.group_expiry,
-                        self.prefix,
-                        self.capacity,
-                        self.expiry,
-                        writer,
-                        value.removesuffix(empty + tail),
-                        tail,
-                    )
-                    return
-        members = await run(MEMBERS, keys, self.group_expiry)
-        await self._fan_out(client, [member.decode() for member in members], message)
+        if self._end is None:
+            members = await run(MEMBERS, keys, self.group_expiry)
+            full = await self._fan_out(client, _names(members), message)
+        else:
+            empty, tail, writer = self._end
+            value = self.serialize({**message, CHANNEL_KEY: []})
+            queues = await run(
+                GROUP_SEND,
+                keys,
+                self.group_expiry,
+                self.prefix,
+                self.capacity,
+                self.expiry,
+                writer,
+                value.removesuffix(empty + tail),
+                tail,
+            )
+            full = _names(queues)
+        self.counters.count_full_queues(full, group)
 
     # The whole layer
 
@@ -427,6 +427,7 @@ class RedisChannelLayer(RedisBaseLayer):
             await self._clients.close()
         finally:
             self.mailboxes.clear()
+            self.mailboxes.forget_buried()
 
     # How channels belong to processes
 
@@ -467,11 +468,15 @@ class RedisChannelLayer(RedisBaseLayer):
 
     async def _fan_out(
         self, client: Client, members: list[str], message: ChannelMessage
-    ) -> None:
-        """Send one value to each process, for all of its channels."""
+    ) -> list[str]:
+        """Send one value to each process, for all of its channels.
+
+        Returns:
+            The queues that were full.
+        """
         if not members:
             # To refuse a message does not depend on who would get it.
-            self.serializer.serialize(message)
+            self.serialize(message)
         channels: dict[str, list[str]] = {}
         for member in members:
             channels.setdefault(self.non_local_name(member), []).append(member)
@@ -482,9 +487,23 @@ class RedisChannelLayer(RedisBaseLayer):
                     client.shard_of(name),
                     name,
                     own[0],
-                    self.serializer.serialize({**message, CHANNEL_KEY: own}),
+                    self.serialize({**message, CHANNEL_KEY: own}),
                 )
                 for name, own in channels.items()
             ]
         )
-        self.counters.dropped += len(sent) - sum(sent)
+        return [name for name, done in zip(channels, sent, strict=True) if not done]
+
+
+def _end_of(serializer: MessageSerializer) -> tuple[bytes, bytes, str] | None:
+    """Return how messages end that Redis can complete, and what writes the list."""
+    # Not of a subclass, which may write something else.
+    end = _ENDS.get(type(serializer))
+    if end is None or cast("BaseMessageSerializer", serializer).crypter is not None:
+        return None
+    return end
+
+
+def _names(members: list[bytes]) -> list[str]:
+    """Return names that were read from Redis; what cannot be one is left out."""
+    return [member.decode("ascii") for member in members if member.isascii()]

@@ -16,12 +16,13 @@ import itertools
 import json
 import math
 import os
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 # msgpack comes without types; the two functions get theirs below.
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
+from fast_channels.layers.contents import find_bytes, require_carried
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseMessageSerializer",
     "JSONSerializer",
+    "MessageSerializer",
     "MissingSerializer",
     "MsgPackSerializer",
     "SerializerDoesNotExist",
@@ -38,15 +40,20 @@ __all__ = [
 ]
 
 _packb = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType] # untyped
-_unpackb = cast("Callable[[bytes], Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
+_unpackb = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
 
 # How much older than its expiry an encrypted message may be: what clocks differ by.
 _LENIENCE = 10
 
-# How an error shows a message: whole, unless it is huge, or very deep.
-_shortened = reprlib.Repr()
-_shortened.maxdict = _shortened.maxlist = _shortened.maxtuple = 20
-_shortened.maxstring = _shortened.maxother = 200
+CHANNEL_KEY = "__asgi_channel__"
+"""The key of a message under which senders write for which channels of a process it
+is: a name, or a list of names."""
+
+# How text that is not UTF-8 is decoded: to a str that no message may hold.
+_ESCAPE = "surrogateescape"
+
+# How much an error shows of that of a serializer, which may quote the message.
+_SHOWN = 200
 
 
 class UndecodableMessage(ValueError):
@@ -69,6 +76,18 @@ class SerializerDoesNotExist(KeyError):
             f"{', '.join(map(repr, self.known)) or 'none'}; add yours with "
             "registry.register_serializer()"
         )
+
+
+class MessageSerializer(Protocol):
+    """What a layer needs of a serializer; any class with these methods can be one."""
+
+    def serialize(self, message: Any, /) -> bytes:
+        """Return the bytes to send for a message; raise TypeError if there are none."""
+        ...
+
+    def deserialize(self, data: bytes, /) -> Any:
+        """Return the message, a dict, that was sent as these bytes; or raise."""
+        ...
 
 
 class BaseMessageSerializer(abc.ABC):
@@ -124,7 +143,7 @@ class BaseMessageSerializer(abc.ABC):
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             raise TypeError(
                 f"this message cannot be sent, as {type(self).__name__} cannot encode "
-                f"it ({exc}): {_shortened.repr(message)}"
+                f"it: {str(exc)[:_SHOWN]}"
             ) from exc
         if self.crypter is not None:
             data = self.crypter.encrypt(data)
@@ -176,7 +195,7 @@ class BaseMessageSerializer(abc.ABC):
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """Messages as msgpack: None, bool, int of 64 bits, float, str, bytes, list, dict.
+    """Messages as msgpack, which carries what every layer does.
 
     A tuple arrives as a list. The keys of dicts are str or bytes.
     """
@@ -191,22 +210,37 @@ class MsgPackSerializer(BaseMessageSerializer):
         Lengths that the bytes claim and do not have are refused before any memory is
         taken for them.
         """
-        return _unpackb(data)
+        try:
+            return _unpackb(data)
+        except UnicodeDecodeError:
+            return _without_bad_names(_unpackb(data, unicode_errors=_ESCAPE))
 
 
 class JSONSerializer(BaseMessageSerializer):
-    """Messages as JSON: as msgpack, but without bytes, and ints of any size.
+    """Messages as JSON, which carries what every layer does except bytes.
 
-    A tuple arrives as a list, and every key of a dict as a str.
+    A tuple arrives as a list.
     """
 
     def as_bytes(self, message: Mapping[str, Any]) -> bytes:
         """Encode a message."""
-        return json.dumps(message).encode()
+        try:
+            return json.dumps(message).encode()
+        except TypeError:
+            problem = find_bytes(message)
+            if problem is None:
+                raise
+        raise TypeError(
+            f"{problem}, which JSON does not carry; send text, such as its base64, or "
+            "use the format 'msgpack'"
+        )
 
     def from_bytes(self, data: bytes) -> Any:
         """Decode a message."""
-        return json.loads(data.decode())
+        try:
+            return json.loads(data.decode())
+        except UnicodeDecodeError:
+            return _without_bad_names(json.loads(data.decode(errors=_ESCAPE)))
 
 
 class MissingSerializer(BaseMessageSerializer):
@@ -232,21 +266,24 @@ class SerializersRegistry:
     """The known formats: a name, and the class that speaks it."""
 
     def __init__(self) -> None:
-        self._classes: dict[str, type[BaseMessageSerializer]] = {}
+        self._classes: dict[str, Callable[..., MessageSerializer]] = {}
 
     def register_serializer(
         self,
         format: str,  # noqa: A002 # as in channels_redis
-        serializer_class: type[BaseMessageSerializer],
+        serializer_class: Callable[..., MessageSerializer],
     ) -> None:
         """Add a format, or replace it.
 
         Args:
             format: The name to give to a layer as ``serializer_format``.
-            serializer_class: A subclass of ``BaseMessageSerializer``.
+            serializer_class: A subclass of ``BaseMessageSerializer``, or any class with
+                the methods ``serialize`` and ``deserialize``. A layer makes it with the
+                keywords ``symmetric_encryption_keys``, ``random_prefix_length`` and
+                ``expiry``.
 
         Raises:
-            TypeError: The class is not such a subclass.
+            TypeError: The class does not have these methods.
         """
         self._classes[format] = _require_serializer(serializer_class)
 
@@ -255,7 +292,7 @@ class SerializersRegistry:
         format: str,  # noqa: A002 # as in channels_redis
         *args: Any,
         **kwargs: Any,
-    ) -> BaseMessageSerializer:
+    ) -> MessageSerializer:
         """Return a new serializer for a format.
 
         Args:
@@ -301,11 +338,33 @@ class _Prefixes:
         self._numbers = itertools.count(int.from_bytes(os.urandom(self._length), "big"))
 
 
-def _require_serializer(value: object) -> type[BaseMessageSerializer]:
-    if isinstance(value, type) and issubclass(value, BaseMessageSerializer):
-        return value
+def _without_bad_names(message: Any) -> Any:
+    """Return a message without the names in its list of channels that are not ASCII.
+
+    Redis completes the list with whatever is in the group, where any program that can
+    write to Redis may have put any bytes; the other channels get the message.
+
+    Raises:
+        TypeError: Something else in the message is not UTF-8 either.
+    """
+    if isinstance(message, dict):
+        own = cast("dict[str, Any]", message)
+        names = own.get(CHANNEL_KEY)
+        if isinstance(names, list):
+            own[CHANNEL_KEY] = [
+                name for name in cast("list[object]", names) if str(name).isascii()
+            ]
+    require_carried(cast("object", message))
+    return cast("Any", message)
+
+
+def _require_serializer(value: object) -> Callable[..., MessageSerializer]:
+    methods = [getattr(value, name, None) for name in ("serialize", "deserialize")]
+    if callable(value) and all(map(callable, methods)):
+        return cast("Callable[..., MessageSerializer]", value)
     raise TypeError(
-        f"a serializer must be a subclass of BaseMessageSerializer, not {value!r}"
+        "a serializer must be a class with the methods serialize() and deserialize(), "
+        f"such as a subclass of BaseMessageSerializer, not {value!r}"
     )
 
 

@@ -2,20 +2,25 @@
 
 import importlib
 import math
+import pickle
 import re
 import sys
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
 
 from fast_channels import layers
 from fast_channels.layers.redis import RedisChannelLayer
-from fast_channels.layers.redis.base import RedisBaseLayer, complain
+from fast_channels.layers.redis.base import RedisBaseLayer
+from fast_channels.layers.redis.client import CHANNEL_KEY
 from fast_channels.layers.redis.serializers import (
     JSONSerializer,
     MsgPackSerializer,
     SerializerDoesNotExist,
+    UndecodableMessage,
+    registry,
 )
 
 SECRETS = ["hunter2", "sesame", "key-of-keys"]
@@ -99,12 +104,6 @@ def test_refused_options(
         RedisChannelLayer(**options)
 
 
-def test_statistics_of_a_layer() -> None:
-    """Each kind of layer says itself what it holds."""
-    with pytest.raises(NotImplementedError):
-        MyLayer().statistics()
-
-
 @pytest.mark.parametrize("report", [repr, RedisChannelLayer.statistics])
 def test_no_secrets(report: Callable[[RedisChannelLayer], object]) -> None:
     """What a layer reports on itself shows no password, and no key."""
@@ -135,17 +134,106 @@ def test_room_for_each_host() -> None:
     ]
 
 
-def test_complaints(caplog: pytest.LogCaptureFixture) -> None:
-    """Of messages that nobody can get the 1st, 2nd, 4th and 8th are logged."""
-    layer = RedisChannelLayer(prefix="p:")
-    for number in range(1, 10):
-        complain(layer, "jobs", f"reason {number}")
-    assert layer.statistics()["undecodable"] == 9
-    assert [record.getMessage() for record in caplog.records] == [
-        f"a message that came through 'jobs' of prefix 'p:' was dropped, {number} so "
-        f"far: reason {number}"
-        for number in (1, 2, 4, 8)
-    ]
+def nested(depth: int) -> list[Any]:
+    """Return lists in one another, so many that a message of them has that depth."""
+    value: list[Any] = []
+    for _ in range(depth - 2):
+        value = [value]
+    return value
+
+
+class Pickling:
+    """A serializer of an application, which carries more than those of the package."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def serialize(self, message: object) -> bytes:
+        """Encode a message."""
+        return pickle.dumps(message)
+
+    def deserialize(self, data: bytes) -> object:
+        """Decode a message."""
+        return pickle.loads(data)  # noqa: S301 # the test wrote it
+
+
+@pytest.fixture
+def pickling(monkeypatch: pytest.MonkeyPatch) -> RedisChannelLayer:
+    """Give a test a layer with a serializer that no class of ours knows."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    registry.register_serializer("pickle", Pickling)
+    return RedisChannelLayer(
+        serializer_format="pickle", symmetric_encryption_keys=["secret"]
+    )
+
+
+def test_serializer_by_its_methods(pickling: RedisChannelLayer) -> None:
+    """A class with both methods gets the options, and decides what it carries."""
+    assert isinstance(pickling.serializer, Pickling)
+    assert pickling.serializer.options == {
+        "symmetric_encryption_keys": ["secret"],
+        "random_prefix_length": 12,
+        "expiry": 60,
+    }
+    message = {"type": "a", "when": date(2020, 2, 29), "deep": nested(100)}
+    pickling.require_valid_message(message)
+    assert pickling.deserialize(pickling.serialize(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"type": "a", "deep": nested(101)}, r"more than 100 levels deep"),
+        ({1: 2}, r"keys of a message must be str"),
+        ("text", r"must be a dict"),
+        ({CHANNEL_KEY: "a"}, r"must not have the key"),
+    ],
+)
+def test_what_no_serializer_is_asked_for(
+    pickling: RedisChannelLayer, message: Any, error: str
+) -> None:
+    """The shape of a message is the layer's to decide, for every serializer."""
+    for layer in (pickling, RedisChannelLayer()):
+        with pytest.raises((TypeError, ValueError), match=error):
+            layer.require_valid_message(message)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"garbage", r"Pickling cannot decode these 7 bytes: UnpicklingError: "),
+        (pickle.dumps([1]), r"a message must be a dict; these \d+ bytes are a list"),
+        (pickle.dumps({"deep": nested(101)}), r"nested more than 100 levels deep"),
+    ],
+)
+def test_undecodable(pickling: RedisChannelLayer, data: bytes, error: str) -> None:
+    """Whatever a serializer raises or returns, the bytes are no message."""
+    with pytest.raises(UndecodableMessage, match=error):
+        pickling.deserialize(data)
+
+
+@pytest.mark.parametrize("serializer_format", ["msgpack", "json"])
+@pytest.mark.parametrize("depth", [101, 500, 5000])
+def test_too_deep_to_receive(serializer_format: str, depth: int) -> None:
+    """A message that is nested too deep is undecodable, at any depth."""
+    layer = RedisChannelLayer(
+        serializer_format=serializer_format, random_prefix_length=0
+    )
+    if serializer_format == "json":
+        data = b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    else:
+        data = b"\x81\xa1a" + b"\x91" * (depth - 2) + b"\x90"
+    with pytest.raises(UndecodableMessage):
+        layer.deserialize(data)
+    assert layer.deserialize(layer.serialize({"a": nested(100)})) == {"a": nested(100)}
+
+
+def test_error_names_the_place_only() -> None:
+    """What JSON cannot carry is named, and nothing of what the layer adds."""
+    layer = RedisChannelLayer(serializer_format="json")
+    with pytest.raises(TypeError, match=r"message\['a'\] is of type bytes") as caught:
+        layer.serialize({"a": b"b", CHANNEL_KEY: []})
+    assert CHANNEL_KEY not in str(caught.value)
 
 
 def test_layers_of_the_package() -> None:

@@ -95,15 +95,16 @@ class Shard:
         writer: str,
         head: bytes,
         tail: bytes,
-    ) -> int:
+    ) -> list[bytes]:
         assert (lifetime, expiry) == (86400, 60)
         by_name: defaultdict[str, list[str]] = defaultdict(list)
         for member in self.groups[key]:
             by_name[member.partition("!")[0] + "!"].append(member)
-        full = 0
+        full: list[bytes] = []
         for name, own in by_name.items():
             written = json.dumps(own).encode() if writer == "json" else msgpack(own)
-            full += 1 - self._send(prefix + name, head + written + tail, capacity, 60)
+            if not self._send(prefix + name, head + written + tail, capacity, 60):
+                full.append(name.encode())
         return full
 
     def _requeue(self, key: str, letters: str, _: int) -> int:
@@ -291,7 +292,7 @@ MEMBERS_OF_ROOM = [f"{name}{number:016}" for name in PROCESSES for number in ran
         ({}, 1),
         ({"random_prefix_length": 0}, 1),
         ({"serializer_format": "json"}, 1),
-        ({"serializer_format": "compact"}, 1),
+        ({"serializer_format": "compact"}, 2),
         ({"serializer_format": "sorted"}, 2),
         ({"symmetric_encryption_keys": ["secret"]}, 2),
         ({"hosts": ["redis://one", "redis://two"]}, 2),
@@ -334,6 +335,34 @@ async def test_full_members(redis: Redis, channel_capacity: dict[Any, int]) -> N
         await layer.group_send("room", MESSAGE)
     assert len(redis.queues[0][f"asgi{PROCESSES[0]}"]) == 1
     assert layer.statistics()["dropped"] == 2
+    await layer.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"channel_capacity": {"x": 1}}], ids=str)
+async def test_full_members_are_logged(
+    redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """The log names the queue of the process and the group; many at once are exact."""
+    layer = RedisChannelLayer(capacity=1, **options)
+    for channel in MEMBERS_OF_ROOM:
+        await layer.group_add("room", channel)
+    await asyncio.gather(*[layer.group_send("room", MESSAGE) for _ in range(5)])
+    assert layer.statistics()["dropped"] == 8
+    assert (
+        f"queue '{PROCESSES[0]}' is full, so a message to group 'room'"
+        in (caplog.messages[0])
+    )
+    await layer.close()
+
+
+async def test_members_that_cannot_be_channels(redis: Redis) -> None:
+    """Names that are not ASCII are left out where this process lists the members."""
+    layer = RedisChannelLayer(symmetric_encryption_keys=["secret"])
+    await layer.group_add("room", MEMBERS_OF_ROOM[0])
+    redis.groups[0]["asgi:group:room"].append(f"{PROCESSES[0]}\u00e9")
+    await layer.group_send("room", MESSAGE)
+    [value] = redis.queues[0][f"asgi{PROCESSES[0]}"]
+    assert {*layer.deserialize(value)[CHANNEL_KEY]} == {MEMBERS_OF_ROOM[0]}
     await layer.close()
 
 

@@ -9,7 +9,7 @@
 --       5 how the list is written: 'msgpack' or 'json'
 --       6 the value up to the list
 --       7 the value after the list
--- Returns how many queues were full.
+-- Returns the names of the queues that were full.
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', seconds() - tonumber(ARGV[1]))
 
@@ -27,9 +27,11 @@ end
 
 local capacity, expiry = tonumber(ARGV[3]), tonumber(ARGV[4])
 local write = ARGV[5] == 'json' and cjson.encode or cmsgpack.pack
-local full = 0
+local full = {}
 for _, name in ipairs(names) do
   local value = ARGV[6] .. write(channels[name]) .. ARGV[7]
-  full = full + 1 - enqueue(ARGV[2] .. name, value, capacity, expiry)
+  if enqueue(ARGV[2] .. name, value, capacity, expiry) == 0 then
+    full[#full + 1] = name
+  end
 end
 return full
