@@ -1,5 +1,7 @@
 """Command lines of the worker."""
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,12 +50,12 @@ async def application(*_args: object) -> None:
 def test_command_lines(words: list[str]) -> None:
     """With no layer registered, each ends with help or with one line and status 2."""
     with pytest.MonkeyPatch.context() as patch:
-        written: list[str] = []
-        patch.setattr("sys.stderr.write", written.append)
-        patch.setattr("sys.stdout.write", lambda text: None)
+        written = io.StringIO()
+        patch.setattr("sys.stderr", written)
+        patch.setattr("sys.stdout", io.StringIO())
         with pytest.raises(SystemExit) as ended:
             main(words)
-    output = "".join(written)
+    output = written.getvalue()
     if ended.value.code == 0:
         assert {"-h", "--help"} & {word[: len("--help")] for word in words}
         return

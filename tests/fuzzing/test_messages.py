@@ -1,5 +1,6 @@
 """Messages arrive as they were sent, and foreign bytes do no harm."""
 
+import contextlib
 from typing import Any, cast
 
 import msgpack  # type: ignore[import-untyped] # pyright: ignore[reportMissingTypeStubs] # it has none
@@ -46,29 +47,17 @@ def spoiled(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(1, len(data)))] + draw(st.binary(max_size=3)))
 
 
+def nested_json(levels: int, opening: str, closing: str) -> bytes:
+    return f'{{"type": "x", "value": {opening * levels}1{closing * levels}}}'.encode()
+
+
 def hostile() -> st.SearchStrategy[bytes]:
     """Return bytes of which some are messages."""
-    nested = deep(1, 2000).map(lambda value: {"type": "x", "value": value})
     packed = deep(1, 510).map(lambda value: pack({"type": "x", "value": value}))
-    text = nested.map(lambda value: _as_json(value).encode())
-    return st.binary() | spoiled() | packed | text
-
-
-def _as_json(value: Any) -> str:
-    """Return JSON of any depth."""
-    opened, closed = [], []
-    while isinstance(value, list | dict):
-        if isinstance(value, list):
-            opened.append("[")
-            closed.append("]")
-            (value,) = cast("list[Any]", value)
-        else:
-            items = cast("dict[str, Any]", value)
-            key = "value" if "value" in items else "a"
-            opened.append(f'{{"{key}":')
-            closed.append("}")
-            value = items[key]
-    return "".join([*opened, str(value), *reversed(closed)])
+    levels = st.integers(1, 2000)
+    lists = levels.map(lambda count: nested_json(count, "[", "]"))
+    dicts = levels.map(lambda count: nested_json(count, '{"a": ', "}"))
+    return st.binary() | spoiled() | packed | lists | dicts
 
 
 @EVERY
@@ -100,14 +89,9 @@ def test_serializers_keep_messages(name: str, data: st.DataObject) -> None:
 @EVERY
 @given(message=odd_messages())
 def test_serializers_refuse_what_they_cannot_carry(name: str, message: Any) -> None:
-    """Any other object is a TypeError, or bytes that can be read again."""
-    serializer = SERIALIZERS[name]
-    try:
-        data = serializer.serialize(message)
-    except TypeError:
-        return
-    if isinstance(message, dict):
-        serializer.deserialize(data)
+    """Any other object is a TypeError, or bytes."""
+    with contextlib.suppress(TypeError):
+        assert isinstance(SERIALIZERS[name].serialize(message), bytes)
 
 
 @given(message=messages(), value=st.none() | deep(1, 90))
