@@ -104,6 +104,11 @@ def foreign() -> Iterator[WithGroups]:
     channel_layers.clear()
 
 
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged: what goes wrong at the end is nowhere else."""
+    return [each.message for each in caplog.records if "fast_channels" in each.name]
+
+
 def test_registry_returns_the_very_object(foreign: WithGroups) -> None:
     """Code that asks for a foreign layer finds all of its own methods."""
     found: list[object] = [get_channel_layer("foreign"), channel_layers["foreign"]]
@@ -127,7 +132,7 @@ def test_layers_of_ours_are_used_as_they_are() -> None:
     assert isinstance(as_layer(Minimal()), BaseChannelLayer)
 
 
-async def test_consumers(foreign: WithGroups) -> None:
+async def test_consumers(foreign: WithGroups, caplog: pytest.LogCaptureFixture) -> None:
     """A consumer joins groups, hears what is sent to them, and leaves them."""
     async with (
         WebsocketCommunicator(Room, "/") as one,
@@ -142,6 +147,7 @@ async def test_consumers(foreign: WithGroups) -> None:
         assert await two.receive_json_from() == "direct"
         assert len(foreign.members["room"]) == 2
     assert foreign.members["room"] == set()
+    assert errors(caplog) == []
 
 
 async def test_layer_without_groups() -> None:
@@ -192,7 +198,9 @@ def test_sync_layer(foreign: WithGroups) -> None:
     assert [queue.get_nowait()["type"] for _ in range(4)] == ["one", "all"] * 2
 
 
-async def test_lifespan_closes_it_if_it_can(foreign: WithGroups) -> None:
+async def test_lifespan_closes_it_if_it_can(
+    foreign: WithGroups, caplog: pytest.LogCaptureFixture
+) -> None:
     """close() is awaited if there is one, and called if it is a plain method."""
 
     class Plain(Minimal):
@@ -207,6 +215,7 @@ async def test_lifespan_closes_it_if_it_can(foreign: WithGroups) -> None:
         assert foreign.closed == 0
     assert foreign.closed == 1
     assert not plain.queues
+    assert errors(caplog) == []
 
 
 def test_nonsense_is_refused_in_the_same_words() -> None:
