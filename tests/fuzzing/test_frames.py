@@ -40,6 +40,7 @@ DISCONNECTS = st.fixed_dictionaries(
 class Relay(AsyncWebsocketConsumer):
     """Sends what it gets to everyone, itself included."""
 
+    channel_layer: Any
     channel_layer_alias = "default"
     groups = ["everyone"]
     codes: list[int]
@@ -48,7 +49,7 @@ class Relay(AsyncWebsocketConsumer):
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
         event = {"type": "relayed", "text": text_data, "bytes": bytes_data}
-        await self.channel_layer.group_send("everyone", event)  # type: ignore[union-attr] # pyright: ignore[reportOptionalMemberAccess] # it has one
+        await self.channel_layer.group_send("everyone", event)
 
     async def relayed(self, event: dict[str, Any]) -> None:
         await self.send(event["text"], event["bytes"])
@@ -60,13 +61,14 @@ class Relay(AsyncWebsocketConsumer):
 class JsonRelay(AsyncJsonWebsocketConsumer):
     """Does the same with JSON."""
 
+    channel_layer: Any
     channel_layer_alias = "default"
     groups = ["everyone"]
     codes: list[int]
 
     async def receive_json(self, content: Any, **_kwargs: Any) -> None:
         event = {"type": "relayed", "content": content}
-        await self.channel_layer.group_send("everyone", event)  # type: ignore[union-attr] # pyright: ignore[reportOptionalMemberAccess] # it has one
+        await self.channel_layer.group_send("everyone", event)
 
     async def relayed(self, event: dict[str, Any]) -> None:
         await self.send_json(event["content"])

@@ -80,8 +80,7 @@ def wrap_close(proxy: BaseChannelLayer, loop: asyncio.AbstractEventLoop) -> None
 
     def release_and_close() -> None:
         loop.close = close  # type: ignore[method-assign] # it is an attribute of this loop
-        if not loop.is_closed():
-            loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_asyncgens())
         close()
 
     loop.close = release_and_close  # type: ignore[method-assign] # as above

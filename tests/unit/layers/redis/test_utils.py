@@ -10,6 +10,7 @@ import uvloop
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from fast_channels.layers import BaseChannelLayer
+from fast_channels.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from fast_channels.layers.redis.utils import (
     close_redis,
     consistent_hash,
@@ -102,3 +103,15 @@ def test_wrap_close_releases_before_the_loop_is_closed(new_event_loop: Any) -> N
     assert ended == ["ended"]
     assert loop.is_closed()
     loop.close()
+
+
+@pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
+async def test_methods_that_layers_had_in_release_1(
+    layer_class: type[RedisChannelLayer | RedisPubSubChannelLayer],
+) -> None:
+    """A layer encodes and decodes what it would send, and closes by its older name."""
+    layer = layer_class()
+    message = {"type": "hello", "number": 1}
+    data = layer.serialize(message)
+    assert layer.deserialize(data) == layer.serializer.deserialize(data) == message
+    await layer.close_pools()
