@@ -149,28 +149,8 @@ class RedisBaseLayer(BaseChannelLayer):
         """
         raise NotImplementedError
 
-    # By the names that they have in channels_redis.
-
-    def serialize(self, message: Mapping[str, Any]) -> bytes:
-        """Return the bytes that stand for a message in Redis.
-
-        The layer itself calls ``serializer``: to change the format, register one.
-
-        Raises:
-            TypeError: The format cannot carry the message.
-        """
-        return self.serializer.serialize(message)
-
-    def deserialize(self, message: bytes) -> dict[str, Any]:
-        """Return the message that these bytes stand for.
-
-        Raises:
-            UndecodableMessage: They stand for none.
-        """
-        return self.serializer.deserialize(message)
-
     async def close_pools(self) -> None:
-        """Do as ``close()`` does."""
+        """Do as ``close()`` does, by its name in channels_redis."""
         await self.close()
 
     def _name_client(self) -> str:
