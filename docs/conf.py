@@ -34,6 +34,8 @@ nitpick_ignore = [
     # They have no documentation of their own to refer to.
     ("py:class", "asgiref.testing.ApplicationCommunicator"),
     ("py:class", "MultiFernet"),
+    ("py:class", "redis.asyncio.client.Redis"),
+    ("py:class", "redis.asyncio.connection.ConnectionPool"),
 ]
 nitpick_ignore_regex = [
     # Type variables: what is put in their place matters, not their name.

@@ -7,10 +7,26 @@ from pathlib import Path
 import pytest
 import uvloop
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 from fast_channels.layers import channel_layers
 
 pytest_plugins = ["tests.redis_servers.fixtures"]
+
+# What hypothesis makes up: always the same, however slow the machine is; or much more,
+# with --hypothesis-profile=long.
+settings.register_profile(
+    "short",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "long", settings.get_profile("short"), max_examples=20_000, derandomize=False
+)
+settings.load_profile("short")
 
 _TESTS = Path(__file__).parent
 _ON_BOTH_LOOPS = (_TESTS / "unit", _TESTS / "contract")

@@ -7,7 +7,7 @@ nothing of fast_channels, until a test asks for its fixture.
 import functools
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -75,9 +75,10 @@ def _register(layers: "Mapping[str, BaseChannelLayer]") -> None:
 def _in_memory(layer: "BaseChannelLayer") -> "InMemoryChannelLayer":
     from fast_channels.layers import InMemoryChannelLayer  # noqa: PLC0415
 
-    options = {name: vars(layer)[name] for name in _OPTIONS if name in vars(layer)}
     # A third-party layer may have none of them.
-    capacities: CompiledChannelCapacities = vars(layer).get("channel_capacity", [])
+    own: dict[str, Any] = getattr(layer, "__dict__", {})
+    options = {name: own[name] for name in _OPTIONS if name in own}
+    capacities: CompiledChannelCapacities = own.get("channel_capacity", [])
     if not (hasattr(layer, "serialize") and hasattr(layer, "deserialize")):
         return InMemoryChannelLayer(**options, channel_capacity=dict(capacities))
 

@@ -19,6 +19,7 @@ __all__ = [
     "ChannelCapacityDict",
     "ChannelCapacityPattern",
     "ChannelHeaders",
+    "ChannelLayerProtocol",
     "ChannelMessage",
     "ChannelScope",
     "CompiledChannelCapacities",
@@ -112,6 +113,27 @@ class MiddlewareProtocol(Protocol):
         send: ASGISendCallable,
     ) -> None:
         """Serve one connection, most often by calling ``inner``."""
+        ...
+
+
+class ChannelLayerProtocol(Protocol):
+    """What an object needs to be registered as a layer.
+
+    For groups, it also has ``group_add``, ``group_discard`` and ``group_send``. Layers
+    that were written for Django Channels have all of them:
+    https://channels.readthedocs.io/en/latest/channel_layer_spec.html
+    """
+
+    async def send(self, channel: str, message: Any, /) -> None:
+        """Send a message to one channel."""
+        ...
+
+    async def receive(self, channel: str, /) -> Any:
+        """Wait for the next message of a channel and return it."""
+        ...
+
+    async def new_channel(self) -> str:
+        """Return the name of a new channel."""
         ...
 
 

@@ -42,8 +42,11 @@ _DOCUMENTED = sorted(
 # Where the types are that a page writes down itself, since they have no docstring when
 # the code runs.
 _ALIASES = {
-    "fast_channels.type_defs": "fast_channels/type_defs.py",
-    "fast_channels.layers.redis.type_defs": "fast_channels/layers/redis/hosts.py",
+    "fast_channels.type_defs": ["fast_channels/type_defs.py"],
+    "fast_channels.layers.redis.type_defs": [
+        "fast_channels/layers/redis/hosts.py",
+        "fast_channels/layers/redis/type_defs.py",
+    ],
 }
 
 
@@ -71,7 +74,8 @@ def public_names() -> Iterator[str]:
 
 def aliases(module: str) -> Iterator[tuple[str, str, str]]:
     """Yield the names, values and docstrings of the type aliases of a module."""
-    body = ast.parse((_SOURCE / _ALIASES[module]).read_text()).body
+    texts = [(_SOURCE / path).read_text() for path in _ALIASES[module]]
+    body = [statement for text in texts for statement in ast.parse(text).body]
     for statement, docstring in itertools.pairwise(body):
         match statement, docstring:
             case (

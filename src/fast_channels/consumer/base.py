@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
+from fast_channels.layers.foreign import as_layer
 from fast_channels.layers.registry import channel_layers
 from fast_channels.loop import DispatchLoop, Received
 from fast_channels.type_defs import (
@@ -25,7 +26,13 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-__all__ = ["AsyncConsumer", "ConsumerApplication", "LiveConsumer", "live_consumers"]
+__all__ = [
+    "AsyncConsumer",
+    "ConsumerApplication",
+    "LiveConsumer",
+    "get_handler_name",
+    "live_consumers",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -260,7 +267,7 @@ class AsyncConsumer:
             await self._consumer_begin(receive)
             return sources, None
         self.channel_name = await layer.new_channel()
-        mailbox = layer.attach(self.channel_name, loop.wake)
+        mailbox = as_layer(layer).attach(self.channel_name, loop.wake)
         await self._consumer_begin(receive)
         if mailbox is None:
             return [*sources, self.channel_receive], None
@@ -290,7 +297,9 @@ class AsyncConsumer:
         """
         if self.channel_layer is not None and self.channel_name is not None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
             await self._consumer_release(
-                functools.partial(self.channel_layer.delete_channel, self.channel_name),
+                functools.partial(
+                    as_layer(self.channel_layer).delete_channel, self.channel_name
+                ),
                 "release its channel",
             )
 
@@ -345,16 +354,11 @@ class AsyncConsumer:
 
     def __name_handler(self, message: ChannelMessage) -> str:
         """Return the name of the method for a message, and remember it."""
-        message_type = message.get("type")
-        if not isinstance(message_type, str):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                "a message needs a 'type', a str that names its handler; "
-                f"this one has {message_type!r}: {message!r}"
-            )
-        name = _handler_name(type(self), message_type)
+        name = get_handler_name(message)
+        _require_reachable(type(self), name, message["type"])
         if hasattr(self, name):
             # Others are not remembered: anybody could think of one more.
-            self._consumer_handlers[message_type] = name
+            self._consumer_handlers[message["type"]] = name
         return name
 
     def __find_layer(self) -> BaseChannelLayer | None:
@@ -419,18 +423,35 @@ class ConsumerApplication:
         await consumer(scope, receive, send)
 
 
-def _handler_name(consumer_class: type[AsyncConsumer], message_type: str) -> str:
-    """Return the name of the method for a type of message.
+def get_handler_name(message: ChannelMessage) -> str:
+    """Return the name of the method for a message: its type, with ``_`` for ``.``.
 
     Raises:
-        ValueError: A message of that type may not name a method of the class.
+        ValueError: The message has no type, or one that names no method.
     """
+    message_type = message.get("type")
+    if not isinstance(message_type, str):
+        raise ValueError(  # noqa: TRY004 # as for any message without a handler
+            "a message needs a 'type', a str that names its handler; "
+            f"this one has {message_type!r}: {message!r}"
+        )
     name = message_type.replace(".", "_")
     if not name or name.startswith("_"):
         raise ValueError(
             f"malformed message type {message_type!r}: "
             "it must not be empty nor start with '.' or '_'"
         )
+    return name
+
+
+def _require_reachable(
+    consumer_class: type[AsyncConsumer], name: str, message_type: str
+) -> None:
+    """Return if messages of a type may reach the method of a name.
+
+    Raises:
+        ValueError: It is a method that every consumer has.
+    """
     if name not in _EVENT_HANDLERS and any(
         name in vars(base) or name in inspect.get_annotations(base)
         for base in consumer_class.__mro__
@@ -440,4 +461,3 @@ def _handler_name(consumer_class: type[AsyncConsumer], message_type: str) -> str
             f"no handler for message type {message_type!r}: {name!r} is a method or "
             "attribute that every consumer has, which no message may reach"
         )
-    return name

@@ -256,6 +256,20 @@ class BaseChannelLayer:
         head, mark, _ = name.partition("!")
         return head + mark
 
+    # By the names that layers for older releases of Channels call.
+
+    def valid_channel_name(self, name: str, receive: bool = False) -> bool:
+        """Do as ``require_valid_channel_name()`` does."""
+        return self.require_valid_channel_name(name, receive)
+
+    def valid_group_name(self, name: str) -> bool:
+        """Do as ``require_valid_group_name()`` does."""
+        return self.require_valid_group_name(name)
+
+    def match_type_and_length(self, name: object) -> bool:
+        """Return whether a name is a str, and not too long."""
+        return isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH
+
     def _require_length(self, kind: str, name: str) -> None:
         if len(name) >= self.MAX_NAME_LENGTH:
             raise TypeError(

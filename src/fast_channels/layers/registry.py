@@ -3,8 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import cast
+
+from fast_channels.exceptions import InvalidChannelLayerError
+from fast_channels.type_defs import ChannelLayerProtocol
 
 from .base import BaseChannelLayer
+from .foreign import as_layer, is_layer
 
 __all__ = [
     "ChannelLayerRegistry",
@@ -24,30 +29,53 @@ class ChannelLayerRegistry:
     The application fills it, usually once and before it serves. A consumer looks its
     ``channel_layer_alias`` up for every new connection, so a layer may also be
     registered, replaced or removed later; connections that are open keep theirs.
+
+    A layer is an instance of :class:`BaseChannelLayer`, or any object that has the
+    methods ``send``, ``receive`` and ``new_channel``, and, for groups, ``group_add``,
+    ``group_discard`` and ``group_send``, as layers for Django Channels have.
     """
 
     def __init__(self) -> None:
         self._layers: dict[str, BaseChannelLayer] = {}
 
-    def register(self, alias: str, layer: BaseChannelLayer) -> None:
+    def register(self, alias: str, layer: ChannelLayerProtocol) -> None:
         """Make an alias stand for a layer, in place of any other it stood for.
 
         Raises:
-            TypeError: The alias is not a str, or the layer is not an instance of a
-                layer class.
+            TypeError: The alias is not a str, or the layer is not an instance with the
+                methods of a layer.
             ValueError: The alias is empty.
         """
         _check_alias(alias)
         _check_layer(alias, layer)
-        self._layers[alias] = layer
+        self._layers[alias] = cast("BaseChannelLayer", layer)
 
     def unregister(self, alias: str) -> None:
         """Remove an alias; nothing happens if it is unknown. The layer stays open."""
         self._layers.pop(alias, None)
 
+    def __getitem__(self, alias: str) -> BaseChannelLayer:
+        """Return the layer of an alias.
+
+        Raises:
+            InvalidChannelLayerError: No layer is registered for the alias.
+        """
+        layer = self.get(alias)
+        if layer is None:
+            registered = ", ".join(map(repr, self._layers)) or "none"
+            raise InvalidChannelLayerError(
+                f"no layer is registered for the alias {alias!r} (registered: "
+                f"{registered}); this process has to call register_channel_layer() too"
+            )
+        return layer
+
     def get(self, alias: str | None) -> BaseChannelLayer | None:
         """Return the layer of an alias, or None for an unknown alias and for None."""
         return None if alias is None else self._layers.get(alias)
+
+    def list_aliases(self) -> list[str]:
+        """Return the aliases, in the order in which they were registered first."""
+        return list(self._layers)
 
     def clear(self) -> None:
         """Remove every alias. The layers stay open."""
@@ -86,7 +114,7 @@ class ChannelLayerRegistry:
 async def _close(alias: str, layer: BaseChannelLayer, timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
-            await layer.close()
+            await as_layer(layer).close()
     except Exception:
         _logger.exception("the layer with alias %r could not be closed", alias)
 
@@ -104,7 +132,7 @@ def _check_layer(alias: str, layer: object) -> None:
             f"the layer for alias {alias!r} must be an instance, but "
             f"{layer.__name__} is a class: write {layer.__name__}(...)"
         )
-    if not isinstance(layer, BaseChannelLayer):
+    if not is_layer(layer):
         raise TypeError(
             f"the layer for alias {alias!r} must be an instance of a subclass of "
             f"BaseChannelLayer, not {layer!r}"
@@ -115,12 +143,12 @@ channel_layers: ChannelLayerRegistry = ChannelLayerRegistry()
 """The registry that consumers and the functions of this module use."""
 
 
-def register_channel_layer(alias: str, layer: BaseChannelLayer) -> None:
+def register_channel_layer(alias: str, layer: ChannelLayerProtocol) -> None:
     """Make an alias stand for a layer, in place of any other it stood for.
 
     Raises:
-        TypeError: The alias is not a str, or the layer is not an instance of a
-            layer class.
+        TypeError: The alias is not a str, or the layer is not an instance with the
+            methods of a layer.
         ValueError: The alias is empty.
     """
     channel_layers.register(alias, layer)

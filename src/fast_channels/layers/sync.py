@@ -23,10 +23,10 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, cast
 
-from fast_channels.exceptions import InvalidChannelLayerError
-from fast_channels.type_defs import ChannelMessage
+from fast_channels.type_defs import ChannelLayerProtocol, ChannelMessage
 
 from .base import BaseChannelLayer
+from .foreign import as_layer, is_layer
 from .registry import channel_layers
 
 __all__ = ["SyncChannelLayer"]
@@ -58,13 +58,13 @@ class SyncChannelLayer:
         TypeError: It is neither a layer nor a str.
     """
 
-    def __init__(self, layer: BaseChannelLayer | str = "default") -> None:
-        if not isinstance(layer, BaseChannelLayer | str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+    def __init__(self, layer: ChannelLayerProtocol | str = "default") -> None:
+        if not isinstance(layer, str) and not is_layer(layer):
             raise TypeError(
                 "SyncChannelLayer needs a layer or the alias of a registered one, "
                 f"not {layer!r}"
             )
-        self._layer = layer
+        self._layer = layer if isinstance(layer, str) else as_layer(layer)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._layer!r}>"
@@ -143,16 +143,8 @@ class SyncChannelLayer:
         _background.end()
 
     def _find(self) -> BaseChannelLayer:
-        if isinstance(self._layer, BaseChannelLayer):
-            return self._layer
-        layer = channel_layers.get(self._layer)
-        if layer is None:
-            registered = ", ".join(map(repr, channel_layers)) or "none"
-            raise InvalidChannelLayerError(
-                f"no layer is registered for the alias {self._layer!r} (registered: "
-                f"{registered}); this process has to call register_channel_layer() too"
-            )
-        return layer
+        layer = self._layer
+        return channel_layers[layer] if isinstance(layer, str) else layer
 
 
 class _LoopThread:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
+from urllib.parse import ParseResult, urlparse
 
 from fast_channels.denial import denial_events
 from fast_channels.type_defs import (
@@ -88,6 +89,7 @@ class OriginValidator(BaseMiddleware):
     * ``"example.com"``, ``"example.com:8443"``: this host with any scheme, and with any
       port if none is named. IPv6 addresses are in brackets.
     * ``".example.com"``, ``"https://.example.com"``: this host and every one below it.
+    * ``"*.example.com"``, ``"https://*.example.com"``: every host below this one.
     * a compiled regular expression: the origins, in lower case, that it matches as a
       whole.
     * ``"*"``: every connection, whatever its header is, or if it has none.
@@ -113,10 +115,11 @@ class OriginValidator(BaseMiddleware):
                 "the allowed origins or hosts must be a list, not a single str: "
                 f"write [{allowed_origins!r}]"
             )
-        allowed = list(allowed_origins)
-        # Whether every connection is allowed.
-        self._any = "*" in allowed
-        self._allowed = [_check(item) for item in allowed if item != "*"]
+        self.allowed_origins: list[str | re.Pattern[str]] = list(allowed_origins)
+        """The allowed origins."""
+        self._parsed = {
+            item: _check(item) for item in self.allowed_origins if item != "*"
+        }
 
     async def __call__(
         self,
@@ -125,10 +128,51 @@ class OriginValidator(BaseMiddleware):
         send: ASGISendCallable,
     ) -> None:
         """Call the inner application, or refuse the connection."""
-        if scope["type"] != "websocket" or self._any or self._allows(scope):
+        if scope["type"] != "websocket" or self._allows(scope):
             await self.inner(scope, receive, send)
         else:
             await _DENIER(scope, receive, send)
+
+    # The steps of the decision, by their names in Django Channels, for subclasses.
+
+    def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
+        """Return whether a WebSocket may be opened.
+
+        Args:
+            parsed_origin: The origin of the page, in lower case; None if the header is
+                absent, repeated or malformed.
+        """
+        if parsed_origin is None:
+            return "*" in self.allowed_origins
+        return self.validate_origin(parsed_origin)
+
+    def validate_origin(self, parsed_origin: ParseResult) -> bool:
+        """Return whether an origin is one of those that are allowed."""
+        return any(
+            pattern == "*" or self.match_allowed_origin(parsed_origin, pattern)
+            for pattern in self.allowed_origins
+        )
+
+    def match_allowed_origin(
+        self, parsed_origin: ParseResult, pattern: str | re.Pattern[str]
+    ) -> bool:
+        """Return whether an origin is the allowed one, or one of them.
+
+        Args:
+            parsed_origin: The origin of the page.
+            pattern: An allowed origin.
+        """
+        text = parsed_origin.geturl()
+        allowed = self._parsed.get(pattern) or _check(pattern)
+        if isinstance(allowed, re.Pattern):
+            return allowed.fullmatch(text) is not None
+        origin = _Origin.parse(text)
+        port = self.get_origin_port(parsed_origin)
+        return origin is not None and allowed.includes(origin._replace(port=port))
+
+    def get_origin_port(self, origin: ParseResult) -> int | None:
+        """Return the port of an origin, or that of its scheme; None if it has none."""
+        return _PORTS.get(origin.scheme) if origin.port is None else origin.port
 
     def _allows(self, scope: ChannelScope) -> bool:
         values: list[bytes] = [
@@ -136,7 +180,7 @@ class OriginValidator(BaseMiddleware):
             for name, value in scope.get("headers") or ()
             if name.lower() == b"origin"
         ]
-        if len(values) == 1 and self._includes(values[0].decode("latin-1").lower()):
+        if self.valid_origin(_parse_header(values)):
             return True
         _logger.info(
             "refused a WebSocket to %r: its origin is not allowed: %r",
@@ -144,19 +188,6 @@ class OriginValidator(BaseMiddleware):
             values,
         )
         return False
-
-    def _includes(self, text: str) -> bool:
-        origin = _Origin.parse(text)
-        return (
-            origin is not None
-            and origin.is_complete()
-            and any(
-                allowed.fullmatch(text)
-                if isinstance(allowed, re.Pattern)
-                else allowed.includes(origin)
-                for allowed in self._allowed
-            )
-        )
 
 
 class AllowedHostsOriginValidator(OriginValidator):
@@ -197,12 +228,14 @@ _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 # The ports that an origin does not name.
 _PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
+# No origin is longer: the name of a host has at most 253 characters.
+_LONGEST = 300
 
 # https://www.rfc-editor.org/rfc/rfc6454.html#section-6.2, and what is allowed: that may
-# lack the scheme, and have a dot before the host.
+# lack the scheme, and have a dot, or a star and a dot, before the host.
 _SYNTAX = re.compile(
     r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
-    r"(?P<host>\.?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])"
+    r"(?P<host>(?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
@@ -232,7 +265,7 @@ class _Origin(NamedTuple):
 
     def is_complete(self) -> bool:
         """Return whether it is the origin of a page."""
-        return self.scheme is not None and not self.host.startswith(".")
+        return self.scheme is not None and self.host[0] not in "*."
 
     def includes(self, origin: "_Origin") -> bool:
         """Return whether the origin of a page is among those that are allowed."""
@@ -240,7 +273,18 @@ class _Origin(NamedTuple):
             same = self.port in {None, origin.port}
         else:
             same = (self.scheme, self.port) == (origin.scheme, origin.port)
+        if self.host[0] == "*":
+            return same and origin.host.endswith(self.host[1:])
         return same and is_same_domain(origin.host, self.host)
+
+
+def _parse_header(values: list[bytes]) -> ParseResult | None:
+    """Return the origin that the headers of a connection name, if it is one."""
+    if len(values) != 1 or len(values[0]) > _LONGEST:
+        return None
+    text = values[0].decode("latin-1").lower()
+    origin = _Origin.parse(text)
+    return urlparse(text) if origin is not None and origin.is_complete() else None
 
 
 def _check(item: str | re.Pattern[str]) -> _Origin | re.Pattern[str]:
@@ -257,7 +301,8 @@ def _check(item: str | re.Pattern[str]) -> _Origin | re.Pattern[str]:
         raise ValueError(
             f"cannot allow the origin {item!r}: write the scheme, host and port of a "
             "page, such as 'https://example.com:8443', or a host such as "
-            "'example.com', or '.example.com' for every host below it too; without a "
+            "'example.com', '.example.com' for every host below it too, or "
+            "'*.example.com' for those alone; without a "
             "path, in ASCII, and IPv6 addresses in brackets"
         )
     return origin

@@ -28,8 +28,14 @@ from fast_channels.consumer.base import AsyncConsumer
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.base import BaseChannelLayer, require_positive_int
 from fast_channels.layers.delivery import Delivery
+from fast_channels.layers.foreign import as_layer, is_layer
 from fast_channels.routing import ChannelNameRouter, as_application
-from fast_channels.type_defs import ChannelApplication, ChannelMessage, ChannelScope
+from fast_channels.type_defs import (
+    ChannelApplication,
+    ChannelLayerProtocol,
+    ChannelMessage,
+    ChannelScope,
+)
 
 __all__ = ["Worker"]
 
@@ -86,7 +92,7 @@ class Worker:
         self,
         application: ChannelApplication | type[AsyncConsumer],
         channels: Iterable[str],
-        channel_layer: BaseChannelLayer,
+        channel_layer: ChannelLayerProtocol,
         *,
         concurrency: int = 10,
         shutdown_timeout: float | None = 30,
@@ -98,15 +104,15 @@ class Worker:
                 f"the application of a worker must be callable, which {application!r} "
                 "is not"
             )
-        if not isinstance(channel_layer, BaseChannelLayer):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not is_layer(channel_layer):
             raise TypeError(
                 "channel_layer must be an instance of a subclass of BaseChannelLayer, "
                 f"not {channel_layer!r}"
             )
-        self.channel_layer: BaseChannelLayer = channel_layer
+        self.channel_layer: BaseChannelLayer = as_layer(channel_layer)
         """Where the channels are."""
         self.channels: tuple[str, ...] = _check_channels(
-            channels, channel_layer, self.application
+            channels, self.channel_layer, self.application
         )
         """The names of the channels."""
         self.concurrency: int = require_positive_int("concurrency", concurrency)

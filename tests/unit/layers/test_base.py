@@ -326,3 +326,17 @@ async def test_leaving_the_context_of_a_layer_closes_it() -> None:
 def test_layer_is_truthy(layer: MyLayer) -> None:
     """A layer can be told from None by its truth value."""
     assert bool(layer) is True
+
+
+def test_names_of_older_releases_of_channels() -> None:
+    """Layers of others call the rules for names by their older names."""
+    layer = BaseChannelLayer()
+    assert layer.valid_channel_name("a!b")
+    assert layer.valid_group_name("a")
+    with pytest.raises(TypeError, match="must end at the '!'"):
+        layer.valid_channel_name("a!b", receive=True)
+    with pytest.raises(TypeError, match="'a!b' is not a group name"):
+        layer.valid_group_name("a!b")
+    assert layer.match_type_and_length("x" * 99)
+    assert not layer.match_type_and_length("x" * 100)
+    assert not layer.match_type_and_length(5)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from fast_channels.exceptions import InvalidChannelLayerError
 from fast_channels.layers import (
     BaseChannelLayer,
     ChannelLayerRegistry,
@@ -144,3 +145,20 @@ def test_default_alias_is_default(layer: BaseChannelLayer) -> None:
     assert get_channel_layer() is None
     register_channel_layer("default", layer)
     assert get_channel_layer() is layer
+
+
+def test_item_is_the_layer_of_an_alias(
+    registry: ChannelLayerRegistry, layer: BaseChannelLayer
+) -> None:
+    """registry[alias] is the layer, or an error that names what is registered."""
+    with pytest.raises(InvalidChannelLayerError, match=r"'chat' \(registered: none\)"):
+        registry["chat"]
+    registry.register("chat", layer)
+    registry.register("jobs", layer)
+    assert registry["chat"] is layer
+    with pytest.raises(
+        InvalidChannelLayerError,
+        match=r"^no layer is registered for the alias 'news' \(registered: 'chat', 'jo",
+    ):
+        registry["news"]
+    assert registry.list_aliases() == ["chat", "jobs"]

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import ParseResult, urlparse
 
 import pytest
 
@@ -68,6 +69,14 @@ async def allows(validator: OriginValidator, *origins: bytes) -> bool:
         ("https://.example.com", b"http://www.example.com", False),
         ("https://.example.com:8443", b"https://www.example.com:8443", True),
         ("https://.example.com:8443", b"https://www.example.com", False),
+        # All below a host, and not the host itself.
+        ("*.example.com", b"http://a.b.example.com:8080", True),
+        ("*.example.com", b"https://example.com", False),
+        ("*.example.com", b"https://badexample.com", False),
+        ("*.example.com:8443", b"https://www.example.com:8443", True),
+        ("*.example.com:8443", b"https://www.example.com", False),
+        ("https://*.example.com", b"https://www.example.com", True),
+        ("https://*.example.com", b"http://www.example.com", False),
         # Addresses.
         ("127.0.0.1", b"http://127.0.0.1:8000", True),
         ("[::1]", b"http://[::1]:8000", True),
@@ -171,7 +180,9 @@ async def test_only_websockets_are_refused(scope_type: str) -> None:
     [
         "",
         "null",
-        "*.example.com",
+        "*example.com",
+        "a.*.com",
+        "*.",
         "https://*",
         "https://example.com/",
         "https://example.com/path",
@@ -276,3 +287,64 @@ async def test_denier_is_for_websockets() -> None:
         await call(WebsocketDenier(), "http")
     with pytest.raises(ValueError, match=r"not 1008"):
         WebsocketDenier(1008)
+
+
+class Steps(OriginValidator):
+    """Overrides each step of the decision that Django Channels has too."""
+
+    steps: list[str]
+
+    def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
+        self.steps = ["valid" if parsed_origin is None else parsed_origin.geturl()]
+        return super().valid_origin(parsed_origin)
+
+    def validate_origin(self, parsed_origin: ParseResult) -> bool:
+        self.steps.append("validate")
+        return super().validate_origin(parsed_origin)
+
+    def match_allowed_origin(
+        self, parsed_origin: ParseResult, pattern: str | re.Pattern[str]
+    ) -> bool:
+        self.steps.append(f"match {pattern!s}")
+        return super().match_allowed_origin(parsed_origin, pattern)
+
+    def get_origin_port(self, origin: ParseResult) -> int | None:
+        self.steps.append("port")
+        return 81 if origin.scheme == "http" else super().get_origin_port(origin)
+
+
+async def test_subclasses_override_the_steps() -> None:
+    """Each step is made through self, and its result counts."""
+    validator = Steps(Application(), ["https://a.com", "http://b.com:81"])
+    assert await allows(validator, b"http://B.com")
+    assert validator.steps == [
+        "http://b.com",
+        "validate",
+        "match https://a.com",
+        "port",
+        "match http://b.com:81",
+        "port",
+    ]
+    assert not await allows(validator, b"http://b.com/path")
+    assert validator.steps == ["valid"]
+
+
+def test_steps_by_hand() -> None:
+    """The steps can be called with what urlparse() returns."""
+    validator = OriginValidator(Application(), ["https://a.com", PREVIEW])
+    assert validator.allowed_origins == ["https://a.com", PREVIEW]
+    assert validator.valid_origin(urlparse("https://a.com"))
+    assert validator.validate_origin(urlparse("https://pr-1.example.com"))
+    assert not validator.valid_origin(urlparse("https://b.com"))
+    assert not validator.valid_origin(urlparse("null"))
+    assert not validator.valid_origin(None)
+    assert OriginValidator(Application(), ["*"]).valid_origin(None)
+    # A pattern that was not among those of the validator.
+    assert validator.match_allowed_origin(urlparse("http://c.com"), "c.com")
+    ports = ["https://a.com", "http://a.com", "https://a.com:81", "capacitor://a"]
+    assert [validator.get_origin_port(urlparse(each)) for each in ports] == [
+        443,
+        80,
+        81,
+        None,
+    ]

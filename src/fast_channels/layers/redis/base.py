@@ -191,6 +191,10 @@ class RedisBaseLayer(BaseChannelLayer):
             )
         return own
 
+    async def close_pools(self) -> None:
+        """Do as ``close()`` does, by its name in channels_redis."""
+        await self.close()
+
     def _name_client(self) -> str:
         """Return a name for what one more event loop has of this layer."""
         pid = os.getpid()

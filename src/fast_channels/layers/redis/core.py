@@ -1,5 +1,7 @@
 """The queue layer, by the name that its module has in channels_redis."""
 
+from fast_channels.exceptions import ChannelFull
+
 from .queue import RedisChannelLayer
 
-__all__ = ["RedisChannelLayer"]
+__all__ = ["ChannelFull", "RedisChannelLayer"]

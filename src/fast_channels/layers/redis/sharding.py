@@ -11,7 +11,7 @@ __all__ = ["names_by_shard", "shard_of"]
 _RING = 4096
 
 
-def shard_of(name: str, shards: int) -> int:
+def shard_of(name: str | bytes, shards: int) -> int:
     """Return the shard of a name: the index of its host in the list of hosts.
 
     All of the name counts. So the name of a channel is to be cut at its ``!`` before,
@@ -31,7 +31,8 @@ def shard_of(name: str, shards: int) -> int:
         return 0
     # The division is one of floats, as in channels_redis: it decides where the
     # borders are when 4096 is no multiple of the number of shards.
-    return int(zlib.crc32(name.encode()) % _RING / (_RING / shards))
+    data = name.encode() if isinstance(name, str) else name
+    return int(zlib.crc32(data) % _RING / (_RING / shards))
 
 
 def names_by_shard(names: Iterable[str], shards: int) -> dict[int, list[str]]:

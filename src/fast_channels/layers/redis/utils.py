@@ -1,6 +1,94 @@
-"""How hosts are written, and which of them has what."""
+"""How hosts are written, and which of them has what.
+
+``parse_hosts()`` and ``shard_of()`` are what the layers use. The other functions are
+those of release 1, for code that calls them. The connections that they make are not
+those of a layer.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+
+from fast_channels.layers.base import BaseChannelLayer
 
 from .hosts import parse_hosts
 from .sharding import shard_of
+from .type_defs import ChannelDecodedRedisHost, ChannelRawRedisHost
 
-__all__ = ["parse_hosts", "shard_of"]
+__all__ = [
+    "close_redis",
+    "consistent_hash",
+    "create_pool",
+    "decode_hosts",
+    "parse_hosts",
+    "shard_of",
+    "wrap_close",
+]
+
+
+def consistent_hash(value: str | bytes, ring_size: int) -> int:
+    """Return the index of the host of a value, as ``shard_of()`` does."""
+    return shard_of(value, ring_size)
+
+
+def decode_hosts(
+    hosts: Sequence[ChannelRawRedisHost] | None,
+) -> list[ChannelDecodedRedisHost]:
+    """Return each host as a dict for ``create_pool()``; this machine for None.
+
+    Raises:
+        ValueError: The hosts are a single str.
+    """
+    if hosts is None:
+        return [{"address": "redis://localhost:6379"}]
+    if isinstance(hosts, str | bytes):
+        raise ValueError(  # noqa: TRY004 # as in channels_redis
+            "hosts must be a list, even if there is only one"
+        )
+    return [_decode_host(host) for host in hosts]
+
+
+def create_pool(host: ChannelDecodedRedisHost) -> ConnectionPool:
+    """Return a pool of redis-py for a host that ``decode_hosts()`` returned."""
+    options = dict(host)
+    if "address" in options:
+        address = options.pop("address")
+        return ConnectionPool.from_url(address, **options)  # pyright: ignore[reportUnknownMemberType] # redis-py leaves it untyped
+    master_name = options.pop("master_name", None)
+    if master_name is None:
+        return ConnectionPool(**options)
+    sentinels = options.pop("sentinels")
+    kwargs = options.pop("sentinel_kwargs", None)
+    sentinel: Sentinel = Sentinel(sentinels, sentinel_kwargs=kwargs)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+    return SentinelConnectionPool(master_name, sentinel, **options)  # type: ignore[no-untyped-call] # as above
+
+
+async def close_redis(connection: "Redis") -> None:
+    """Close a client of redis-py, and its pool."""
+    await connection.connection_pool.disconnect()
+
+
+def wrap_close(proxy: BaseChannelLayer, loop: asyncio.AbstractEventLoop) -> None:
+    """Make ``loop.close()`` release what a layer holds in an event loop.
+
+    It is needed only for loops that neither ``asyncio.run()`` nor ``asyncio.Runner``
+    closes: those release it by themselves.
+    """
+    close = loop.close
+
+    def release_and_close() -> None:
+        loop.close = close  # type: ignore[method-assign] # it is an attribute of this loop
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        close()
+
+    loop.close = release_and_close  # type: ignore[method-assign] # as above
+
+
+def _decode_host(host: ChannelRawRedisHost) -> ChannelDecodedRedisHost:
+    if isinstance(host, str):
+        return {"address": host}
+    if isinstance(host, Mapping):
+        return dict(host)
+    return dict(zip(("host", "port"), host, strict=True))

@@ -219,7 +219,8 @@ async def test_patience(
     assert mailbox.take() == {"number": 1}
     client.unwant("jobs")
     await until(lambda: server.queues["asgi:jobs"])
-    assert asyncio.get_running_loop().time() - started >= 0.2
+    # The clocks of event loops are a bit wrong.
+    assert asyncio.get_running_loop().time() - started > 0.19
     assert list(server.queues["asgi:jobs"]) == [packed(2)]
     client.plain.close("jobs", mailbox)
 

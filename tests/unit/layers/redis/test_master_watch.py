@@ -237,9 +237,12 @@ async def test_frozen(network: Network, watch: MasterWatch, where: str) -> None:
     await until(lambda: network.switches)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_quiet_sentinel(network: Network, watch: MasterWatch) -> None:
+async def test_quiet_sentinel(
+    network: Network, watch: MasterWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A Sentinel that has nothing to tell, but answers, is listened to for ever."""
+    # Not "impatient": a machine that is busy takes its time for an answer.
+    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.02)
     watch.start()
     sentinel = network.sentinels["a"]
     await until(lambda: sentinel.log.count(("ping",)) == 3)
@@ -298,7 +301,7 @@ async def test_backoff_begins_anew(network: Network, watch: MasterWatch) -> None
         attempt for each in network.sentinels.values() for attempt in each.attempts
     ]
     # Delays that doubled would be twenty seconds.
-    assert max(times) - min(times) < 2
+    assert max(times) - min(times) < 10
 
 
 # Rule 2: what nobody listened to

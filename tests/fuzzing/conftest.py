@@ -1,0 +1,15 @@
+"""How long the tests may take."""
+
+import pytest
+
+# Seconds for one test in the long form.
+_LONG = 3600
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Give the tests of the long form the time that they need."""
+    if config.getoption("--hypothesis-profile") == "long":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_LONG))
