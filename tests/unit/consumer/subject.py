@@ -65,6 +65,7 @@ class Subject(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         await self.come_to("connect")
+        await self.accept()
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -84,13 +85,17 @@ class Subject(AsyncWebsocketConsumer):
             await self.trouble[place](self)
 
 
-async def bring_to(place: str, consumer: Subject, server: FakeServer) -> None:
-    """Bring a connection to a handler of its consumer."""
+async def bring_to(
+    place: str, consumer: Subject, server: FakeServer, *, gone: bool = False
+) -> None:
+    """Bring a connection to a handler of its consumer, with its client gone or not."""
+    server.gone = gone and place == "connect"
     server.put({"type": "websocket.connect"})
     if place == "connect":
         await until(lambda: place in consumer.places)
         return
     await until(lambda: server.idle)
+    server.gone = gone
     if place == "receive":
         server.put({"type": "websocket.receive", "text": "hello"})
     elif place == "disconnect":
