@@ -110,9 +110,9 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     ``disconnect(code)`` is called exactly once for every connection that was opened,
     however it ends:
 
-    * with the code of ``close()``, if that has closed an open connection;
-    * with the code that the server reports (1005 if there is none), or 1006 when the
-      client has vanished;
+    * with the code of ``close()``, if the consumer has closed it;
+    * with the client's code (1005 if there is none), or 1006 when the client has
+      vanished, which is what the server reports;
     * with 1011 after an exception in a handler. The client gets a close frame with that
       code if the connection was open, and then the exception reaches the server;
     * with 1012 when the connection is cancelled since the server shuts down.
@@ -365,10 +365,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Leave the groups, call ``disconnect()``, and end the consumer."""
         code = message.get("code")
-        if self.__closed_here:
-            # Servers report other codes too, such as none, or always 1000.
-            code = self.__close_code
-        elif code is None or code == _NO_CODE:
+        # hypercorn reports 1000 after any close().
+        if code is None or code == _NO_CODE or (code == _NORMAL and self.__closed_here):
             code = self.__close_code if self.__closed else _NO_CODE
         # The client is gone.
         self.__closed = True

@@ -115,10 +115,23 @@ async def test_client_disconnects(any_layer: Layer | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"code": 1000}, {"code": 1005}, {"code": 4001}, {"code": 1006}]
+    ("told", "code"),
+    [
+        ({}, 4001),
+        ({"code": 1000}, 4001),
+        ({"code": 1005}, 4001),
+        ({"code": 4001}, 4001),
+        ({"code": 1006}, 1006),
+        ({"code": 4002}, 4002),
+    ],
 )
-async def test_server_closes(any_layer: Layer | None, told: dict[str, Any]) -> None:
-    """After close(), frames are dropped; disconnect() gets the code of the closing."""
+async def test_server_closes(
+    any_layer: Layer | None, told: dict[str, Any], code: int
+) -> None:
+    """After close(), frames are dropped; disconnect() gets the code of the closing.
+
+    Unless the server reports that the client has left in another way.
+    """
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -132,7 +145,7 @@ async def test_server_closes(any_layer: Layer | None, told: dict[str, Any]) -> N
         assert consumer.codes == []
         assert await server.disconnect(**told) is None
         assert_released(any_layer)
-    assert consumer.codes == [4001]
+    assert consumer.codes == [code]
     assert server.received.count("websocket.receive") == 3
 
 
