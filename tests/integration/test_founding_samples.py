@@ -8,6 +8,7 @@ they take for granted must go on working.
 # Both because the samples, as applications do, use self.channel_layer unchecked.
 
 import inspect
+import typing
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -389,7 +390,7 @@ def test_attributes() -> None:
         "scope",
     }
     assert attributes <= {*AsyncConsumer.__annotations__, *dir(AsyncConsumer)}
-    assert "groups" in AsyncWebsocketConsumer.__annotations__
+    assert "groups" in typing.get_type_hints(AsyncWebsocketConsumer)
     assert AsyncConsumer.channel_layer_alias is None
     assert AsyncConsumer.__bases__ == (object,)
     assert AsyncWebsocketConsumer.__bases__ == (AsyncConsumer,)

@@ -62,7 +62,7 @@ async def turns() -> None:
 class Room(AsyncWebsocketConsumer):
     """Passes every frame on to everybody in the room, and notes how it ended."""
 
-    channel_layer_alias = "default"
+    channel_layer_alias: str | None = "default"
     groups = ["room"]
 
     def __init__(self, codes: list[int]) -> None:
@@ -75,7 +75,6 @@ class Room(AsyncWebsocketConsumer):
         await self.say(text_data, bytes_data)
 
     async def say(self, text: str | None, data: bytes | None = None) -> None:
-        assert self.channel_layer is not None
         await self.channel_layer.group_send(
             "room", {"type": "room.message", "text": text, "bytes": data}
         )

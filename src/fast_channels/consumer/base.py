@@ -354,7 +354,7 @@ class AsyncConsumer:
 
     def _consumer_has_channel(self) -> bool:
         """Return whether the layer has given the consumer a channel."""
-        channel: str | None = self.channel_name
+        channel = cast("str | None", self.channel_name)
         return self._consumer_layer() is not None and channel is not None
 
     def __handle(self, message: ChannelMessage) -> Awaitable[None]:

@@ -7,6 +7,8 @@ disconnect is made up when it does not come in time.
 """
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import ASGIReceiveCallable, ChannelMessage
@@ -57,7 +59,7 @@ class Incoming:
         """Return whether the disconnect was received and is still to be dispatched."""
         return self._loop.has_received(is_disconnect)
 
-    async def receive(self) -> ChannelMessage:
+    async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event. Cancelling loses none."""
         waiting = self._waiting = asyncio.timeout_at(self._deadline)
         try:

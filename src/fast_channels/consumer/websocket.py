@@ -8,7 +8,7 @@ import math
 import re
 import textwrap
 import weakref
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
 from fast_channels.exceptions import (
@@ -566,15 +566,21 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             raise _InvalidFrame(_INVALID_DATA, f"invalid JSON: {exc}") from exc
         await awaitable(self.receive_json(content, **kwargs), self, "receive_json")
 
-    # *args, since type checkers allow overrides any other arguments then, or none.
-    async def receive_json(self, content: Any, *args: Any, **kwargs: Any) -> None:
-        """Handle what the client sent; ignores it, unless overridden.
+    if TYPE_CHECKING:
+        # Overrides may have any other arguments, or none.
+        async def receive_json(self, content: Any, *args: Any, **kwargs: Any) -> None:
+            """Handle what the client sent."""
 
-        Args:
-            content: The decoded content.
-            *args: Nothing.
-            **kwargs: What an override of ``receive()`` added.
-        """
+    else:
+
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            """Handle what the client sent; ignores it, unless overridden.
+
+            Args:
+                content: The decoded content.
+                **kwargs: What an override of ``receive()`` added. An override needs
+                    no such parameter if there is none.
+            """
 
     async def send_json(self, content: Any, close: _Close = False) -> None:
         """Send content as JSON to the client.

@@ -56,6 +56,7 @@ class Subject(AsyncWebsocketConsumer):
 
     def __init__(self, layer: Layer | None, **trouble: Trouble) -> None:
         super().__init__()
+        self.layer = layer
         if layer is None:
             self.channel_layer_alias = None
             self.groups = []
@@ -100,12 +101,10 @@ async def bring_to(
         server.put({"type": "websocket.receive", "text": "hello"})
     elif place == "disconnect":
         server.put({"type": "websocket.disconnect", "code": 1001})
-    elif consumer.channel_layer is None:
+    elif consumer.layer is None:
         server.put({"type": "chat.message"})
     else:
-        await consumer.channel_layer.send(
-            consumer.channel_name, {"type": "chat.message"}
-        )
+        await consumer.layer.send(consumer.channel_name, {"type": "chat.message"})
     await until(lambda: place in consumer.places)
 
 

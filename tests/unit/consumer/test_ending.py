@@ -283,7 +283,7 @@ async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None
     """A server that refuses to send while the client is there has found an error."""
 
     async def answer(consumer: Subject) -> None:
-        if consumer.channel_layer is not None:
+        if consumer.layer is not None:
             # What waits to be handled makes no difference.
             await consumer.channel_layer.send(consumer.channel_name, {"type": "late"})
             await asyncio.sleep(0)

@@ -55,7 +55,6 @@ class Feed(Page):
     channel_layer_alias = "default"
 
     async def handle(self, body: bytes) -> None:
-        assert self.channel_layer is not None
         await self.channel_layer.group_add("feed", self.channel_name)
         await super().handle(body)
 

@@ -50,7 +50,7 @@ async def test_send_json_and_close(close: bool | int, code: int) -> None:
     ]
 
 
-INVALID_FRAMES = [
+INVALID_FRAMES: list[tuple[dict[str, Any], int, str]] = [
     ({"text": ""}, 1007, "got an empty frame"),
     ({}, 1007, "got an empty frame"),
     ({"bytes": b"{}"}, 1003, "got a binary frame"),
@@ -148,7 +148,7 @@ async def test_value_error_of_a_handler(caplog: pytest.LogCaptureFixture) -> Non
     """A ValueError that receive_json() raises is an error of the application."""
 
     class Failing(JsonListener):
-        async def receive_json(self, content: Any) -> None:
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
             raise ValueError("no such room")
 
     consumer = Failing()
