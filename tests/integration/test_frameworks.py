@@ -8,12 +8,12 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from quart import Quart
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -596,6 +596,52 @@ class Visitor(AsyncJsonWebsocketConsumer):
         await self.accept()
         query = parse_qs(self.scope["query_string"].decode())
         await self.send_json({**self.scope["path_params"], **query})
+
+
+async def test_consumer_in_an_endpoint(serve: Serve, errors: Errors) -> None:
+    """serve() serves the WebSocket of an endpoint with path parameters and more."""
+    codes: list[int] = []
+    app = FastAPI()
+
+    async def user_of(token: str) -> AsyncGenerator[str]:
+        yield token.title()
+        codes.append(0)
+
+    class Greeter(AsyncJsonWebsocketConsumer):
+        def __init__(self, **found: str) -> None:
+            super().__init__()
+            self.found = found
+
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send_json(self.found)
+
+        async def receive_json(self, content: Any) -> None:
+            if content == "boom":
+                raise LookupError("broken")
+            await self.close(4001)
+
+        async def disconnect(self, code: int) -> None:
+            codes.append(code)
+
+    @app.websocket("/rooms/{room}")
+    async def rooms(
+        websocket: WebSocket, room: str, user: Annotated[str, Depends(user_of)]
+    ) -> None:
+        await Greeter(room=room, user=user).serve(websocket)
+
+    async with serve(app) as address:
+        for word, code in ("leave", 4001), ("boom", 1011):
+            async with connect(f"ws://{address}/rooms/tea?token=ann") as client:
+                assert json.loads(await client.recv()) == {"room": "tea", "user": "Ann"}
+                await client.send(json.dumps(word))
+                await client.wait_closed()
+                assert client.close_code == code
+        async with connect(f"ws://{address}/rooms/tea?token=ann") as client:
+            reset_tcp(client)
+            await client.wait_closed()
+    assert [codes[:2], codes[2], codes[-1]] == [[4001, 0], 1011, 0]
+    assert_logged(errors, "broken")
 
 
 async def home(request: Request) -> PlainTextResponse:
