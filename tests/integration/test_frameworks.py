@@ -16,6 +16,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from quart import Quart
 from starlette.applications import Starlette
+from starlette.exceptions import WebSocketException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -462,6 +463,36 @@ async def test_exception_in_a_handler(
         assert client.close_code == 1011
     assert codes == [1011]
     assert_logged(errors, "broken")
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_exception_that_the_framework_closes_for(
+    serve: Serve, errors: Errors, *, accepted: bool
+) -> None:
+    """Starlette's WebSocketException closes the connection with its own code."""
+
+    class Room(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            if not accepted:
+                raise WebSocketException(4403)
+            await self.accept()
+
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            raise WebSocketException(4403, "not for you")
+
+    app = Starlette(routes=[WebSocketRoute("/", Room.as_asgi())])
+    async with serve(app) as address:
+        if not accepted:
+            with pytest.raises(InvalidStatus):
+                await connect(f"ws://{address}/")
+            return
+        async with connect(f"ws://{address}/") as client:
+            await client.send("go")
+            await client.wait_closed()
+            assert (client.close_code, client.close_reason) == (4403, "not for you")
+    assert errors == []
 
 
 @pytest.mark.parametrize("frame", ["{", b"{}"])

@@ -41,8 +41,10 @@ _PATIENCE = 1.0
 # The same after close(), while the client has to answer.
 _CLOSING = 10.0
 
-# The name of what frameworks raise when the client is gone.
+# What frameworks raise when the client is gone, and what they close the connection for
+# themselves, with a code of the exception's. There are none in the standard library.
 _DISCONNECTED = "WebSocketDisconnect"
+_CLOSES = "WebSocketException"
 
 # Classes of which a connection was left undecided, which was logged.
 _undecided: "weakref.WeakSet[type[AsyncWebsocketConsumer]]" = weakref.WeakSet()
@@ -442,9 +444,12 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
 
     async def __close_after(self, cause: BaseException | None) -> None:
         """Tell the client of an exception, if the connection is open."""
-        failed = isinstance(cause, Exception) and not isinstance(cause, StopConsumer)
-        if failed and self.__accepted and not self.__closed:
+        if not isinstance(cause, Exception) or isinstance(cause, StopConsumer):
+            return
+        if self.__accepted and not self.__closed:
             self.__closed = True
+            if _is_named(cause, _CLOSES):
+                return
             event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
             # Some servers wait for the answer of the client.
             with contextlib.suppress(Exception):
@@ -485,12 +490,17 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         if not self.__gone:
             self.__gone = (
                 isinstance(exc, OSError)
-                or any(each.__name__ == _DISCONNECTED for each in type(exc).__mro__)
+                or _is_named(exc, _DISCONNECTED)
                 or incoming.has_left()
             )
             if self.__gone:
                 incoming.close(_ABNORMAL, _PATIENCE)
         return self.__gone
+
+
+def _is_named(error: BaseException, name: str) -> bool:
+    """Return whether an error is of a class of that name, or of one derived from it."""
+    return any(each.__name__ == name for each in type(error).__mro__)
 
 
 class _ClientGone(StopConsumer):
