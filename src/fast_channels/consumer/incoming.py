@@ -13,10 +13,10 @@ from typing import Any
 from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import ASGIReceiveCallable, ChannelMessage
 
-__all__ = ["Incoming", "is_disconnect"]
+__all__ = ["Incoming"]
 
 
-def is_disconnect(event: ChannelMessage) -> bool:
+def _is_disconnect(event: ChannelMessage) -> bool:
     """Return whether an event says that the client has left."""
     return event.get("type") == "websocket.disconnect"
 
@@ -53,11 +53,11 @@ class Incoming:
         self._deadline = asyncio.get_running_loop().time() + patience
         if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._deadline)
-        self._loop.drop(lambda event: not is_disconnect(event))
+        self._loop.drop(lambda event: not _is_disconnect(event))
 
     def has_left(self) -> bool:
         """Return whether the disconnect was received and is still to be dispatched."""
-        return self._loop.has_received(is_disconnect)
+        return self._loop.has_received(_is_disconnect)
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event. Cancelling loses none."""
@@ -66,7 +66,7 @@ class Incoming:
             async with waiting:
                 while True:
                     event = await self._receive()
-                    if self._deadline is None or is_disconnect(event):
+                    if self._deadline is None or _is_disconnect(event):
                         return event
                     # There may be many, for which the server need not wait.
                     await asyncio.sleep(0)

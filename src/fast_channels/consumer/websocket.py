@@ -30,7 +30,7 @@ from fast_channels.type_defs import (
 
 from .base import awaitable, signal_in
 from .groups import AsyncGroupConsumer
-from .incoming import Incoming, is_disconnect
+from .incoming import Incoming
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
 
@@ -409,9 +409,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         if isinstance(signal, _ClientGone):
             # The handler that could not send has ended; the event is what the server
             # would have told had nothing been sent.
-            while not is_disconnect(event := await receive()):
-                """A frame that was received before."""
-            await self.dispatch(event)
+            await self.dispatch(await receive())
 
     def __end(self, code: int, patience: float) -> None:
         """Stop listening to the client but for its disconnect, and sending to it.

@@ -19,7 +19,8 @@ def incoming(*events: dict[str, Any]) -> tuple[Incoming, list[dict[str, Any]]]:
     async def receive() -> dict[str, Any]:
         if coming:
             return coming.pop(0)
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[dict[str, Any]] = asyncio.Future()
+        return await never
 
     return Incoming(receive, DispatchLoop(dispatch)), coming
 

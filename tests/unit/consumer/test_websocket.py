@@ -416,3 +416,21 @@ async def test_mixins() -> None:
         await server.give({"type": "rest"})
         assert consumer.greeted
         assert consumer.rested
+
+
+async def test_methods_without_a_connection() -> None:
+    """Tests of an application may call the methods of an instance by themselves."""
+    sent: list[Mapping[str, Any]] = []
+
+    async def send(event: Mapping[str, Any]) -> None:
+        sent.append(event)
+        if event["type"] == "websocket.close":
+            raise RuntimeError("no connection")
+
+    consumer = AsyncWebsocketConsumer()
+    consumer.base_send = send
+    await consumer.accept()
+    await consumer.send("hello")
+    with pytest.raises(RuntimeError, match="no connection"):
+        await consumer.close()
+    assert len(sent) == 3
