@@ -613,7 +613,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             RecursionError: It is nested too deep.
         """
         content = _DECODER.decode(text_data)
-        if _SURROGATE.search(text_data):
+        if "\\u" in text_data and _SURROGATE.search(text_data):
             # UnicodeEncodeError, which is a ValueError.
             json.dumps(content, ensure_ascii=False).encode()
         return content
