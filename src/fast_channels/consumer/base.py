@@ -510,12 +510,13 @@ def awaitable(
         TypeError: It cannot.
     """
     # The first is what most are, and quick.
-    if type(result) is CoroutineType or inspect.isawaitable(result):
-        return result
-    raise TypeError(
-        f"{type(consumer).__qualname__}.{method}() must be a coroutine function: write "
-        f"'async def {method}'; it returned {result!r}, which cannot be awaited"
-    )
+    if type(result) is not CoroutineType and not inspect.isawaitable(result):
+        raise TypeError(
+            f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "
+            f"write 'async def {method}'; it returned {result!r}, which cannot be "
+            "awaited"
+        )
+    return result  # pyright: ignore[reportUnknownVariableType] # narrowed by its type
 
 
 def _method(consumer: AsyncConsumer, name: str) -> Callable[..., Any] | None:

@@ -110,6 +110,10 @@ async def test_groups_as_a_property(layer: Layer) -> None:
         await server.connect()
         assert members(layer, "room.kitchen") == {consumer.channel_name}
         await consumer.join_group("news")
+        await consumer.join_group("lobby")
+        await consumer.leave_group("lobby")
+        assert members(layer, "news") == {consumer.channel_name}
+        assert members(layer, "lobby") == set()
         assert await server.disconnect() is None
     assert members(layer) == set()
 

@@ -370,3 +370,21 @@ async def test_client_that_cannot_be_told_of_an_exception(
             server.put(CONNECT, FRAME)
             assert isinstance(await server.end(), LookupError)
     assert Broken.codes == [1011, 1011]
+
+
+async def test_exception_for_which_a_framework_closes() -> None:
+    """The connection is left open for a framework that closes it with its own code."""
+
+    class WebSocketException(Exception):
+        """As Starlette has it."""
+
+    class Strict(AsyncWebsocketConsumer):
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            raise WebSocketException
+
+    async with FakeServer(Strict()) as server:
+        server.put(CONNECT, FRAME)
+        assert isinstance(await server.end(), WebSocketException)
+    assert server.sent == [{"type": "websocket.accept"}]
