@@ -22,7 +22,6 @@ class Dashboard(AsyncHttpConsumer):
     channel_layer_alias = "analytics"
 
     async def handle(self, body: bytes) -> None:
-        assert self.channel_layer is not None
         try:
             await self.channel_layer.group_add(GROUP, self.channel_name)
             question = {"type": "ask", "reply_to": self.channel_name}

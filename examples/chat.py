@@ -84,7 +84,6 @@ class Room(AnsweringConsumer):
 
     async def publish(self, content: dict[str, Any]) -> None:
         """Send a message to the group, which everybody's consumer handles below."""
-        assert self.channel_layer is not None
         message = {"type": "chat", "sender": self.channel_name, "content": content}
         await self.channel_layer.group_send(self.group, message)
 

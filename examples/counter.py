@@ -40,12 +40,10 @@ class Counter(AsyncConsumer):
     async def visit(self, message: ChannelMessage) -> None:
         """Count a visit, and tell everybody who looks."""
         counts[message["page"]] += 1
-        assert self.channel_layer is not None
         await self.channel_layer.group_send(GROUP, self.totals())
 
     async def ask(self, message: ChannelMessage) -> None:
         """Tell one who has just come."""
-        assert self.channel_layer is not None
         await self.channel_layer.send(message["reply_to"], self.totals())
 
     def totals(self) -> ChannelMessage:

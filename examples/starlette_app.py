@@ -41,7 +41,6 @@ class Counter(AsyncJsonWebsocketConsumer):
     groups = ["watchers"]  # noqa: RUF012 # every instance gets its own copy
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        assert self.channel_layer is not None
         message = {"type": "number.changed", "number": next(numbers)}
         await self.channel_layer.group_send("watchers", message)
 

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias, cast
 from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task, running_loop
 from .type_defs import ChannelMessage
 
-__all__ = ["DispatchLoop", "Received", "await_many_dispatch", "wake"]
+__all__ = ["DispatchLoop", "await_many_dispatch", "wake"]
 
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -37,9 +37,7 @@ _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
 # What the first step of a handler returns if that was all of it.
 _ENDED = object()
 
-Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
-"""What pumps have received: messages, each with the gate at which its pump waits, and
-the exceptions that ended a pump. It has one item for each source at the most."""
+_Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
 
 
 def wake(sleeper: asyncio.Future[None]) -> bool:
@@ -94,18 +92,20 @@ class DispatchLoop:
         "_gate",
         "_listener",
         "_new",
+        "_received",
         "_sleeper",
         "_take",
         "_worker",
-        "received",
     )
 
     def __init__(self, dispatch: _Dispatch) -> None:
         self._dispatch = dispatch
         # Whether the pumps have been cancelled.
         self._ended = False
-        self.received: Received = []
-        """What was received and not dispatched yet."""
+        # What pumps have received and was not dispatched yet: messages, each with the
+        # gate at which its pump waits, and the exceptions that ended a pump. It has one
+        # item for each source at the most.
+        self._received: _Received = []
         # What the loop sleeps on while there is nothing to dispatch.
         self._sleeper: asyncio.Future[None] | None = None
         # At which a pump waits whose message was received by receive().
@@ -200,7 +200,7 @@ class DispatchLoop:
             await self._run_alone(sources[0])
         take = self._take = take or _take_nothing
         loop = asyncio.get_running_loop()
-        ready, dispatch = self.received, self._dispatch
+        ready, dispatch = self._received, self._dispatch
         run = 0
         sleeper = self._sleeper = loop.create_future()
         first_steps = None if self._context is None else FirstSteps.here()
@@ -286,14 +286,28 @@ class DispatchLoop:
         """
         self._open_gate()
         loop = asyncio.get_running_loop()
-        while not self.received:
+        while not self._received:
             sleeper = self._sleeper = loop.create_future()
             await sleeper
-        item = self.received.pop(0)
+        item = self._received.pop(0)
         if isinstance(item, BaseException):
             raise item
         message, self._gate = item
         return message
+
+    def has_received(self, wanted: Callable[[ChannelMessage], bool]) -> bool:
+        """Return whether a message was received that is still to be dispatched."""
+        return any(
+            not isinstance(item, BaseException) and wanted(item[0])
+            for item in self._received
+        )
+
+    def drop(self, unwanted: Callable[[ChannelMessage], bool]) -> None:
+        """Drop messages that were received and not dispatched yet."""
+        for item in list(self._received):
+            if not isinstance(item, BaseException) and unwanted(item[0]):
+                self._received.remove(item)
+                _resolve(item[1])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Return a task for the work."""
@@ -386,7 +400,7 @@ class DispatchLoop:
     def _receive(
         self, item: tuple[ChannelMessage, asyncio.Future[None]] | BaseException
     ) -> None:
-        self.received.append(item)
+        self._received.append(item)
         # Nothing is heard before somebody asks for it.
         assert self._sleeper is not None
         _resolve(self._sleeper)

@@ -51,7 +51,6 @@ class Chat(AsyncJsonWebsocketConsumer):
     groups = ["everybody"]  # as users write it
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        assert self.channel_layer is not None
         message = {"type": "chat.message", "text": content.get("text")}
         if "join" in content:
             await self.join_group(content["join"])

@@ -1,20 +1,22 @@
 """Consumers behind real servers and sockets, under every framework."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import parse_qs
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from quart import Quart
 from starlette.applications import Starlette
+from starlette.exceptions import WebSocketException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -61,7 +63,7 @@ async def turns() -> None:
 class Room(AsyncWebsocketConsumer):
     """Passes every frame on to everybody in the room, and notes how it ended."""
 
-    channel_layer_alias = "default"
+    channel_layer_alias: str | None = "default"
     groups = ["room"]
 
     def __init__(self, codes: list[int]) -> None:
@@ -74,7 +76,6 @@ class Room(AsyncWebsocketConsumer):
         await self.say(text_data, bytes_data)
 
     async def say(self, text: str | None, data: bytes | None = None) -> None:
-        assert self.channel_layer is not None
         await self.channel_layer.group_send(
             "room", {"type": "room.message", "text": text, "bytes": data}
         )
@@ -176,7 +177,7 @@ async def test_refused_client_sees_a_rejected_handshake(
 async def test_closing_tells_both_sides_the_code(
     serve: Serve, codes: list[int]
 ) -> None:
-    """The client sees code and reason; disconnect() gets the code that servers tell."""
+    """The client sees code and reason, and disconnect() gets the same code."""
 
     class Strict(Room):
         async def receive(
@@ -191,8 +192,83 @@ async def test_closing_tells_both_sides_the_code(
         await client.send("!")
         await client.wait_closed()
         assert (client.close_code, client.close_reason) == (4001, "mind your language")
-    # uvicorn's older implementation and hypercorn tell codes of their own.
-    assert codes in ([4001], [1005], [1000])
+    # Although uvicorn's older implementation and hypercorn report others.
+    assert codes == [4001]
+
+
+class DeafClient:
+    """A client that ignores the server's close frame, and goes on speaking."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, address: str) -> AsyncGenerator["DeafClient"]:
+        """Connect to a server."""
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(
+            b"GET / HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        try:
+            yield cls(writer)
+        finally:
+            writer.transport.abort()
+
+    async def say(self, text: bytes) -> None:
+        """Send a text frame, https://www.rfc-editor.org/rfc/rfc6455.html#section-5.2."""
+        # Masked with zeros.
+        self.writer.write(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+        # The server may have closed the connection.
+        with contextlib.suppress(ConnectionError):
+            await self.writer.drain()
+
+
+@pytest.mark.parametrize("alias", ["default", None])
+@pytest.mark.parametrize("talks", [False, True])
+async def test_client_that_ignores_the_close(
+    serve: Serve,
+    layer: InMemoryChannelLayer,
+    codes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    alias: str | None,
+    *,
+    talks: bool,
+) -> None:
+    """After close() nothing of a client is handled, and its consumer ends in time."""
+    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.2)
+    handled: list[str | None] = []
+
+    class LoggedOut(Room):
+        channel_layer_alias = alias
+        groups = [] if alias is None else ["room"]
+
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            handled.append(text_data)
+            if text_data == "close":
+                # uvicorn's older implementation waits here for the client's answer.
+                asyncio.get_running_loop().create_task(self.close(4401))
+                await turns()
+
+    async with (
+        serve(LoggedOut.as_asgi(codes=codes)) as address,
+        DeafClient.connected(address) as client,
+    ):
+        await client.say(b"hello")
+        await client.say(b"close")
+        async with asyncio.timeout(5):
+            while not codes:
+                if talks:
+                    await client.say(b"still here")
+                await asyncio.sleep(0.001)
+        assert layer.groups == {}
+    assert codes == [4401]
+    assert handled == ["hello", "close"]
 
 
 async def test_what_follows_a_close_is_dropped(serve: Serve, codes: list[int]) -> None:
@@ -384,8 +460,62 @@ async def test_exception_in_a_handler(
         await client.send("go")
         with pytest.raises(ConnectionClosed):
             await client.recv()
+        assert client.close_code == 1011
     assert codes == [1011]
     assert_logged(errors, "broken")
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_exception_that_the_framework_closes_for(
+    serve: Serve, errors: Errors, *, accepted: bool
+) -> None:
+    """Starlette's WebSocketException closes the connection with its own code."""
+
+    class Room(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            if not accepted:
+                raise WebSocketException(4403)
+            await self.accept()
+
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            raise WebSocketException(4403, "not for you")
+
+    app = Starlette(routes=[WebSocketRoute("/", Room.as_asgi())])
+    async with serve(app) as address:
+        if not accepted:
+            with pytest.raises(InvalidStatus):
+                await connect(f"ws://{address}/")
+            return
+        async with connect(f"ws://{address}/") as client:
+            await client.send("go")
+            await client.wait_closed()
+            assert (client.close_code, client.close_reason) == (4403, "not for you")
+    assert errors == []
+
+
+@pytest.mark.parametrize("frame", ["{", b"{}"])
+async def test_frames_that_are_not_json(
+    serve: Serve, errors: Errors, frame: str | bytes
+) -> None:
+    """A frame that is not JSON closes the connection, and is no error of the server."""
+    codes: list[int] = []
+
+    class Strict(AsyncJsonWebsocketConsumer):
+        async def disconnect(self, code: int) -> None:
+            codes.append(code)
+
+    async with (
+        serve(Strict.as_asgi()) as address,
+        connect(f"ws://{address}/") as client,
+    ):
+        await client.send(frame)
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+        assert client.close_code == (1007 if isinstance(frame, str) else 1003)
+    assert codes == [client.close_code]
+    assert errors == []
 
 
 async def test_exception_in_connect(
@@ -497,6 +627,52 @@ class Visitor(AsyncJsonWebsocketConsumer):
         await self.accept()
         query = parse_qs(self.scope["query_string"].decode())
         await self.send_json({**self.scope["path_params"], **query})
+
+
+async def test_consumer_in_an_endpoint(serve: Serve, errors: Errors) -> None:
+    """serve() serves the WebSocket of an endpoint with path parameters and more."""
+    codes: list[int] = []
+    app = FastAPI()
+
+    async def user_of(token: str) -> AsyncGenerator[str]:
+        yield token.title()
+        codes.append(0)
+
+    class Greeter(AsyncJsonWebsocketConsumer):
+        def __init__(self, **found: str) -> None:
+            super().__init__()
+            self.found = found
+
+        async def connect(self) -> None:
+            await self.accept()
+            await self.send_json(self.found)
+
+        async def receive_json(self, content: Any) -> None:
+            if content == "boom":
+                raise LookupError("broken")
+            await self.close(4001)
+
+        async def disconnect(self, code: int) -> None:
+            codes.append(code)
+
+    @app.websocket("/rooms/{room}")
+    async def rooms(
+        websocket: WebSocket, room: str, user: Annotated[str, Depends(user_of)]
+    ) -> None:
+        await Greeter(room=room, user=user).serve(websocket)
+
+    async with serve(app) as address:
+        for word, code in ("leave", 4001), ("boom", 1011):
+            async with connect(f"ws://{address}/rooms/tea?token=ann") as client:
+                assert json.loads(await client.recv()) == {"room": "tea", "user": "Ann"}
+                await client.send(json.dumps(word))
+                await client.wait_closed()
+                assert client.close_code == code
+        async with connect(f"ws://{address}/rooms/tea?token=ann") as client:
+            reset_tcp(client)
+            await client.wait_closed()
+    assert [codes[:2], codes[2], codes[-1]] == [[4001, 0], 1011, 0]
+    assert_logged(errors, "broken")
 
 
 async def home(request: Request) -> PlainTextResponse:

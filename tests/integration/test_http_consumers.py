@@ -64,7 +64,6 @@ class Events(AsyncHttpConsumer):
         self.gone = gone
 
     async def handle(self, body: bytes) -> None:
-        assert self.channel_layer is not None
         await self.channel_layer.group_add("events", self.channel_name)
         await self.send_headers(headers={"content-type": "text/event-stream"})
         await self.send_body(b": welcome\n\n", more_body=True)

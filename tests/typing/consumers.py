@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any, Literal, NotRequired, TypedDict, assert_type
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, WebSocket
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket as StarletteWebSocket
 from typing_extensions import override
 
 from fast_channels.consumer import (
@@ -74,7 +75,6 @@ class Room(AsyncWebsocketConsumer):
             await self.send("too late", close=4000)
             return
         event: ChatEvent = {"type": "chat.message", "text": text_data}
-        assert self.channel_layer is not None
         assert_type(self.channel_layer, BaseChannelLayer)
         await self.channel_layer.group_send(self.room, event)
         await self.channel_layer.group_send(self.room, {"type": "chat.ping"})
@@ -199,6 +199,31 @@ class Dates(AsyncJsonWebsocketConsumer):
         return json.dumps(content, default=str)
 
 
+class Plain(AsyncJsonWebsocketConsumer):
+    """Is written as the documentation writes it."""
+
+    channel_layer_alias = "chat"
+
+    @override
+    async def receive_json(self, content: Any) -> None:
+        await self.channel_layer.group_send("room", {"type": "chat.message"})
+        await super().send_json(content, close=4001)
+        await super().receive_json(content)
+
+    # As in Channels, and in frameworks that build on it.
+    @override
+    async def send_json(self, content: Any, close: bool = False) -> None:
+        await super().send_json(content, close)
+
+
+class Typed(AsyncJsonWebsocketConsumer):
+    """Knows what its clients send."""
+
+    @override
+    async def receive_json(self, content: dict[str, Any], *, at: datetime) -> None:
+        await self.send_json({"at": at.isoformat(), **content})
+
+
 class Lifespan(AsyncConsumer):
     """Speaks a protocol of its own."""
 
@@ -250,6 +275,17 @@ app = FastAPI(routes=[WebSocketRoute("/ws", Room.as_asgi())])
 app.router.add_websocket_route("/rooms/{room}", Room.as_asgi(limit=5))
 app.include_router(router)
 app.mount("/overrider", Overrider.as_asgi())
+
+
+@app.websocket("/serve/{room}")
+async def serve(websocket: WebSocket, room: str) -> None:
+    """Serve a consumer in an endpoint."""
+    await Room(room, limit=5).serve(websocket)
+
+
+async def serve_with_starlette(websocket: StarletteWebSocket) -> None:
+    """Serve a consumer in an endpoint of Starlette."""
+    await Room().serve(websocket)
 
 
 def main() -> None:

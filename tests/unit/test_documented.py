@@ -27,9 +27,10 @@ _MODULES = PUBLIC.keys() | {
     "fast_channels.routing",
     "fast_channels.worker",
 }
-# What public names return, of which nobody needs to import the class.
+# What public names return or inherit from, without a need to import the class.
 _RETURNED = {
     "fast_channels.consumer.base.ConsumerApplication",
+    "fast_channels.consumer.groups.AsyncGroupConsumer",
     "fast_channels.layers.mailbox.Mailbox",
     "fast_channels.testing.http.HttpResponse",
 }

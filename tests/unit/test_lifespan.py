@@ -189,12 +189,6 @@ async def test_consumers_end_when_their_handler_does() -> None:
         await client.wait()
         assert await client.receive_nothing(0)
     assert guest.codes == [1012]
-    # The next connection of the same instance ends as its client says.
-    guest.codes.clear()
-    async with Client(guest, "/") as client:
-        await client.connected()
-        await client.disconnect(1001)
-    assert guest.codes == [1001]
 
 
 async def test_silent_client() -> None:

@@ -12,13 +12,14 @@ import inspect
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, overload
 
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.foreign import as_layer
 from fast_channels.layers.registry import channel_layers
-from fast_channels.loop import DispatchLoop, Received
+from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,
@@ -55,6 +56,11 @@ _GRACE = 5.0
 
 # Classes whose missing layer was logged.
 _warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
+
+_Result = TypeVar("_Result")
+
+# Attributes of a class that become methods of its instances, beside callables.
+_METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
 
 
 class LiveConsumer:
@@ -109,10 +115,10 @@ class AsyncConsumer:
     scope: ChannelScope
     """What the server says of the connection."""
 
-    channel_layer: BaseChannelLayer | None = None
-    """The layer, or None if there is none."""
+    # Declared without None, since code that uses them has a layer.
+    channel_layer: BaseChannelLayer = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+    """The layer; None without a layer."""
 
-    # Declared as str, since code that uses it has a layer; without one it is None.
     channel_name: str = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
     """The name of the channel that reaches this consumer; None without a layer."""
 
@@ -122,8 +128,12 @@ class AsyncConsumer:
     # Private names begin with _consumer_ or with two underscores: subclasses are other
     # people's, and have names of their own.
 
-    # What was received from the server and not dispatched yet.
-    _consumer_received: Received | tuple[()] = ()
+    # Whether a connection was served, or is now.
+    __used = False
+
+    # Whether the channel is read by attach(). The layer leaves all groups of such a
+    # channel in delete_channel().
+    _consumer_attached = False
 
     # The names of the class's handlers, by type of message.
     _consumer_handlers: ClassVar[dict[str, str]] = {}
@@ -156,13 +166,23 @@ class AsyncConsumer:
         """Serve one connection until it ends.
 
         Cancelling ends the connection; what has to be released is released first.
+
+        Raises:
+            RuntimeError: The instance has served a connection, or does so now.
         """
+        if self.__used:
+            name = type(self).__qualname__
+            raise RuntimeError(
+                f"an instance of {name} serves one connection, and this one was called "
+                f"for a second one: write {name}.as_asgi(), which makes an instance "
+                "for each connection"
+            )
         self.scope = scope
         self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
         self._consumer_prepare()
-        self.channel_layer = self.__find_layer()
+        self.__used = True
+        self.channel_layer = cast("BaseChannelLayer", self.__find_layer())
         loop = DispatchLoop(self._consumer_dispatcher())
-        self._consumer_received = loop.received
         await self._consumer_attend(loop, receive)
 
     async def dispatch(self, message: ChannelMessage) -> None:
@@ -186,13 +206,14 @@ class AsyncConsumer:
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
         """
-        if self.channel_layer is None:
+        layer = self._consumer_layer()
+        if layer is None:
             raise InvalidChannelLayerError(
                 "{} has no channel to receive from: {}".format(
                     *self._consumer_explain()
                 )
             )
-        return await self.channel_layer.receive(self.channel_name)
+        return await layer.receive(self.channel_name)
 
     if TYPE_CHECKING:
         # Subclasses for a protocol, and theirs, have arguments of their own.
@@ -238,14 +259,17 @@ class AsyncConsumer:
                 # What awaits the next message is gone through with each of them: it is
                 # as little as possible.
                 await loop.run(*await self._consumer_start(loop, receive, sources))
-            except StopConsumer as exc:
-                await self._consumer_stopped(exc, receive if sources else loop.receive)
+            except (StopConsumer, ExceptionGroup) as exc:
+                signal = signal_in(exc, StopConsumer)
+                if signal is not None:
+                    await self._consumer_stopped(
+                        signal, receive if sources else loop.receive
+                    )
                 raise
-        except StopConsumer as exc:
-            cause = exc
         except BaseException as exc:
-            cause = exc
-            if not live.absorb(exc):
+            cause = signal_in(exc, StopConsumer) or exc
+            self.__note_missing_layer(exc)
+            if not (isinstance(cause, StopConsumer) or live.absorb(exc)):
                 raise
         finally:
             try:
@@ -262,19 +286,20 @@ class AsyncConsumer:
         Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None
     ]:
         """Do what comes before the loop; return what that is to run with."""
-        layer = self.channel_layer
+        layer = self._consumer_layer()
         if layer is None:
             await self._consumer_begin(receive)
             return sources, None
         self.channel_name = await layer.new_channel()
         mailbox = as_layer(layer).attach(self.channel_name, loop.wake)
+        self._consumer_attached = mailbox is not None
         await self._consumer_begin(receive)
         if mailbox is None:
             return [*sources, self.channel_receive], None
         return sources, mailbox.take
 
     async def _consumer_stopped(
-        self, signal: StopConsumer, receive: ASGIReceiveCallable
+        self, signal: Exception, receive: ASGIReceiveCallable
     ) -> None:
         """Do what is still to be dispatched when the consumer has been stopped."""
 
@@ -295,7 +320,7 @@ class AsyncConsumer:
         Args:
             cause: What ended the connection.
         """
-        if self.channel_layer is not None and self.channel_name is not None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
+        if self._consumer_has_channel():
             await self._consumer_release(
                 functools.partial(
                     as_layer(self.channel_layer).delete_channel, self.channel_name
@@ -328,10 +353,19 @@ class AsyncConsumer:
         """Log what goes wrong in a step of the ending, so that the next one follows."""
         try:
             yield
-        except StopConsumer:
-            pass
-        except Exception:
-            _logger.exception("%s could not %s", type(self).__qualname__, what)
+        except Exception as exc:
+            if signal_in(exc, StopConsumer) is None:
+                self.__note_missing_layer(exc)
+                _logger.exception("%s could not %s", type(self).__qualname__, what)
+
+    def _consumer_layer(self) -> BaseChannelLayer | None:
+        """Return the layer, or None without one: what ``channel_layer`` really is."""
+        return self.channel_layer
+
+    def _consumer_has_channel(self) -> bool:
+        """Return whether the layer has given the consumer a channel."""
+        channel = cast("str | None", self.channel_name)
+        return self._consumer_layer() is not None and channel is not None
 
     def __handle(self, message: ChannelMessage) -> Awaitable[None]:
         """Do as ``dispatch()`` does, with a coroutine less."""
@@ -339,27 +373,44 @@ class AsyncConsumer:
             name = self._consumer_handlers[message["type"]]
         except (KeyError, TypeError):
             # It is new, or there is none, or it has no hash.
-            name = ""
-        if not name:
-            name = self.__name_handler(message)
-        handler: Callable[[ChannelMessage], Awaitable[None]] | None = getattr(
-            self, name, None
-        )
-        if not callable(handler):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
-                f"no handler for message type {message['type']!r}: "
-                f"{type(self).__qualname__} has no method {name!r}"
-            )
+            return self.__handle_new(message)
+        handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
         return handler(message)
 
-    def __name_handler(self, message: ChannelMessage) -> str:
-        """Return the name of the method for a message, and remember it."""
+    def __handle_new(self, message: ChannelMessage) -> Awaitable[None]:
+        """Handle a message of a type that is not known to have a coroutine function."""
         name = get_handler_name(message)
-        _require_reachable(type(self), name, message["type"])
-        if hasattr(self, name):
-            # Others are not remembered: anybody could think of one more.
-            self._consumer_handlers[message["type"]] = name
-        return name
+        message_type = cast("str", message["type"])
+        _require_reachable(type(self), name, message_type)
+        handler = _method(self, name)
+        if handler is None:
+            raise ValueError(
+                f"no handler for message type {message_type!r}: "
+                f"{type(self).__qualname__} has no method {name!r}"
+            )
+        if inspect.iscoroutinefunction(handler) and hasattr(type(self), name):
+            # Other types are not remembered: clients may be able to make them up.
+            self._consumer_handlers[message_type] = name
+        return awaitable(handler(message), self, name)
+
+    def __note_missing_layer(self, error: BaseException) -> None:
+        """Add a note to each error that follows from ``channel_layer`` being None."""
+        if self._consumer_layer() is not None:
+            return
+        for each in _leaves(error):
+            if (
+                isinstance(each, AttributeError)
+                and each.obj is None
+                and hasattr(BaseChannelLayer, each.name or "")
+            ):
+                name, reason = self._consumer_explain()
+                advice = (
+                    "set it to the alias of a registered layer"
+                    if self.channel_layer_alias is None
+                    else f"call register_channel_layer({self.channel_layer_alias!r}, "
+                    "...) before connections are served"
+                )
+                each.add_note(f"{name}.channel_layer is None, since {reason}: {advice}")
 
     def __find_layer(self) -> BaseChannelLayer | None:
         alias = self.channel_layer_alias
@@ -421,6 +472,70 @@ class ConsumerApplication:
         """Serve one connection with an instance of its own."""
         consumer = self.consumer_class(**self.consumer_initkwargs)
         await consumer(scope, receive, send)
+
+
+def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | None:
+    """Return the signal that an error is, or that is all there is in a group of errors.
+
+    Tasks of an ``asyncio.TaskGroup`` raise their signals in a group.
+
+    Args:
+        error: What was raised.
+        *signals: The signals to look for; of several, the first one here counts.
+    """
+    found = [leaf for leaf in _leaves(error) if isinstance(leaf, signals)]
+    if not found or len(found) < len(list(_leaves(error))):
+        return None
+    # A subclass of a signal says more than the signal.
+    return min(
+        found,
+        key=lambda leaf: next(
+            (place, type(leaf) is signal)
+            for place, signal in enumerate(signals)
+            if isinstance(leaf, signal)
+        ),
+    )
+
+
+def _leaves(error: BaseException) -> Generator[BaseException]:
+    """Yield the errors in a group of errors, or the error if it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def awaitable(
+    result: Awaitable[_Result], consumer: AsyncConsumer, method: str
+) -> Awaitable[_Result]:
+    """Return what a method of a consumer has returned, if it can be awaited.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    # The first is what most are, and quick.
+    if type(result) is not CoroutineType and not inspect.isawaitable(result):
+        raise TypeError(
+            f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "
+            f"write 'async def {method}'; it returned {result!r}, which cannot be "
+            "awaited"
+        )
+    return result  # pyright: ignore[reportUnknownVariableType] # narrowed by its type
+
+
+def _method(consumer: AsyncConsumer, name: str) -> Callable[..., Any] | None:
+    """Return a method of a consumer, without evaluating properties; None for others."""
+    missing = object()
+    static = inspect.getattr_static(consumer, name, missing)
+    if (
+        static is not missing
+        and not isinstance(static, _METHODS)
+        and (isinstance(static, type) or not callable(static))
+    ):
+        return None
+    method: object = getattr(consumer, name, None)
+    return method if callable(method) else None
 
 
 def get_handler_name(message: ChannelMessage) -> str:

@@ -32,7 +32,8 @@ from fast_channels.type_defs import (
     HttpRequestEvent,
 )
 
-from .base import AsyncConsumer
+from .base import awaitable
+from .groups import AsyncGroupConsumer
 
 __all__ = ["AsyncHttpConsumer"]
 
@@ -45,6 +46,9 @@ _Headers: TypeAlias = (
 # https://www.rfc-editor.org/rfc/rfc9110.html#name-413-content-too-large
 _CONTENT_TOO_LARGE = 413
 
+# The longest pause, in seconds, between two events that a server should not have sent.
+_PAUSE = 1.0
+
 # Events that carry a part of the body, the last two with an extension of the server:
 # https://asgi.readthedocs.io/en/latest/extensions.html
 _BODY_EVENTS = frozenset(
@@ -56,7 +60,7 @@ _BODY_EVENTS = frozenset(
 )
 
 
-class AsyncHttpConsumer(AsyncConsumer):
+class AsyncHttpConsumer(AsyncGroupConsumer):
     """A consumer for one HTTP request.
 
     Override :meth:`handle`, which is called with the whole body of the request, and
@@ -69,7 +73,8 @@ class AsyncHttpConsumer(AsyncConsumer):
 
     When the client goes away before that, the handler that runs is cancelled, be it
     ``handle()`` or one for a message. ``disconnect()`` is called exactly once for every
-    request, however it ends, and the channel is released together with its groups.
+    request, however it ends, and the channel is released together with its groups. The
+    groups of the class are joined before ``handle()`` is called.
     """
 
     max_body_size: int | None = None
@@ -133,8 +138,11 @@ class AsyncHttpConsumer(AsyncConsumer):
 
         Raises:
             RuntimeError: The headers were sent already.
-            TypeError: A name or a value is neither bytes nor a str.
+            TypeError: A name or a value is neither bytes nor a str, or the status is
+                not an int.
         """
+        if not isinstance(status, int):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+            raise TypeError(f"a status must be an int, not {status!r}")
         await self.send(
             {
                 "type": "http.response.start",
@@ -160,10 +168,7 @@ class AsyncHttpConsumer(AsyncConsumer):
             StopConsumer: The client is gone. It ends the handler, and then the
                 consumer, in good order.
         """
-        if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
-            raise AssertionError(  # noqa: TRY004 # as in Channels
-                f"a body must be bytes, not {body!r}; encode it"
-            )
+        _require_bytes(body)
         await self.send(
             {"type": "http.response.body", "body": body, "more_body": more_body}
         )
@@ -183,9 +188,11 @@ class AsyncHttpConsumer(AsyncConsumer):
             headers: As for ``send_headers()``.
 
         Raises:
-            AssertionError: The body is not bytes.
+            AssertionError: The body is not bytes. Nothing was sent.
             RuntimeError: A response was begun already.
+            TypeError: As for ``send_headers()``. Nothing was sent.
         """
+        _require_bytes(body)
         await self.send_headers(status=status, headers=headers)
         await self.send_body(body)
 
@@ -219,14 +226,24 @@ class AsyncHttpConsumer(AsyncConsumer):
         if message.get("more_body", False):
             return
         body, self.__parts = b"".join(self.__parts), []
-        await self.handle(body)
+        # Typed as None; but one who comes from endpoints may return the response.
+        result: object = await awaitable(self.handle(body), self, "handle")
         response = self.__response
-        if self.channel_layer is None and not (response.complete or response.gone):
-            name, reason = self._consumer_explain()
-            did = "left its response open" if response.started else "sent no response"
+        if response.complete or response.gone:
+            return
+        did = "left its response open" if response.started else "sent no response"
+        advice = (
+            "send a response with send_response(), or the last part with send_body()"
+        )
+        if result is not None:
             raise RuntimeError(
-                f"{name}.handle() {did}: send a response with send_response(), or the "
-                "last part with send_body(); messages of a channel layer cannot "
+                f"{type(self).__qualname__}.handle() {did} and returned {result!r}, "
+                f"which is not sent: {advice}"
+            )
+        if self._consumer_layer() is None:
+            name, reason = self._consumer_explain()
+            raise RuntimeError(
+                f"{name}.handle() {did}: {advice}; messages of a channel layer cannot "
                 f"complete it, as {reason}"
             )
 
@@ -244,6 +261,7 @@ class AsyncHttpConsumer(AsyncConsumer):
                 f"{type(self).__qualname__} serves HTTP requests, but was called for a "
                 f"scope of type {kind!r}; give it a route for HTTP"
             )
+        super()._consumer_prepare()
         self.__parts, self.__response = [], _Response()
         self.__connected = True
 
@@ -270,12 +288,13 @@ class AsyncHttpConsumer(AsyncConsumer):
         return await super()._consumer_start(loop, heard, [heard])
 
     async def _consumer_stopped(
-        self, signal: StopConsumer, receive: ASGIReceiveCallable
+        self, signal: Exception, receive: ASGIReceiveCallable
     ) -> None:
         if isinstance(signal, _ClientGone):
             await self.dispatch({"type": "http.disconnect"})
 
     async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
+        await self._consumer_join_groups()
         size = 0
         while not self.__client.watched:
             event = await receive()
@@ -295,20 +314,22 @@ class AsyncHttpConsumer(AsyncConsumer):
         raise StopConsumer
 
     async def _consumer_end(self, cause: BaseException | None) -> None:
-        # A cancellation may end any of the steps; the others are made all the same.
-        try:
-            await self.__client.close()
-        finally:
-            try:
-                with self._consumer_logged("disconnect"):
-                    await self.__disconnect_once()
-            finally:
-                await super()._consumer_end(cause)
+        # The last one first. A cancellation may end any of the steps; the others are
+        # made all the same.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(super()._consumer_end, cause)
+            steps.push_async_callback(self.__disconnect_at_last)
+            steps.push_async_callback(self._consumer_leave_groups)
+            steps.push_async_callback(self.__client.close)
+
+    async def __disconnect_at_last(self) -> None:
+        with self._consumer_logged("disconnect"):
+            await self.__disconnect_once()
 
     async def __disconnect_once(self) -> None:
         if self.__connected:
             self.__connected = False
-            await self.disconnect()
+            await awaitable(self.disconnect(), self, "disconnect")
 
 
 class _ClientGone(StopConsumer):
@@ -405,8 +426,11 @@ class _Client:
         return event
 
     async def _watch(self) -> None:
+        pause = 0.0
         while (await self._receive()).get("type") != "http.disconnect":
-            pass
+            # Middleware may replay the request, for ever and without waiting.
+            await asyncio.sleep(pause)
+            pause = min(_PAUSE, 2 * pause + 0.001)
         response = self._response
         if response.gone or response.complete:
             return
@@ -444,6 +468,13 @@ class _Client:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+
+
+def _require_bytes(body: object) -> None:
+    if not isinstance(body, bytes):
+        raise AssertionError(  # noqa: TRY004 # as in Channels
+            f"a body must be bytes, not {body!r}; encode it"
+        )
 
 
 def _encode_headers(headers: _Headers | None) -> list[tuple[bytes, bytes]]:

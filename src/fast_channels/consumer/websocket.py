@@ -2,62 +2,127 @@
 
 import asyncio
 import contextlib
-import functools
 import json
-from typing import Any
+import logging
+import math
+import re
+import textwrap
+import weakref
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
 from fast_channels.exceptions import (
     AcceptConnection,
     DenyConnection,
-    InvalidChannelLayerError,
     StopConsumer,
 )
-from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
+    ASGISendCallable,
     ChannelHeaders,
     ChannelMessage,
+    ChannelScope,
     WebSocketConnectEvent,
     WebSocketDisconnectEvent,
     WebSocketReceiveEvent,
 )
 
-from .base import AsyncConsumer
+from .base import awaitable, signal_in
+from .groups import AsyncGroupConsumer
+from .incoming import Incoming
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
 
-# For how many seconds a server may keep the news that the client has left, when it
-# would not send to that client any more.
+_logger = logging.getLogger(__name__)
+
+# Seconds to wait for the server's disconnect when it could not send to the client.
 _PATIENCE = 1.0
+# The same after close(), while the client has to answer.
+_CLOSING = 10.0
+
+# What frameworks raise when the client is gone, and what they close the connection for
+# themselves, with a code of the exception's. There are none in the standard library.
+_DISCONNECTED = "WebSocketDisconnect"
+_CLOSES = "WebSocketException"
+
+# Classes of which a connection was left undecided, which was logged.
+_undecided: "weakref.WeakSet[type[AsyncWebsocketConsumer]]" = weakref.WeakSet()
 
 # Close codes, https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
 _NORMAL = 1000
+_UNSUPPORTED_DATA = 1003
 _NO_CODE = 1005
 _ABNORMAL = 1006
+_INVALID_DATA = 1007
 _INTERNAL_ERROR = 1011
 _SERVICE_RESTART = 1012
 
 
-class AsyncWebsocketConsumer(AsyncConsumer):
+# At most so many characters of what is wrong with a frame are logged.
+_SHORT = 200
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not valid JSON")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_ENCODER = json.JSONEncoder(allow_nan=False)
+# The escape of a surrogate, which may lack its other half.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+# For send_json(): a bool, or a code. It is Any, so that overrides may be declared with
+# bool, as in Channels.
+_Close: TypeAlias = Any
+
+
+class Connection(Protocol):
+    """What ``serve()`` takes: Starlette's and FastAPI's ``WebSocket``, for instance."""
+
+    @property
+    def scope(self) -> ChannelScope:
+        """The scope of the connection."""
+        ...
+
+    @property
+    def receive(self) -> ASGIReceiveCallable:
+        """Waits for the next event."""
+        ...
+
+    @property
+    def send(self) -> ASGISendCallable:
+        """Sends an event."""
+        ...
+
+
+class AsyncWebsocketConsumer(AsyncGroupConsumer):
     """A consumer for one WebSocket.
 
     Override :meth:`connect`, :meth:`receive` and :meth:`disconnect`, and add a method
     for each type of message that comes through the channel layer.
 
     ``disconnect(code)`` is called exactly once for every connection that was opened,
-    however it ends: with the code that the server tells (1005 if it tells none), or
-    1006 when the client is gone without a word, 1011 after an exception in a handler
-    (which still reaches the server), 1012 when the connection is cancelled since the
-    server shuts down. Its groups and its channel are released in all of these.
-    """
+    however it ends:
 
-    groups: list[str] = []  # noqa: RUF012 # every instance gets a copy
-    """The groups to join before ``connect()`` is called.
+    * with the code of ``close()``, if the consumer has closed it;
+    * with the client's code (1005 if there is none), or 1006 when the client has
+      vanished, which is what the server reports;
+    * with 1011 after an exception in a handler. The client gets a close frame with that
+      code if the connection was open, and then the exception reaches the server;
+    * with 1012 when the connection is cancelled since the server shuts down.
 
-    Each connection has a list of its own. All groups in it are left when the
-    connection ends, those that were appended in the meantime too.
+    Its groups and its channel are released in all of these.
+
+    After ``close()`` frames of the client are dropped; messages of the channel layer
+    are still handled until the client has answered, for 10 seconds at most.
     """
 
     # Whether there was a websocket.connect and no disconnect() for it yet.
@@ -66,19 +131,37 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     __accepted = False
     # Whether close() or deny() was called, or the client has left.
     __closed = False
-    # What disconnect() is to be told when no websocket.disconnect tells it.
+    # Whether the server has raised, as the client is gone.
+    __gone = False
+    # Whether close() has closed an open connection.
+    __closed_here = False
+    # The code for disconnect() when the server reports none.
     __close_code = _NORMAL
-    # The groups to leave at the end, beside those in `groups`.
-    __joined: list[str]
-    # The groups that were left already.
-    __left: tuple[str, ...] = ()
+    # The client's events; None when no connection is served.
+    __incoming: Incoming | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        groups = type(self).groups
-        if isinstance(groups, list):  # pyright: ignore[reportUnnecessaryIsInstance] # it may be a property
-            # Constructors may append to it.
-            self.groups = list(groups)
+    async def serve(self, websocket: Connection) -> None:
+        """Serve the connection of an endpoint until it ends.
+
+        It is for endpoints of FastAPI and Starlette, which have dependencies and path
+        parameters: ``await Chat(room=room, user=user).serve(websocket)``. The endpoint
+        must not accept the connection; that is for ``connect()``.
+
+        Args:
+            websocket: Anything with ``scope``, ``receive`` and ``send`` as in ASGI.
+
+        Raises:
+            RuntimeError: The connection was accepted or closed already, or the instance
+                has served another one.
+        """
+        # Of Starlette's WebSocket.
+        state = getattr(websocket, "application_state", None)
+        if getattr(state, "name", "CONNECTING") != "CONNECTING":
+            raise RuntimeError(
+                "the connection was accepted or closed before "
+                f"{type(self).__qualname__}.serve(): leave that to connect()"
+            )
+        await self(websocket.scope, websocket.receive, websocket.send)
 
     # What subclasses override
 
@@ -166,7 +249,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             )
         if self.__closed:
             return
-        self.__closed, self.__close_code = True, _ABNORMAL
+        self.__end(_ABNORMAL, _CLOSING)
         for event in events:
             await self.__transmit(event)
 
@@ -226,8 +309,9 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     ) -> None:
         """Close the connection, or refuse it if it was not accepted yet.
 
-        The client's answer, or its absence, arrives as the disconnect. A second call
-        does nothing.
+        Frames of the client are dropped from now on. The connection ends with
+        ``disconnect(code)`` when the client has answered, or after 10 seconds. A second
+        call does nothing.
 
         Args:
             code: The close code; True and None mean 1000.
@@ -243,40 +327,11 @@ class AsyncWebsocketConsumer(AsyncConsumer):
             event["code"] = _NORMAL if code is True else code
         if self.__closed:
             return
-        self.__close_code = event.get("code", _NORMAL)
         if reason is not None:
             event["reason"] = reason
-        self.__closed = True
+        self.__end(event.get("code", _NORMAL), _CLOSING)
         await self.__transmit(event)
-
-    async def join_group(self, group: str) -> None:
-        """Join a group; it is left when the connection ends.
-
-        Raises:
-            InvalidChannelLayerError: The consumer has no channel layer.
-            TypeError: The name is not valid.
-        """
-        layer = self.__require_layer(f"cannot join group {group!r}")
-        # First, so that it is left even if joining is cancelled half-way.
-        if group not in self.__joined:
-            self.__joined.append(group)
-        try:
-            await layer.group_add(group, self.channel_name)
-        except TypeError:
-            self.__joined.remove(group)
-            raise
-
-    async def leave_group(self, group: str) -> None:
-        """Leave a group; nothing happens if it was left or never joined.
-
-        Raises:
-            InvalidChannelLayerError: The consumer has no channel layer.
-            TypeError: The name is not valid.
-        """
-        layer = self.__require_layer(f"cannot leave group {group!r}")
-        await layer.group_discard(group, self.channel_name)
-        if group in self.__joined:
-            self.__joined.remove(group)
+        self.__closed_here = self.__accepted
 
     # Handlers of the ASGI events
 
@@ -286,33 +341,38 @@ class AsyncWebsocketConsumer(AsyncConsumer):
         Raises:
             InvalidChannelLayerError: There are groups, but there is no channel layer.
         """
-        if self.groups:
-            layer = self.__require_layer(f"cannot join its groups {self.groups!r}")
-            for group in self.groups:
-                await layer.group_add(group, self.channel_name)
+        await self._consumer_join_groups()
         try:
-            await self.connect()
-        except AcceptConnection:
-            await self.accept()
-        except DenyConnection:
-            await self.close()
+            await awaitable(self.connect(), self, "connect")
+        except (AcceptConnection, DenyConnection, ExceptionGroup) as exc:
+            signal = signal_in(exc, StopConsumer, DenyConnection, AcceptConnection)
+            if isinstance(signal, AcceptConnection):
+                await self.accept()
+            elif isinstance(signal, DenyConnection):
+                await self.close()
+            else:
+                raise
+        if not (self.__accepted or self.__closed):
+            self.__warn_undecided()
 
     async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
         """Call ``receive()`` with what the frame holds."""
         text = message.get("text")
         if text is not None:
-            await self.receive(text_data=text)
+            await awaitable(self.receive(text_data=text), self, "receive")
         else:
-            await self.receive(bytes_data=message.get("bytes"))
+            data = message.get("bytes")
+            await awaitable(self.receive(bytes_data=data), self, "receive")
 
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Leave the groups, call ``disconnect()``, and end the consumer."""
         code = message.get("code")
-        if code is None:
+        # hypercorn reports 1000 after any close().
+        if code is None or code == _NO_CODE or (code == _NORMAL and self.__closed_here):
             code = self.__close_code if self.__closed else _NO_CODE
-        # There is nobody any more to send to.
+        # The client is gone.
         self.__closed = True
-        await self.__leave_groups()
+        await self._consumer_leave_groups()
         await self.__disconnect_once(code)
         raise StopConsumer
 
@@ -325,19 +385,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
                 f"{type(self).__qualname__} serves WebSockets, but was called for a "
                 f"scope of type {kind!r}; give it a WebSocket route"
             )
-        groups: object = self.groups
-        if isinstance(groups, str):
-            raise TypeError(
-                f"{type(self).__qualname__}.groups must be a list of names of groups, "
-                f"not a str: write [{groups!r}]"
-            )
-        # An instance may serve several connections, one after the other.
-        self.__accepted, self.__closed = False, False
-        self.__close_code, self.__left = _NORMAL, ()
-        self.__joined = list(self.groups or ())
-        # AttributeError: it is a property, which tells the groups of the scope.
-        with contextlib.suppress(AttributeError):
-            self.groups = self.__joined
+        super()._consumer_prepare()
 
     async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
         event = await receive()
@@ -347,38 +395,68 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def _consumer_attend(
         self, loop: DispatchLoop, receive: ASGIReceiveCallable
     ) -> None:
-        if self.channel_layer is None:
+        incoming = self.__incoming = Incoming(receive, loop)
+        receive = incoming.receive
+        if self._consumer_layer() is None:
             await super()._consumer_attend(loop, receive)
         else:
             # A layer wakes consumers more often than their clients do.
             await loop.listen(receive, self._consumer_serve(loop, receive, ()))
 
     async def _consumer_stopped(
-        self, signal: StopConsumer, receive: ASGIReceiveCallable
+        self, signal: Exception, receive: ASGIReceiveCallable
     ) -> None:
         if isinstance(signal, _ClientGone):
             # The handler that could not send has ended; the event is what the server
             # would have told had nothing been sent.
-            event = self.__received_disconnect() or await _await_disconnect(receive)
-            await self.dispatch(event)
+            await self.dispatch(await receive())
 
-    def __received_disconnect(self) -> ChannelMessage | None:
-        """Return the event that says that the client has left, if it was received."""
-        for item in self._consumer_received:
-            if not isinstance(item, BaseException) and _is_disconnect(item[0]):
-                return item[0]
-        return None
+    def __end(self, code: int, patience: float) -> None:
+        """Stop listening to the client but for its disconnect, and sending to it.
+
+        Args:
+            code: The code for disconnect() when the server reports none.
+            patience: Seconds to wait for the server.
+        """
+        self.__closed, self.__close_code = True, code
+        if self.__incoming is not None:
+            self.__incoming.close(code, patience)
+
+    def __warn_undecided(self) -> None:
+        if type(self) not in _undecided:
+            _undecided.add(type(self))
+            _logger.warning(
+                "%s.connect() has returned without accept(), close() or deny(): the "
+                "client waits until another handler calls one of them",
+                type(self).__qualname__,
+            )
 
     async def _consumer_end(self, cause: BaseException | None) -> None:
-        # A cancellation may end any of the steps; the others are made all the same.
-        try:
-            await self.__leave_groups()
-        finally:
-            try:
-                with self._consumer_logged("disconnect"):
-                    await self.__disconnect_once(self.__code_for(cause))
-            finally:
-                await super()._consumer_end(cause)
+        # The last one first. A cancellation may end any of the steps; the others are
+        # made all the same.
+        async with contextlib.AsyncExitStack() as steps:
+            steps.push_async_callback(super()._consumer_end, cause)
+            steps.push_async_callback(self.__disconnect_at_last, cause)
+            steps.push_async_callback(self._consumer_leave_groups)
+            steps.push_async_callback(self.__close_after, cause)
+
+    async def __close_after(self, cause: BaseException | None) -> None:
+        """Tell the client of an exception, if the connection is open."""
+        if not isinstance(cause, Exception) or isinstance(cause, StopConsumer):
+            return
+        if self.__accepted and not self.__closed:
+            self.__closed = True
+            if _is_named(cause, _CLOSES):
+                return
+            event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
+            # Some servers wait for the answer of the client.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(_PATIENCE):
+                    await self.base_send(event)
+
+    async def __disconnect_at_last(self, cause: BaseException | None) -> None:
+        with self._consumer_logged("disconnect"):
+            await self.__disconnect_once(self.__code_for(cause))
 
     def __code_for(self, cause: BaseException | None) -> int:
         if isinstance(cause, StopConsumer):
@@ -388,24 +466,7 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     async def __disconnect_once(self, code: int) -> None:
         if self.__connected:
             self.__connected = False
-            await self.disconnect(code)
-
-    async def __leave_groups(self) -> None:
-        layer = self.channel_layer
-        if layer is None or self.channel_name is None:  # pyright: ignore[reportUnnecessaryComparison] # None until there is one
-            return
-        cancelled: asyncio.CancelledError | None = None
-        for group in dict.fromkeys((*self.__joined, *(self.groups or ()))):
-            if group in self.__left:
-                continue
-            self.__left = (*self.__left, group)
-            leave = functools.partial(layer.group_discard, group, self.channel_name)
-            try:
-                await self._consumer_release(leave, f"leave group {group!r}")
-            except asyncio.CancelledError as exc:
-                cancelled = exc
-        if cancelled is not None:
-            raise cancelled
+            await awaitable(self.disconnect(code), self, "disconnect")
 
     async def __transmit(self, event: ChannelMessage) -> None:
         try:
@@ -418,42 +479,69 @@ class AsyncWebsocketConsumer(AsyncConsumer):
     def __is_gone(self, exc: Exception) -> bool:
         """Return whether the server's ``send()`` has raised as the client is gone."""
         # Servers raise an OSError then, see
-        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, and what
-        # they like once they have said so.
-        return isinstance(exc, OSError) or self.__received_disconnect() is not None
-
-    def __require_layer(self, what: str) -> BaseChannelLayer:
-        if self.channel_layer is None:
-            name, reason = self._consumer_explain()
-            raise InvalidChannelLayerError(
-                f"{name} {what}, as it has no channel layer: {reason}"
+        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, of which
+        # frameworks make a WebSocketDisconnect, and what they like once they have
+        # reported the disconnect or raised that.
+        incoming = self.__incoming
+        if incoming is None:
+            return False
+        if not self.__gone:
+            self.__gone = (
+                isinstance(exc, OSError)
+                or _is_named(exc, _DISCONNECTED)
+                or incoming.has_left()
             )
-        return self.channel_layer
+            if self.__gone:
+                incoming.close(_ABNORMAL, _PATIENCE)
+        return self.__gone
+
+
+def _is_named(error: BaseException, name: str) -> bool:
+    """Return whether an error is of a class of that name, or of one derived from it."""
+    return any(each.__name__ == name for each in type(error).__mro__)
 
 
 class _ClientGone(StopConsumer):
     """Signal: the client is gone, which ends the handler that sends to it."""
 
 
-def _is_disconnect(event: ChannelMessage) -> bool:
-    return event.get("type") == "websocket.disconnect"
+class _InvalidFrame(ValueError):
+    """A frame of the client is not JSON.
 
+    Args:
+        code: The code to close with.
+        message: What is wrong with it.
+    """
 
-async def _await_disconnect(receive: ASGIReceiveCallable) -> ChannelMessage:
-    """Receive the event that says that the client has left; make one up if need be."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE):
-            while not _is_disconnect(event := await receive()):
-                pass
-            return event
-    return {"type": "websocket.disconnect", "code": _ABNORMAL}
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        """The code to close with."""
 
 
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     """A consumer for a WebSocket that carries JSON in text frames.
 
     Override :meth:`receive_json`, and send with :meth:`send_json`.
+
+    A frame that is not valid JSON closes the connection with code 1007, and a binary
+    frame with 1003, see https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1. One
+    line in the log says so.
     """
+
+    async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
+        """Call ``receive()``; close the connection when the frame is not JSON."""
+        try:
+            await super().websocket_receive(message)
+        except _InvalidFrame as exc:
+            _logger.warning(
+                "%s closes the connection of %s with code %s: %r",
+                type(self).__qualname__,
+                self.scope.get("client"),
+                exc.code,
+                textwrap.shorten(str(exc), _SHORT),
+            )
+            await self.close(exc.code)
 
     async def receive(
         self,
@@ -469,23 +557,40 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             **kwargs: Further arguments for ``receive_json()``.
 
         Raises:
-            ValueError: The frame is empty, binary, or not valid JSON. Unless it is
-                caught in an override, it closes the connection.
+            ValueError: The frame is empty, binary, or ``decode_json()`` has raised
+                ValueError. Unless it is caught in an override, the connection is
+                closed with code 1003 or 1007.
         """
         if not text_data:
-            kind = "a binary" if bytes_data is not None else "an empty"
-            raise ValueError(f"expected a text frame with JSON, got {kind} frame")
-        await self.receive_json(await self.decode_json(text_data), **kwargs)
+            binary = bytes_data is not None
+            kind = "a binary" if binary else "an empty"
+            raise _InvalidFrame(
+                _UNSUPPORTED_DATA if binary else _INVALID_DATA,
+                f"expected a text frame with JSON, got {kind} frame",
+            )
+        try:
+            content = await awaitable(self.decode_json(text_data), self, "decode_json")
+        except (ValueError, RecursionError) as exc:
+            raise _InvalidFrame(_INVALID_DATA, f"invalid JSON: {exc}") from exc
+        await awaitable(self.receive_json(content, **kwargs), self, "receive_json")
 
-    async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        """Handle what the client sent; ignores it, unless overridden.
+    if TYPE_CHECKING:
+        # Overrides may have any other arguments, or none.
+        async def receive_json(self, content: Any, *args: Any, **kwargs: Any) -> None:
+            """Handle what the client sent."""
 
-        Args:
-            content: The decoded content.
-            **kwargs: What an override of ``receive()`` added.
-        """
+    else:
 
-    async def send_json(self, content: Any, close: bool | int = False) -> None:
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            """Handle what the client sent; ignores it, unless overridden.
+
+            Args:
+                content: The decoded content.
+                **kwargs: What an override of ``receive()`` added. An override needs
+                    no such parameter if there is none.
+            """
+
+    async def send_json(self, content: Any, close: _Close = False) -> None:
         """Send content as JSON to the client.
 
         Args:
@@ -494,6 +599,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
 
         Raises:
             TypeError: The content cannot be encoded.
+            ValueError: It has a float that is NaN or infinite.
         """
         await self.send(text_data=await self.encode_json(content), close=close)
 
@@ -502,9 +608,15 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """Return the content of a text frame; override it for another decoder.
 
         Raises:
-            ValueError: It is not valid JSON.
+            ValueError: It is not valid JSON, or has what cannot be sent on to others:
+                NaN, an infinite number, or half of a surrogate pair.
+            RecursionError: It is nested too deep.
         """
-        return json.loads(text_data)
+        content = _DECODER.decode(text_data)
+        if "\\u" in text_data and _SURROGATE.search(text_data):
+            # UnicodeEncodeError, which is a ValueError.
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
@@ -512,5 +624,6 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
 
         Raises:
             TypeError: It cannot be encoded.
+            ValueError: It has a float that is NaN or infinite, which JSON lacks.
         """
-        return json.dumps(content)
+        return _ENCODER.encode(content)

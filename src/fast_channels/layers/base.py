@@ -148,8 +148,10 @@ class BaseChannelLayer:
 
         A consumer reads its own channel in this way: it costs no task. The listener
         is called, in any thread, once for each message that was put into the mailbox.
-        ``delete_channel()`` ends it. A layer that returns None, as it does by default,
-        is read with ``receive()``.
+        ``delete_channel()`` ends it, and has to leave all groups of the channel: a
+        consumer calls that before ``disconnect()``, and once more at the end. A layer
+        that returns None, as it does by default, is read with ``receive()``, and groups
+        are left with ``group_discard()``.
         """
         return None
 

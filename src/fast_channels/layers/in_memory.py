@@ -6,6 +6,7 @@ once, as when a thread sends with ``asgiref.sync.async_to_sync``.
 """
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ __all__ = ["InMemoryChannelLayer"]
 # How many turns of the event loop receivers get to take what waits: one to wake a task
 # that reads, one in which the task runs, and one more for what wraps it.
 _TURNS = 3
+# The event loop gets a turn after a channel has left this many groups.
+_CHUNK = 1000
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
@@ -174,10 +177,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
         A task that still waits in ``receive()`` waits for a new channel of that name.
         """
-        with self._lock:
-            self._mailboxes.delete(channel)
-            for group in self._memberships.pop(channel, ()):
-                self._forget_member(group, channel)
+        while channel in self._memberships:
+            with self._lock:
+                groups = self._memberships.get(channel, set())
+                for group in tuple(itertools.islice(groups, _CHUNK)):
+                    self._discard(group, channel)
+            if channel in self._memberships:
+                await asyncio.sleep(0)
+        # Last, as messages may have come while the event loop had its turns.
+        self._mailboxes.delete(channel)
 
     # Groups
 

@@ -1,5 +1,6 @@
 """Run a WebSocket application in a test."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from types import TracebackType
@@ -13,6 +14,9 @@ from fast_channels.type_defs import ASGIApplication, ChannelHeaders
 from .application import ApplicationCommunicator
 
 __all__ = ["WebsocketCommunicator"]
+
+# https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
+_INTERNAL_ERROR = 1011
 
 
 class WebsocketCommunicator(ApplicationCommunicator):
@@ -146,8 +150,14 @@ class WebsocketCommunicator(ApplicationCommunicator):
         Raises:
             AssertionError: The application did something else, like closing.
             TimeoutError: There was none; the application has been cancelled.
+            Exception: The one that has ended the application.
         """
         event = await self.receive_output(timeout)
+        if event.get("code") == _INTERNAL_ERROR:
+            # A consumer closes before its exception reaches the server.
+            await asyncio.wait([self.future], timeout=timeout)
+            if self.future.done():
+                await self.wait(timeout)
         _expect(event, "websocket.send")
         text, data = event.get("text"), event.get("bytes")
         if (text is None) is (data is None):

@@ -69,6 +69,8 @@ class FakeServer:
         """Whether the client is gone: sending fails, and then the server says so."""
         self.silent = False
         """Whether the application is not told that the client is gone."""
+        self.replayed: dict[str, Any] | None = None
+        """What the application receives for ever, without waiting."""
         self.idle = False
         """Whether the application has handled every event and waits for another."""
         self.task = asyncio.create_task(self._serve())
@@ -122,6 +124,8 @@ class FakeServer:
         await self.application(self.scope, self._receive, self._send)
 
     async def _receive(self) -> MutableMapping[str, Any]:
+        if self.replayed is not None:
+            return dict(self.replayed)
         self.idle = self._events.empty()
         event = await self._events.get()
         if isinstance(event, BaseException):

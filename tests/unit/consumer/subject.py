@@ -56,6 +56,7 @@ class Subject(AsyncWebsocketConsumer):
 
     def __init__(self, layer: Layer | None, **trouble: Trouble) -> None:
         super().__init__()
+        self.layer = layer
         if layer is None:
             self.channel_layer_alias = None
             self.groups = []
@@ -65,6 +66,7 @@ class Subject(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         await self.come_to("connect")
+        await self.accept()
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -84,23 +86,25 @@ class Subject(AsyncWebsocketConsumer):
             await self.trouble[place](self)
 
 
-async def bring_to(place: str, consumer: Subject, server: FakeServer) -> None:
-    """Bring a connection to a handler of its consumer."""
+async def bring_to(
+    place: str, consumer: Subject, server: FakeServer, *, gone: bool = False
+) -> None:
+    """Bring a connection to a handler of its consumer, with its client gone or not."""
+    server.gone = gone and place == "connect"
     server.put({"type": "websocket.connect"})
     if place == "connect":
         await until(lambda: place in consumer.places)
         return
     await until(lambda: server.idle)
+    server.gone = gone
     if place == "receive":
         server.put({"type": "websocket.receive", "text": "hello"})
     elif place == "disconnect":
         server.put({"type": "websocket.disconnect", "code": 1001})
-    elif consumer.channel_layer is None:
+    elif consumer.layer is None:
         server.put({"type": "chat.message"})
     else:
-        await consumer.channel_layer.send(
-            consumer.channel_name, {"type": "chat.message"}
-        )
+        await consumer.layer.send(consumer.channel_name, {"type": "chat.message"})
     await until(lambda: place in consumer.places)
 
 

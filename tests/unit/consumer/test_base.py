@@ -66,7 +66,6 @@ async def deliver(
         if source == "server":
             server.put(message)
         else:
-            assert consumer.channel_layer is not None
             await consumer.channel_layer.send(consumer.channel_name, message)
 
 

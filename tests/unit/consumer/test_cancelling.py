@@ -22,7 +22,7 @@ class Busy(Subject):
 
     async def connect(self) -> None:
         await self.accept()
-        if self.channel_layer is not None:
+        if self.layer is not None:
             await self.join_group("kitchen")
         await super().connect()
 
@@ -30,7 +30,7 @@ class Busy(Subject):
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
         await self.send("hello")
-        if self.channel_layer is not None:
+        if self.layer is not None:
             await self.channel_layer.group_send("kitchen", {"type": "chat.message"})
         await super().receive(text_data, bytes_data)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fast_channels.exceptions import StopConsumer
 from fast_channels.layers import (
     register_channel_layer,
 )
@@ -43,8 +44,7 @@ async def test_trouble(
     """Whatever ends a handler, disconnect() is called once and all is released."""
     consumer = Subject(any_layer, **{place: trouble})
     async with FakeServer(consumer) as server:
-        server.gone = trouble is talk
-        await bring_to(place, consumer, server)
+        await bring_to(place, consumer, server, gone=trouble is talk)
         if trouble is hang:
             server.task.cancel()
         assert type(await server.end()) is outcome
@@ -64,8 +64,7 @@ async def test_trouble_in_disconnect(
     """Whatever ends disconnect(), it is not called again and all is released."""
     consumer = Subject(any_layer, disconnect=trouble)
     async with FakeServer(consumer) as server:
-        server.gone = trouble is talk
-        await bring_to("disconnect", consumer, server)
+        await bring_to("disconnect", consumer, server, gone=trouble is talk)
         if trouble is hang:
             server.task.cancel()
         assert type(await server.end()) is outcome
@@ -89,8 +88,7 @@ async def test_trouble_in_disconnect_after_trouble(
     """What ended a handler reaches the server, and an error in disconnect() the log."""
     consumer = Subject(any_layer, receive=first, disconnect=second)
     async with FakeServer(consumer) as server:
-        server.gone = second is talk
-        await bring_to("receive", consumer, server)
+        await bring_to("receive", consumer, server, gone=second is talk)
         if second is hang:
             await until(lambda: "disconnect" in consumer.places)
             server.task.cancel()
@@ -116,28 +114,111 @@ async def test_client_disconnects(any_layer: Layer | None) -> None:
     assert consumer.codes == [4005]
 
 
-async def test_server_closes(any_layer: Layer | None) -> None:
-    """After close(), messages are dispatched until the disconnect arrives."""
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [
+        ({}, 4001),
+        ({"code": 1000}, 4001),
+        ({"code": 1005}, 4001),
+        ({"code": 4001}, 4001),
+        ({"code": 1006}, 1006),
+        ({"code": 4002}, 4002),
+    ],
+)
+async def test_server_closes(
+    any_layer: Layer | None, told: dict[str, Any], code: int
+) -> None:
+    """After close(), frames are dropped; disconnect() gets the code of the closing.
+
+    Unless the server reports that the client has left in another way.
+    """
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
         await consumer.close(4001)
-        await server.give({"type": "websocket.receive", "text": "still here"})
-        assert consumer.places[-1] == "receive"
-        await server.give({"type": "chat.message"})
-        assert consumer.places[-1] == "chat_message"
+        frame = {"type": "websocket.receive", "text": "still here"}
+        await server.give(frame, frame, frame)
+        assert consumer.places == ["connect"]
+        if any_layer is not None:
+            await any_layer.send(consumer.channel_name, {"type": "chat.message"})
+            await until(lambda: consumer.places[-1] == "chat_message")
         assert consumer.codes == []
-        assert await server.disconnect(code=1005) is None
+        assert await server.disconnect(**told) is None
         assert_released(any_layer)
-    assert consumer.codes == [1005]
+    assert consumer.codes == [code]
+    assert server.received.count("websocket.receive") == 3
+
+
+async def test_frame_that_comes_before_the_close(layer: Layer) -> None:
+    """A frame that waits while a handler closes the connection is dropped."""
+
+    async def close_late(consumer: Subject) -> None:
+        await until(lambda: "websocket.receive" in server.received)
+        await consumer.close(4001)
+
+    consumer = Subject(layer, chat_message=close_late)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await layer.send(consumer.channel_name, {"type": "chat.message"})
+        await until(lambda: "chat_message" in consumer.places)
+        await server.give({"type": "websocket.receive", "text": "hello"})
+        assert await server.disconnect() is None
+    assert consumer.places == ["connect", "chat_message", "disconnect"]
+    assert consumer.codes == [4001]
+
+
+@pytest.mark.parametrize("client", ["silent", "talkative", "replayed"])
+async def test_server_never_tells_that_the_client_has_left(
+    any_layer: Layer | None, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After close() the connection ends in time, whatever the server returns."""
+    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.05)
+    consumer = Subject(any_layer)
+    frame = {"type": "websocket.receive", "text": "still here"}
+
+    async def talk() -> None:
+        while not server.task.done():
+            await server.give(frame)
+            await asyncio.sleep(0.001)
+
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        if client == "replayed":
+            # The next frame is the last one for which it waits.
+            server.replayed = frame
+        await consumer.close(4001)
+        if client != "silent":
+            await server.give(frame)
+        talking = asyncio.create_task(talk()) if client == "talkative" else None
+        assert await server.end() is None
+        if talking is not None:
+            await talking
+        assert_released(any_layer)
+    assert consumer.places == ["connect", "disconnect"]
+    assert consumer.codes == [4001]
+
+
+async def test_timeout_of_the_server(any_layer: Layer | None) -> None:
+    """A TimeoutError that the server's receive() raises is an error like any other."""
+    consumer = Subject(any_layer)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await consumer.close(4001)
+        await server.give(TimeoutError("of the server"))
+        assert str(await server.end()) == "of the server"
+    assert consumer.codes == [1011]
 
 
 async def test_server_closes_and_stops() -> None:
     """Without a websocket.disconnect, disconnect() gets the code of the closing."""
-    consumer = Subject(None, receive=stop)
+
+    async def close_and_stop(consumer: Subject) -> None:
+        await consumer.close(4001)
+        raise StopConsumer
+
+    consumer = Subject(None, receive=close_and_stop)
     async with FakeServer(consumer) as server:
         await server.connect()
-        await consumer.close(4001)
         await server.give({"type": "websocket.receive", "text": "hello"})
         assert await server.end() is None
     assert consumer.codes == [4001]
@@ -202,7 +283,7 @@ async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None
     """A server that refuses to send while the client is there has found an error."""
 
     async def answer(consumer: Subject) -> None:
-        if consumer.channel_layer is not None:
+        if consumer.layer is not None:
             # What waits to be handled makes no difference.
             await consumer.channel_layer.send(consumer.channel_name, {"type": "late"})
             await asyncio.sleep(0)

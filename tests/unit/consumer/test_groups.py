@@ -1,5 +1,8 @@
 """The groups of consumers."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -107,6 +110,10 @@ async def test_groups_as_a_property(layer: Layer) -> None:
         await server.connect()
         assert members(layer, "room.kitchen") == {consumer.channel_name}
         await consumer.join_group("news")
+        await consumer.join_group("lobby")
+        await consumer.leave_group("lobby")
+        assert members(layer, "news") == {consumer.channel_name}
+        assert members(layer, "lobby") == set()
         assert await server.disconnect() is None
     assert members(layer) == set()
 
@@ -225,3 +232,88 @@ async def test_group_methods_without_a_layer(method: str) -> None:
             await getattr(consumer, method)("kitchen")
     assert "group 'kitchen', as it has no channel layer" in str(caught.value)
     assert "its channel_layer_alias is None" in str(caught.value)
+
+
+async def test_join_group_that_was_appended(layer: Layer) -> None:
+    """A group that was appended to groups by hand is in it once when it is joined."""
+    consumer = Member()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        consumer.groups.append("kitchen")
+        await consumer.join_group("kitchen")
+        assert consumer.groups == ["lobby", "news", "kitchen"]
+        await consumer.leave_group("kitchen")
+        assert consumer.groups == ["lobby", "news"]
+        assert members(layer, "kitchen") == set()
+
+
+@contextlib.asynccontextmanager
+async def counting_turns() -> AsyncGenerator[list[None]]:
+    """Count how often another task gets its turn in the block."""
+    turns: list[None] = []
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(None)
+
+    task = asyncio.create_task(count())
+    await until(lambda: turns)
+    turns.clear()
+    yield turns
+    task.cancel()
+
+
+async def test_many_groups() -> None:
+    """However many groups are joined and left, others get their turns meanwhile."""
+    layer = InMemoryChannelLayer()
+    register_channel_layer("default", layer)
+    names = [f"group.{number}" for number in range(5000)]
+
+    class Busy(Member):
+        groups = names
+
+    consumer = Busy()
+    async with FakeServer(consumer) as server:
+        async with counting_turns() as turns:
+            await server.connect()
+        assert len(turns) > 50
+        async with counting_turns() as turns:
+            for name in reversed(names):
+                await consumer.leave_group(name)
+        assert len(turns) > 50
+        async with counting_turns() as turns:
+            for name in names:
+                await consumer.join_group(name)
+        assert len(turns) > 50
+        assert consumer.groups == names
+        # A message that comes meanwhile is dropped with the rest.
+        sending = asyncio.create_task(
+            layer.group_send(names[0], {"type": "chat.message", "text": "hello"})
+        )
+        async with counting_turns() as turns:
+            assert await server.disconnect() is None
+        assert len(turns) >= 5
+        await sending
+    assert layer.groups == {}
+    assert layer.channels == {}
+
+
+async def test_layer_is_asked_once_to_leave_all_groups() -> None:
+    """A layer that knows the groups of a channel leaves them before disconnect()."""
+    seen: list[Any] = []
+
+    class Watched(InMemoryChannelLayer):
+        async def group_discard(self, group: str, channel: str) -> None:
+            raise AssertionError
+
+    class Watching(Member):
+        async def disconnect(self, code: int) -> None:
+            seen.append(members(layer))
+
+    layer = Watched()
+    register_channel_layer("default", layer)
+    async with FakeServer(Watching()) as server:
+        await server.connect()
+        assert await server.disconnect() is None
+    assert seen == [set()]

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from fast_channels.consumer import AsyncHttpConsumer
-from fast_channels.exceptions import StopConsumer
+from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
 from fast_channels.type_defs import ChannelMessage, HttpRequestEvent
 
@@ -55,7 +55,6 @@ class Feed(Page):
     channel_layer_alias = "default"
 
     async def handle(self, body: bytes) -> None:
-        assert self.channel_layer is not None
         await self.channel_layer.group_add("feed", self.channel_name)
         await super().handle(body)
 
@@ -570,12 +569,146 @@ async def test_http_request_may_be_replaced(layer_type: type[Layer] | None) -> N
     assert page.events == [b"1", None, "left", "disconnect"]
 
 
-async def test_instance_serves_one_request_after_the_other() -> None:
-    """An instance is an application itself, as often as it is called."""
+async def test_instance_serves_one_request() -> None:
+    """An instance is an application itself, for one request."""
     page = Page()
-    for body in (b"1", b"2"):
-        assert await serve(page, REQUEST | {"body": body}).end() is None
-    assert page.events == [
-        *(b"1", "answered", "disconnect"),
-        *(b"2", "answered", "disconnect"),
-    ]
+    assert await serve(page, REQUEST | {"body": b"1"}).end() is None
+    outcome = await serve(page, REQUEST | {"body": b"2"}).end()
+    assert isinstance(outcome, RuntimeError)
+    assert "write Page.as_asgi()" in str(outcome)
+    assert page.events == [b"1", "answered", "disconnect"]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((200, "hello"), AssertionError, "must be bytes, not 'hello'"),
+        (("200", b"hello"), TypeError, "a status must be an int, not '200'"),
+    ],
+)
+async def test_nothing_is_sent_of_a_wrong_response(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    """What is wrong with a response is found before its headers are sent."""
+
+    async def answer(page: Page) -> None:
+        await page.send_response(*arguments)
+
+    server = serve(Page(answer), REQUEST)
+    outcome = await server.end()
+    with pytest.raises(error, match=message):
+        raise outcome or StopConsumer
+    assert server.sent == []
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_returned_value_is_not_a_response(
+    any_layer: Layer | None, *, started: bool
+) -> None:
+    """A handle() that returns a value and leaves the response open says what to do."""
+
+    class Returning(Page):
+        channel_layer_alias = None if any_layer is None else "default"
+
+        async def handle(self, body: bytes) -> Any:
+            if started:
+                await begin(self)
+            return {"hello": "world"}
+
+    outcome = await serve(Returning(), REQUEST).end()
+    assert isinstance(outcome, RuntimeError)
+    did = "left its response open" if started else "sent no response"
+    assert f"Returning.handle() {did} and returned {{'hello': 'world'}}" in str(outcome)
+    assert "send a response with send_response()" in str(outcome)
+
+
+async def test_returned_value_after_the_response() -> None:
+    """What handle() returns after a whole response makes no difference."""
+
+    class Returning(Page):
+        async def handle(self, body: bytes) -> Any:
+            await hello(self)
+            return "done"
+
+    server = serve(Returning(), REQUEST)
+    assert await server.end() is None
+    assert body_of(server) == b"hello"
+
+
+# Groups
+
+
+async def test_groups_are_joined_and_left(layer: Layer) -> None:
+    """The groups of the class are joined before handle(), and left at the end."""
+    seen: list[Any] = []
+
+    class Grouped(Page):
+        channel_layer_alias = "default"
+        groups = ["feed"]
+
+        async def handle(self, body: bytes) -> None:
+            await self.join_group("more")
+            seen.append([members(layer, group) for group in ("feed", "more")])
+            await begin(self)
+
+        async def disconnect(self) -> None:
+            seen.append(members(layer))
+
+    page = Grouped()
+    async with serve(page, REQUEST) as server:
+        await until(lambda: seen)
+        for text in "hello", "!":
+            await layer.group_send("feed", {"type": "news", "text": text})
+        assert await server.end() is None
+    channel = {page.channel_name}
+    assert seen == [[channel, channel], set()]
+    assert body_of(server) == b"hello!"
+
+
+async def test_groups_without_a_layer() -> None:
+    """A request of a consumer that has groups and no layer fails, and says why."""
+
+    class Groupie(Page):
+        groups = ["feed"]
+
+    outcome = await serve(Groupie(), REQUEST).end()
+    assert isinstance(outcome, InvalidChannelLayerError)
+    assert "Groupie cannot join its groups ['feed']" in str(outcome)
+
+
+# A request that is replayed
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_request_is_replayed_for_ever(
+    any_layer: Layer | None, *, leaves: bool
+) -> None:
+    """A receive() that never waits stops nothing, and its client may still leave."""
+    gone = asyncio.Event()
+
+    class Waiting(Page):
+        channel_layer_alias = None if any_layer is None else "default"
+
+    async def answer(page: Page) -> None:
+        await begin(page)
+        # Others have their turns.
+        for _ in range(100):
+            await asyncio.sleep(0)
+        gone.set()
+        if leaves:
+            await asyncio.Event().wait()
+        await page.send_body(b"!")
+
+    async def receive() -> dict[str, Any]:
+        return DISCONNECT if leaves and gone.is_set() else REQUEST
+
+    async def send(event: ChannelMessage) -> None:
+        pass
+
+    page = Waiting(answer)
+    async with asyncio.timeout(5):
+        await page({"type": "http", "headers": []}, receive, send)
+    assert page.events == [b"", "cancelled" if leaves else "answered", "disconnect"]

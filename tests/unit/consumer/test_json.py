@@ -1,12 +1,14 @@
 """Consumers for JSON."""
 
+import json
+import math
 from typing import Any
 
 import pytest
 
 from fast_channels.consumer import AsyncJsonWebsocketConsumer
 
-from .fakes import FakeServer
+from .fakes import FakeServer, logged
 
 
 class JsonListener(AsyncJsonWebsocketConsumer):
@@ -18,6 +20,9 @@ class JsonListener(AsyncJsonWebsocketConsumer):
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         self.calls.append((content, kwargs))
+
+    async def disconnect(self, code: int) -> None:
+        self.calls.append(("disconnect", code))
 
 
 @pytest.mark.parametrize("content", [{"a": [1, None]}, [], "text", 7, None, False])
@@ -45,26 +50,126 @@ async def test_send_json_and_close(close: bool | int, code: int) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("event", "message"),
-    [
-        ({"text": ""}, "got an empty frame"),
-        ({}, "got an empty frame"),
-        ({"bytes": b"{}"}, "got a binary frame"),
-        ({"bytes": b""}, "got a binary frame"),
-        ({"text": "{"}, "line 1 column 2"),
-    ],
-)
-async def test_frames_that_are_not_json(event: dict[str, Any], message: str) -> None:
-    """A frame that is empty, binary or malformed raises ValueError."""
+INVALID_FRAMES: list[tuple[dict[str, Any], int, str]] = [
+    ({"text": ""}, 1007, "got an empty frame"),
+    ({}, 1007, "got an empty frame"),
+    ({"bytes": b"{}"}, 1003, "got a binary frame"),
+    ({"bytes": b""}, 1003, "got a binary frame"),
+    ({"text": "{"}, 1007, "line 1 column 2"),
+    ({"text": "[NaN]"}, 1007, "NaN is not valid JSON"),
+    ({"text": "-Infinity"}, 1007, "-Infinity is not valid JSON"),
+    ({"text": "[1e999]"}, 1007, "1e999 is too large"),
+    ({"text": '{"a": "\\ud800"}'}, 1007, "surrogates not allowed"),
+    ({"text": '{"\\uDC00": 1}'}, 1007, "surrogates not allowed"),
+    ({"text": "[" * 100_000}, 1007, "recursion"),
+]
+
+
+@pytest.mark.parametrize(("event", "code", "message"), INVALID_FRAMES)
+async def test_frames_that_are_not_json(
+    event: dict[str, Any], code: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A frame that is not JSON closes the connection; one line in the log says why."""
     consumer = JsonListener()
+    scope = {"type": "websocket", "client": ("203.0.113.7", 5000)}
+    async with FakeServer(consumer, scope) as server:
+        await server.connect()
+        await server.give({"type": "websocket.receive", **event})
+        assert server.sent[1:] == [{"type": "websocket.close", "code": code}]
+        assert await server.disconnect() is None
+    assert consumer.calls == [("disconnect", code)]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.exc_info is None
+    line = record.getMessage()
+    assert message in line
+    assert "JsonListener closes the connection of ('203.0.113.7', 5000)" in line
+    assert f"with code {code}" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(("event", "code", "message"), INVALID_FRAMES)
+async def test_receive_raises_for_what_is_not_json(
+    event: dict[str, Any], code: int, message: str
+) -> None:
+    """An override of receive() may catch the ValueError and go on."""
+
+    class Patient(JsonListener):
+        async def receive(
+            self,
+            text_data: str | None = None,
+            bytes_data: bytes | None = None,
+            **kwargs: Any,
+        ) -> None:
+            try:
+                await super().receive(text_data, bytes_data, **kwargs)
+            except ValueError as exc:
+                self.calls.append(str(exc))
+
+    consumer = Patient()
     async with FakeServer(consumer) as server:
         await server.connect()
         await server.give({"type": "websocket.receive", **event})
-        outcome = await server.end()
-    assert isinstance(outcome, ValueError)
-    assert message in str(outcome)
-    assert consumer.calls == []
+        await server.give({"type": "websocket.receive", "text": "7"})
+        refused, accepted = consumer.calls
+        assert message in refused
+        assert accepted == (7, {})
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d\ude00"', r'"\\ud800"', "1e300", "[1.5]"])
+async def test_frames_that_look_as_if_they_were_not_json(text: str) -> None:
+    """A whole pair of surrogates, an escaped backslash and large floats are JSON."""
+    consumer = JsonListener()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await server.give({"type": "websocket.receive", "text": text})
+        assert consumer.calls == [(json.loads(text), {})]
+
+
+async def test_decoder_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """A ValueError of a decode_json() of one's own is about the frame, too."""
+
+    class Picky(JsonListener):
+        @classmethod
+        async def decode_json(cls, text_data: str) -> Any:
+            raise ValueError("two\nlines of " + 1000 * "no ")
+
+    consumer = Picky()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await server.give({"type": "websocket.receive", "text": "{}"})
+        assert server.sent[1:] == [{"type": "websocket.close", "code": 1007}]
+    (line,) = logged(caplog)
+    assert "two lines of no no" in line
+    assert len(line) < 400
+
+
+async def test_value_error_of_a_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """A ValueError that receive_json() raises is an error of the application."""
+
+    class Failing(JsonListener):
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            raise ValueError("no such room")
+
+    consumer = Failing()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        await server.give({"type": "websocket.receive", "text": "{}"})
+        assert str(await server.end()) == "no such room"
+    assert server.sent[1:] == [{"type": "websocket.close", "code": 1011}]
+    assert consumer.calls == [("disconnect", 1011)]
+    assert logged(caplog) == []
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+async def test_numbers_that_json_lacks(number: float) -> None:
+    """send_json() raises ValueError for NaN and infinite numbers, and sends nothing."""
+    consumer = JsonListener()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            await consumer.send_json([number])
+    assert len(server.sent) == 1
 
 
 async def test_content_that_is_not_json() -> None:
@@ -103,7 +208,7 @@ async def test_json_codec_may_be_overridden() -> None:
         await consumer.send_json("abc")
         await server.give({"type": "websocket.receive", "text": "fed"})
     assert server.sent[-1] == {"type": "websocket.send", "text": "cba"}
-    assert consumer.calls == [("def", {})]
+    assert consumer.calls[0] == ("def", {})
 
 
 async def test_receive_passes_arguments_on() -> None:

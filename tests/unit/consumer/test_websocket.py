@@ -274,7 +274,10 @@ async def test_message_must_not_name_what_every_consumer_has(
         outcome = await server.end()
     assert isinstance(outcome, ValueError)
     assert f"no handler for message type {message_type!r}" in str(outcome)
-    assert server.sent == [{"type": "websocket.accept"}]
+    assert server.sent == [
+        {"type": "websocket.accept"},
+        {"type": "websocket.close", "code": 1011},
+    ]
 
 
 # Subclasses
@@ -295,22 +298,42 @@ def test_private_names_leave_room_for_those_of_subclasses() -> None:
         if name.startswith("_") and not name.endswith("__")
     }
     assert private
-    ours = re.compile(r"_consumer_|_Async(Json)?(Websocket)?Consumer__")
+    ours = re.compile(r"_consumer_|_Async(Group|(Json)?Websocket)?Consumer__")
     assert [name for name in private if not ours.match(name)] == []
 
 
-async def test_instance_serves_again(layer: Layer) -> None:
-    """An instance is an ASGI application, for one connection after the other."""
+@pytest.mark.parametrize("ended", [False, True], ids=["at once", "one after another"])
+async def test_instance_serves_one_connection(layer: Layer, *, ended: bool) -> None:
+    """An instance that is called again says what to write, and the first goes on."""
     consumer = Member()
-    for _ in range(2):
-        async with FakeServer(consumer) as server:
-            await server.connect()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        if ended:
+            await server.disconnect()
+        async with FakeServer(consumer) as other:
+            outcome = await other.end()
+        assert isinstance(outcome, RuntimeError)
+        assert "Member serves one connection" in str(outcome)
+        assert "write Member.as_asgi()" in str(outcome)
+        assert other.sent == []
+        if not ended:
             await layer.group_send("news", {"type": "chat.message", "text": "hello"})
             await until(lambda: server.sent[1:])
-            assert server.sent[1] == {"type": "websocket.send", "text": "hello"}
-            await consumer.close()
-            assert await server.disconnect() is None
-        assert members(layer) == set()
+    assert server.sent[1:] == (
+        [] if ended else [{"type": "websocket.send", "text": "hello"}]
+    )
+    assert members(layer) == set()
+
+
+async def test_scope_of_another_protocol_does_not_use_up_an_instance() -> None:
+    """Servers ask an application for its lifespan first."""
+    consumer = Listener()
+    async with FakeServer(consumer, {"type": "lifespan"}) as server:
+        assert isinstance(await server.end(), ValueError)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert await server.disconnect(code=1001) is None
+    assert consumer.calls == [1001]
 
 
 async def test_constructor_without_super(layer: Layer) -> None:
@@ -393,3 +416,21 @@ async def test_mixins() -> None:
         await server.give({"type": "rest"})
         assert consumer.greeted
         assert consumer.rested
+
+
+async def test_methods_without_a_connection() -> None:
+    """Tests of an application may call the methods of an instance by themselves."""
+    sent: list[Mapping[str, Any]] = []
+
+    async def send(event: Mapping[str, Any]) -> None:
+        sent.append(event)
+        if event["type"] == "websocket.close":
+            raise RuntimeError("no connection")
+
+    consumer = AsyncWebsocketConsumer()
+    consumer.base_send = send
+    await consumer.accept()
+    await consumer.send("hello")
+    with pytest.raises(RuntimeError, match="no connection"):
+        await consumer.close()
+    assert len(sent) == 3

@@ -124,17 +124,17 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
     ("application", "name"),
     [
-        (Greeter, "nobody"),
-        (Greeter.as_asgi(name="Ada"), "Ada"),
-        (Greeter(name="Bob"), "Bob"),
+        (lambda: Greeter, "nobody"),
+        (lambda: Greeter.as_asgi(name="Ada"), "Ada"),
+        (lambda: Greeter(name="Bob"), "Bob"),
     ],
     ids=["class", "as_asgi", "instance"],
 )
 async def test_consumer_is_run_as_a_class_or_as_an_application(
-    application: ASGIApplication | type[AsyncConsumer], name: str
+    application: Callable[[], ASGIApplication | type[AsyncConsumer]], name: str
 ) -> None:
     """A class may be given where an application is expected."""
-    communicator = ApplicationCommunicator(application, {"type": "greeting"})
+    communicator = ApplicationCommunicator(application(), {"type": "greeting"})
     await communicator.send_input({"type": "hello", "from": "test"})
     output = await communicator.receive_output()
     assert output == {"type": "hello", "from": name, "to": "test"}

@@ -421,3 +421,35 @@ async def test_failure_that_no_call_has_shown_comes_out_at_the_end(wait: bool) -
 
     with pytest.raises(Oops, match=r"^fail$"):
         await block()
+
+
+async def test_exception_that_closes_the_connection() -> None:
+    """A consumer's exception comes out, and not only the close that comes first."""
+
+    class Broken(AsyncWebsocketConsumer):
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            raise LookupError("broken")
+
+    async with WebsocketCommunicator(Broken, "/") as communicator:
+        await communicator.connect()
+        await communicator.send_to("go")
+        with pytest.raises(LookupError, match="broken"):
+            await communicator.receive_from()
+
+
+async def test_application_that_closes_with_1011() -> None:
+    """An application that closes with that code and goes on is not waited for long."""
+
+    class Closing(AsyncWebsocketConsumer):
+        async def receive(
+            self, text_data: str | None = None, bytes_data: bytes | None = None
+        ) -> None:
+            await self.close(1011)
+
+    async with WebsocketCommunicator(Closing, "/") as communicator:
+        await communicator.connect()
+        await communicator.send_to("go")
+        with pytest.raises(AssertionError, match=r"'code': 1011"):
+            await communicator.receive_from(timeout=0.01)

@@ -112,7 +112,6 @@ class WithLayer(Plain):
     channel_layer_alias = "default"
 
     async def job_do(self, message: ChannelMessage) -> None:
-        assert self.channel_layer is not None
         assert self.channel_name.endswith("!", 0, -16)
         await super().job_do(message)
 

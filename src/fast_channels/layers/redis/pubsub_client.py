@@ -21,6 +21,8 @@ from .subscriber import Pattern, Subscriber
 
 __all__ = ["PubSubClient"]
 
+# The event loop gets a turn after a channel has left this many groups.
+_CHUNK = 500
 # How often in seconds to ask whether waiting for Redis to confirm is still of use.
 _PATIENCE = 0.1
 
@@ -180,8 +182,10 @@ class PubSubClient:
             if timer is not None:
                 timer.cancel()
                 self._look_for_reader(channel)
-        for group in list(self._by_channel.get(channel, ())):
+        for count, group in enumerate(list(self._by_channel.get(channel, ())), 1):
             await self.leave(group, channel)
+            if not count % _CHUNK:
+                await asyncio.sleep(0)
 
     async def forget(self) -> None:
         """Leave all groups, and drop what waits in channels of nobody in particular."""

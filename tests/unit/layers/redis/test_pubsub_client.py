@@ -278,6 +278,20 @@ async def test_deleted_plain_channel(client: PubSubClient, server: FakePubSub) -
 # Redis goes and comes
 
 
+async def test_deleted_channel_of_many_groups(
+    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others get their turns while a channel leaves its groups."""
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    for number in range(5):
+        await client.join(f"group.{number}", OWN + "1")
+    deleting = asyncio.create_task(client.delete(OWN + "1"))
+    await turn(2)
+    assert not deleting.done()
+    await deleting
+    assert client.groups == {}
+
+
 async def test_telling_everybody(
     layer: RedisPubSubChannelLayer, client: PubSubClient, server: FakePubSub
 ) -> None:

@@ -1,0 +1,78 @@
+"""The events of a WebSocket's client, and when to stop waiting for them.
+
+Once the connection is closed, only the disconnect counts. Servers differ in how they
+tell it: hypercorn goes on returning the frames of a client that ignores the close, and
+others wait for that client for a long time. So frames are dropped then, and the
+disconnect is made up when it does not come in time.
+"""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+from fast_channels.loop import DispatchLoop
+from fast_channels.type_defs import ASGIReceiveCallable, ChannelMessage
+
+__all__ = ["Incoming"]
+
+
+def _is_disconnect(event: ChannelMessage) -> bool:
+    """Return whether an event says that the client has left."""
+    return event.get("type") == "websocket.disconnect"
+
+
+class Incoming:
+    """The events of one client.
+
+    Args:
+        receive: The server's.
+        loop: What dispatches the events.
+    """
+
+    __slots__ = ("_code", "_deadline", "_loop", "_receive", "_waiting")
+
+    def __init__(self, receive: ASGIReceiveCallable, loop: DispatchLoop) -> None:
+        self._receive = receive
+        self._loop = loop
+        # When to make up the disconnect, on the clock of the event loop; None while
+        # the connection is open.
+        self._deadline: float | None = None
+        # The code of a disconnect that is made up.
+        self._code: int | None = None
+        # The timeout of what waits for the server now.
+        self._waiting: asyncio.Timeout | None = None
+
+    def close(self, code: int, patience: float) -> None:
+        """Dispatch nothing but the disconnect from now on.
+
+        Args:
+            code: The code of the disconnect if the server does not tell it.
+            patience: Seconds to wait for the server.
+        """
+        self._code = code
+        self._deadline = asyncio.get_running_loop().time() + patience
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(self._deadline)
+        self._loop.drop(lambda event: not _is_disconnect(event))
+
+    def has_left(self) -> bool:
+        """Return whether the disconnect was received and is still to be dispatched."""
+        return self._loop.has_received(_is_disconnect)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Wait for the next event. Cancelling loses none."""
+        waiting = self._waiting = asyncio.timeout_at(self._deadline)
+        try:
+            async with waiting:
+                while True:
+                    event = await self._receive()
+                    if self._deadline is None or _is_disconnect(event):
+                        return event
+                    # There may be many, for which the server need not wait.
+                    await asyncio.sleep(0)
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            return {"type": "websocket.disconnect", "code": self._code}
+        finally:
+            self._waiting = None
