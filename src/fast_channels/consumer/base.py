@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
+from fast_channels.layers.notices import Notice
 from fast_channels.layers.registry import channel_layers
 from fast_channels.loop import DispatchLoop, Received
 from fast_channels.type_defs import (
@@ -337,7 +338,9 @@ class AsyncConsumer:
             self, name, None
         )
         if not callable(handler):
-            raise ValueError(  # noqa: TRY004 # as for any message without a handler
+            if isinstance(message, Notice):
+                return _ignore()
+            raise ValueError(  # as for any message without a handler
                 f"no handler for message type {message['type']!r}: "
                 f"{type(self).__qualname__} has no method {name!r}"
             )
@@ -417,6 +420,10 @@ class ConsumerApplication:
         """Serve one connection with an instance of its own."""
         consumer = self.consumer_class(**self.consumer_initkwargs)
         await consumer(scope, receive, send)
+
+
+async def _ignore() -> None:
+    """Handle a message that needs no handler."""
 
 
 def _handler_name(consumer_class: type[AsyncConsumer], message_type: str) -> str:
