@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, overload
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.foreign import as_layer
+from fast_channels.layers.notices import Notice
 from fast_channels.layers.registry import channel_layers
 from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
@@ -384,6 +385,8 @@ class AsyncConsumer:
         _require_reachable(type(self), name, message_type)
         handler = _method(self, name)
         if handler is None:
+            if isinstance(message, Notice):
+                return _ignore()
             raise ValueError(
                 f"no handler for message type {message_type!r}: "
                 f"{type(self).__qualname__} has no method {name!r}"
@@ -472,6 +475,10 @@ class ConsumerApplication:
         """Serve one connection with an instance of its own."""
         consumer = self.consumer_class(**self.consumer_initkwargs)
         await consumer(scope, receive, send)
+
+
+async def _ignore() -> None:
+    """Handle a message that needs no handler."""
 
 
 def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | None:

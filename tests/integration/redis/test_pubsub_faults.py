@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -14,10 +15,12 @@ from fast_channels.layers import RedisPubSubChannelLayer, register_channel_layer
 from fast_channels.layers.redis import subscriber
 from fast_channels.layers.redis.connections import RedisUnavailable
 from fast_channels.testing import WebsocketCommunicator
+from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
 
 from .faults.killer import Client, any_client, kill
+from .links import LossyLink, slow_link
 
 MESSAGE = {"type": "test.message"}
 # What channels are told of a connection.
@@ -34,7 +37,7 @@ class MakeLayer(Protocol):
     """Makes a layer as one more process would."""
 
     def __call__(
-        self, where: RedisServer | Sentinels, **options: Any
+        self, where: RedisServer | Sentinels | str, **options: Any
     ) -> RedisPubSubChannelLayer: ...
 
 
@@ -44,13 +47,13 @@ async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
     layers: list[RedisPubSubChannelLayer] = []
 
     def make_layer(
-        where: RedisServer | Sentinels, **options: Any
+        where: RedisServer | Sentinels | str, **options: Any
     ) -> RedisPubSubChannelLayer:
         if isinstance(where, Sentinels):
             options["sentinels"] = where.addresses
             options["service_name"] = where.service_name
         else:
-            options["hosts"] = [where.url]
+            options["hosts"] = [where if isinstance(where, str) else where.url]
         layers.append(RedisPubSubChannelLayer(prefix=prefix, **options))
         return layers[-1]
 
@@ -300,6 +303,147 @@ async def test_consumers_are_told(
         await client.disconnect()
 
 
+class Plain(AsyncWebsocketConsumer):
+    """Has no handler for what it is told of its connection."""
+
+    channel_layer_alias = ALIAS
+    groups = ["crowd"]
+
+    async def test_message(self, message: dict[str, Any]) -> None:
+        await self.send(message["type"])
+
+
+class WithoutMailboxes(RedisPubSubChannelLayer):
+    """A layer whose consumers call ``receive()``, as those of others do."""
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> None:
+        return None
+
+
+@pytest.mark.parametrize("kind", [RedisPubSubChannelLayer, WithoutMailboxes])
+async def test_notices_need_no_handler(
+    own_redis_server: RedisServer, prefix: str, kind: type[RedisPubSubChannelLayer]
+) -> None:
+    """A consumer without a handler for them outlives a break; a typo still ends one."""
+    async with kind(
+        [own_redis_server.url], prefix, on_disconnect="gone", on_reconnect="back"
+    ) as layer:
+        register_channel_layer(ALIAS, layer)
+        clients = [WebsocketCommunicator(Plain.as_asgi(), "/") for _ in range(3)]
+        listener = WebsocketCommunicator(Listener.as_asgi(), "/")
+        for client in (*clients, listener):
+            assert await client.connect() == (True, None)
+        for _ in range(2):
+            kill(own_redis_server, listens)
+            assert [await listener.receive_from(LIMIT) for _ in range(2)] == [
+                "gone",
+                "back",
+            ]
+            await layer.group_send("crowd", MESSAGE)
+            for client in (*clients, listener):
+                assert await client.receive_from(LIMIT) == "test.message"
+        await layer.group_send("crowd", {"type": "gnoe"})
+        for client in (*clients, listener):
+            with pytest.raises(ValueError, match="no handler for message type 'gnoe'"):
+                await client.wait(LIMIT)
+
+
+async def test_deep_message(
+    own_redis_server: RedisServer,
+    make_layer: MakeLayer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Messages that no consumer can have are nobody's loss but their own room's."""
+    layer = make_layer(own_redis_server, **TOLD)
+    channels = [await layer.new_channel() for _ in range(3)]
+    for channel in channels[:2]:
+        await layer.group_add("room", channel)
+    await layer.group_add("other", channels[2])
+    other = f"{layer.prefix}__group__other"
+    room = f"{layer.prefix}__group__room"
+    # 500 lists, one in the other, as msgpack has them.
+    deep = b"\x82\xa4type\xactest.message\xa4deep" + b"\x91" * 500 + b"\x90"
+    with own_redis_server.connect() as sender:
+        for number in range(100):
+            sender.command("PUBLISH", room, deep)
+            value = layer.serializer.serialize({"type": str(number)})
+            sender.command("PUBLISH", other, value)
+    got = [await next_of(layer, channels[2]) for _ in range(100)]
+    assert got == [str(number) for number in range(100)]
+    counts = layer.statistics()
+    assert counts["reconnects"] == 0
+    # Two members had each, or none.
+    assert counts["delivered"] + 2 * counts["undecodable"] == 100 + 200
+    assert not [record for record in caplog.records if record.exc_info]
+    assert all(len(message) < 500 for message in caplog.messages)
+    for channel in channels:
+        await layer.delete_channel(channel)
+
+
+async def test_large_message_on_a_slow_link(
+    own_redis_server: RedisServer,
+    make_layer: MakeLayer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A message that arrives for longer than a server may be silent is not lost."""
+    monkeypatch.setattr(subscriber, "_PING_EVERY", 0.1)
+    monkeypatch.setattr(subscriber, "_PATIENCE", 0.2)
+    async with slow_link(own_redis_server, rate=2_000_000) as link:
+        layer = make_layer(link.url)
+        channel = await layer.new_channel()
+        text = "x" * 3_000_000
+        await make_layer(own_redis_server).send(channel, {**MESSAGE, "text": text})
+        async with asyncio.timeout(LIMIT):
+            message = await layer.receive(channel)
+        assert message["text"] == text
+        assert layer.statistics()["reconnects"] == 0
+        assert caplog.messages == []
+        await layer.delete_channel(channel)
+        await layer.close()
+
+
+async def test_lost_packets(
+    own_redis_server: RedisServer, make_layer: MakeLayer
+) -> None:
+    """A server is found again where attempts to connect hang while it is away."""
+    async with LossyLink(own_redis_server) as link:
+        layer = make_layer(link.url, **TOLD)
+        channel = await layer.new_channel()
+        await layer.group_add("crowd", channel)
+        for seconds in (0.5, 1.5):
+            await link.lose()
+            assert await next_of(layer, channel) == "gone"
+            # This is about time itself: attempts to connect hang meanwhile.
+            await asyncio.sleep(seconds)
+            link.mend()
+            assert await next_of(layer, channel) == "back"
+        await layer.delete_channel(channel)
+        await layer.close()
+
+
+async def test_wrong_password(
+    redis_binary: ServerBinary,
+    make_layer: MakeLayer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A password that was changed is named as the reason, once, and never shown."""
+    with RedisServer(redis_binary, password=secrets.token_hex(8)) as server:
+        layer = make_layer(f"redis://:sesame@{server.host}:{server.port}")
+        channel = await layer.new_channel()
+        await layer.group_add("crowd", channel)
+        with pytest.raises(RedisUnavailable) as caught:
+            await layer.group_send("crowd", MESSAGE)
+        assert "sesame" not in f"{caught.value!r} {caught.value.__cause__!r}"
+        [message] = caplog.messages
+        assert "cannot be listened to: it refuses the username or the pass" in message
+        server.command("CONFIG", "SET", "requirepass", "sesame")
+        await send_until(asyncio.create_task(next_of(layer, channel)), layer)
+        assert "sesame" not in caplog.text
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+        await layer.delete_channel(channel)
+
+
 async def test_forbidden_channel(
     own_redis_server: RedisServer,
     make_layer: MakeLayer,
@@ -318,6 +462,7 @@ async def test_forbidden_channel(
     await send_until(asyncio.create_task(next_of(layer, channel)), layer)
     await layer.send("jobs", MESSAGE)
     assert await receiving == "test.message"
-    [message] = caplog.messages
-    assert "cannot be listened to: " in message
+    began, ended = caplog.messages
+    assert "cannot be listened to: " in began
+    assert "can be listened to again" in ended
     await layer.delete_channel(channel)

@@ -18,6 +18,7 @@ from fast_channels.layers import (
     InMemoryChannelLayer,
     register_channel_layer,
 )
+from fast_channels.layers.notices import Notice
 
 from .fakes import Boom, FakeServer, QueueLayer, logged, until
 
@@ -126,6 +127,15 @@ async def test_type_must_be_known(message_type: str) -> None:
         await Recorder().dispatch({"type": message_type})
     assert f"no handler for message type {message_type!r}" in str(caught.value)
     assert repr(message_type.replace(".", "_")) in str(caught.value)
+
+
+async def test_notice_needs_no_handler() -> None:
+    """What a layer itself has to say is handled if there is a method, or ignored."""
+    consumer = Recorder()
+    await consumer.dispatch(Notice(type="redis.lost"))
+    await consumer.dispatch(Notice(type="seen"))
+    await consumer.dispatch(Notice(type="chat.message", text="hi"))
+    assert consumer.seen == ["hi"]
 
 
 async def test_type_must_not_name_a_plain_attribute() -> None:

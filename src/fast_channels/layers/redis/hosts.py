@@ -15,13 +15,16 @@ redis-py opens connections, but is not needed to tell hosts apart: this module d
 import it. No error and no ``repr`` here shows a password.
 """
 
+import contextlib
+import ipaddress
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from .redaction import redacted, redacted_url
 
 __all__ = ["Host", "HostSpelling", "parse_hosts"]
 
@@ -60,6 +63,18 @@ _TCP_ONLY = frozenset({"socket_keepalive", "socket_keepalive_options", "socket_t
 _FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
 
 
+def _is_true(value: str) -> bool:
+    return value.upper() not in _FALSE
+
+
+# How redis-py types what a query has for its arguments; the others stay str.
+_TYPES: Mapping[str, Callable[[str], float | bool]] = {
+    **dict.fromkeys(("db", "socket_read_size", "ssl_min_version"), int),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), float),
+    **dict.fromkeys(("socket_keepalive", "ssl", "ssl_check_hostname"), _is_true),
+}
+
+
 @dataclass(frozen=True, repr=False)
 class Host:
     """One place to find Redis at; two that mean the same are equal."""
@@ -85,7 +100,9 @@ class Host:
     """The sentinels to ask, each with the options to connect to it with."""
 
     def __str__(self) -> str:
-        user = self.options.get("username", "")
+        username = self.options.get("username", "")
+        # redis-py takes bytes too.
+        user = username if isinstance(username, str) else "***"
         password = ":***" if "password" in self.options else ""
         login = f"{user}{password}@" if user or password else ""
         secure = "s" if self.tls else ""
@@ -168,18 +185,18 @@ def _parse_host(
             address = own.pop("address")
             if not isinstance(address, str):
                 raise TypeError(
-                    f"the address of a host must be a URL, not {_hidden(address)}"
+                    f"the address of a host must be a URL, not {redacted(address)}"
                 )
             # As in redis-py, the URL wins over what is beside it.
             return _url_host(address, {**shared, **own}, port)
-        return _make_host({**shared, **own}, port, shown=_hidden(own))
+        return _make_host({**shared, **own}, port, shown=redacted(own))
     if isinstance(spelling, list | tuple):
         pair = spelling = cast("Sequence[object]", spelling)
         if len(pair) == 2:  # noqa: PLR2004 # host and port
             place = {"host": pair[0], "port": pair[1]}
-            return _make_host({**shared, **place}, port, shown=_hidden(pair))
+            return _make_host({**shared, **place}, port, shown=redacted(pair))
     raise TypeError(
-        f"{_hidden(spelling)} is not a host; write "
+        f"{redacted(spelling)} is not a host; write "
         '"redis://host:6379", ("host", 6379) or {"host": "host", "port": 6379}'
     )
 
@@ -195,11 +212,12 @@ def _sentinel_host(
     if not isinstance(master_name, str) or not master_name:
         raise TypeError(
             f"sentinels need {name}, what they call the master, as a str; not "
-            f"{_hidden(master_name)}"
+            f"{redacted(master_name)}"
         )
     if sentinels is None:
         raise TypeError(
-            f'{name} {master_name!r} needs sentinels to ask: [("host", 26379), ...]'
+            f"{name} {redacted(master_name)} needs sentinels to ask: "
+            '[("host", 26379), ...]'
         )
     if sentinel_kwargs is None:
         # As redis-py does: the sentinels are reached in the way the master is.
@@ -208,10 +226,12 @@ def _sentinel_host(
         to_sentinels = _require_dict("sentinel_kwargs", sentinel_kwargs)
     if misplaced := sorted(_PLACES & options.keys()):
         raise ValueError(
-            f"master {master_name!r} cannot have {misplaced[0]!r}: sentinels tell "
-            "where it is"
+            f"master {redacted(master_name)} cannot have {misplaced[0]!r}: sentinels "
+            "tell where it is"
         )
-    options, tls, command_timeout = _split(options, shown=f"master {master_name!r}")
+    options, tls, command_timeout = _split(
+        options, shown=f"master {redacted(master_name)}"
+    )
     return Host(
         kind="sentinel",
         options=MappingProxyType(options),
@@ -242,13 +262,14 @@ _ENCODE = (
 
 def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
     """Return the host of a URL, which wins over the options beside it."""
-    shown = repr(_shown_url(url))
+    shown = repr(redacted_url(url))
     scheme, mark, _ = url.partition("://")
     scheme = scheme.lower()
     if not mark or scheme not in {"redis", "rediss", "unix"}:
+        # It is not shown, as it may be a password in the wrong place.
         raise ValueError(
-            f"{shown} is not the URL of a host; write redis://host:6379, "
-            "rediss://host:6379 for TLS, or unix:///path/to/socket"
+            "a str that begins with another scheme, or none, is not a host; write "
+            "redis://host:6379, rediss://host:6379 for TLS, or unix:///path/to/socket"
         )
     parts, query = _split_url(url, shown)
     place = _socket_of if scheme == "unix" else _address_of
@@ -264,18 +285,16 @@ def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
 
 def _split_url(url: str, shown: str) -> tuple[SplitResult, dict[str, str]]:
     """Return the parts of a URL, and its query."""
-    try:
+    # The parser's errors quote the password, so they are no context of ours either.
+    with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         _ = parts.port
         # A field without "=" is the rest of a password that a "?" cut in two.
         query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-    # Its message may quote the password, and so would the exception as a cause.
-    except ValueError:
-        raise ValueError(f"{shown} is not a valid URL; {_ENCODE}") from None
-    # A password was cut in two, and its rest would be taken for the place.
-    if parts.fragment or "@" in parts.path + parts.query:
-        raise ValueError(f"{shown} is not a valid URL; {_ENCODE}")
-    return parts, {name: values[0] for name, values in query.items()}
+        # A password was cut in two, and its rest would be taken for the place.
+        if not parts.fragment and "@" not in parts.path + parts.query:
+            return parts, {name: values[0] for name, values in query.items()}
+    raise ValueError(f"{shown} is not a valid URL; {_ENCODE}")
 
 
 def _socket_of(parts: SplitResult, shown: str) -> Options:
@@ -306,17 +325,12 @@ def _typed(query: Mapping[str, str], shown: str) -> Options:
     """Return the arguments of a URL's query as redis-py types them."""
     options: Options = dict(query)
     for name, value in query.items():
-        try:
-            if name in {"db", "socket_read_size", "ssl_min_version"}:
-                options[name] = int(value)
-            elif name in {"socket_timeout", "socket_connect_timeout"}:
-                options[name] = float(value)
-            elif name in {"socket_keepalive", "ssl", "ssl_check_hostname"}:
-                options[name] = value.upper() not in _FALSE
-        except ValueError:
-            raise ValueError(
-                f"{name} of {shown} must be a number, not {value!r}"
-            ) from None
+        if kind := _TYPES.get(name):
+            with contextlib.suppress(ValueError):
+                options[name] = kind(value)
+                continue
+            # The value may be more than was meant: the rest of the query.
+            raise ValueError(f"{name} of {shown} must be a number")
     return options
 
 
@@ -359,6 +373,8 @@ def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
     for name in ("username", "password"):
         if not kept.get(name):
             kept.pop(name, None)
+        else:
+            _require_encodable(name, kept[name], shown)
     for name in kept:
         if name in {"connection_class", "connection_pool"}:
             raise ValueError(
@@ -376,7 +392,9 @@ def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
 def _require_list(name: str, value: object) -> Sequence[object]:
     example = '["redis://host:6379"]' if name == "hosts" else '[("host", 26379)]'
     if not isinstance(value, list | tuple):
-        raise TypeError(f"{name} must be a list, not {_hidden(value)}; write {example}")
+        raise TypeError(
+            f"{name} must be a list, not {redacted(value)}; write {example}"
+        )
     if not value:
         raise ValueError(f"{name} must not be empty; write {example}, or leave it out")
     return cast("Sequence[object]", value)
@@ -385,13 +403,13 @@ def _require_list(name: str, value: object) -> Sequence[object]:
 def _require_dict(name: str, value: object) -> Options:
     """Return a copy of a dict of arguments."""
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a dict, not {_hidden(value)}")
+        raise TypeError(f"{name} must be a dict, not {redacted(value)}")
     arguments = cast("Mapping[object, Any]", value)
     for key in arguments:
         if not isinstance(key, str):
             raise TypeError(
                 f"the keys of {name} must be str, names of redis-py's arguments; not "
-                f"{_hidden(key)}"
+                f"{redacted(key)}"
             )
     return dict(cast("Mapping[str, Any]", arguments))
 
@@ -404,14 +422,35 @@ def _require_host(value: object, shown: str) -> str:
             f"the host of {shown} must be a name or an address; write a URL as it is, "
             'or as "address" of a dict'
         )
+    if not value.isprintable() or {*"@/?# "} & {*value} or not _is_address(value):
+        raise ValueError(
+            f"the host of {shown} must be a name or an address alone; a password goes "
+            'into a URL, redis://user:password@host:6379, or is "password" of a dict'
+        )
     return value
+
+
+def _is_address(value: str) -> bool:
+    """Return whether a host with a colon is an address of IPv6."""
+    try:
+        return ":" not in value or bool(ipaddress.IPv6Address(value))
+    except ValueError:
+        return False
+
+
+def _require_encodable(name: str, value: object, shown: str) -> None:
+    """Refuse now what redis-py would refuse with an error that holds the value."""
+    if isinstance(value, str) and value != value.encode(errors="replace").decode():
+        raise ValueError(f"the {name} of {shown} cannot be encoded")
 
 
 def _require_int(name: str, value: object, low: int, high: float, shown: str) -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"the {name} of {shown} must be an int, not {_hidden(value)}")
+        # A str is not shown: what stands where a port should be may be a password.
+        found = "a str" if isinstance(value, str) else redacted(value)
+        raise TypeError(f"the {name} of {shown} must be an int, not {found}")
     if not low <= value <= high:
         raise ValueError(f"the {name} of {shown} must not be {value}")
     return value
@@ -422,66 +461,20 @@ def _require_timeout(value: object, shown: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
-            f"socket_timeout of {shown} must be a number or None, not {_hidden(value)}"
+            f"socket_timeout of {shown} must be a number or None, not {redacted(value)}"
         )
-    if not 0 < value < math.inf:
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
         raise ValueError(
-            f"socket_timeout of {shown} must be positive and finite, not {value!r}; "
+            f"socket_timeout of {shown} must be positive and finite, not {seconds!r}; "
             "None is no limit"
         )
-    return float(value)
-
-
-# What errors show
+    return seconds
 
 
 def _netloc(host: Host) -> str:
     name, port = host.options["host"], host.options["port"]
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-
-
-def _shown_url(url: str) -> str:
-    """Return a URL without what is, or may be meant as, a password.
-
-    That is all from the first ``:`` to the last ``@``, whatever a parser makes of it:
-    a password with a ``/`` in it splits a URL in other places. Without an ``@`` it is
-    what follows a ``:`` and is not a port. The query is left out: it may hold one too.
-    """
-    head, mark, rest = url.partition("://") if "://" in url else ("", "", url)
-    login, at, place = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    kept = _PLACE.match(place)
-    assert kept, "every part of the pattern may be empty"
-    more = "..." if kept.end() < len(place) else ""
-    return f"{head}{mark}{user}{':***' if colon else ''}{at}{kept.group()}{more}"
-
-
-_PLACE = re.compile(r"(\[[^\]@]*\]|[^:/?#]*)(:\d+(?![^/?#]))?(/[^:?#]*)?")
-
-
-def _hidden(value: object) -> str:
-    """Return what an error may show of a value in which a password may be anywhere."""
-    if isinstance(value, str):
-        return repr(_shown_url(value))
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[object, object]", value).items()
-        return f"{{{_joined(f'{k!r}: {_hidden_item(k, v)}' for k, v in pairs)}}}"
-    if isinstance(value, list | tuple):
-        items = [_hidden(item) for item in cast("Sequence[object]", value)]
-        if len(items) > 2:  # noqa: PLR2004 # host and port
-            # What comes third may be a password, as it does in other libraries.
-            items[2:] = ["..."]
-        if isinstance(value, list):
-            return f"[{_joined(items)}]"
-        return f"({_joined(items)}{',' if len(items) == 1 else ''})"
-    return f"a value of type {type(value).__name__}"
-
-
-def _hidden_item(name: object, value: object) -> str:
-    return "***" if re.search("password|secret|token", str(name)) else _hidden(value)
-
-
-def _joined(items: Iterable[str]) -> str:
-    return ", ".join(items)

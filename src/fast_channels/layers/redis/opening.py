@@ -5,7 +5,10 @@ RESP3, and commands that are sent again when nobody knows whether they were carr
 Whatever matters is therefore set here.
 """
 
+import functools
+import re
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio.connection import (
@@ -16,6 +19,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from .hosts import Host
 
@@ -51,6 +55,9 @@ def connection_options(host: Host) -> dict[str, Any]:
         **checks,
         "socket_connect_timeout": _CONNECT_TIMEOUT,
         **host.options,
+        "redis_connect_func": functools.partial(
+            _greet, host.options.get("redis_connect_func")
+        ),
         # Cheaper to read than RESP3, and what every server speaks.
         "protocol": 2,
         "decode_responses": False,
@@ -61,3 +68,28 @@ def connection_options(host: Host) -> dict[str, Any]:
         # Once is enough: the layers know what may be sent again, and when.
         "retry": Retry(NoBackoff(), 0),
     }
+
+
+async def _greet(
+    own: Callable[[AbstractConnection], Awaitable[None] | None] | None,
+    connection: AbstractConnection,
+) -> None:
+    """Log in, and do what else comes first, without an error that holds the password.
+
+    A server that does not know the command AUTH quotes its arguments.
+
+    Args:
+        own: What the user wants done instead of what redis-py does.
+        connection: The connection.
+    """
+    try:
+        greeting = connection.on_connect() if own is None else own(connection)
+        if greeting is not None:
+            await greeting
+    except ResponseError as exc:
+        exc.args = tuple(map(_without_arguments, exc.args))
+        raise
+
+
+def _without_arguments(text: object) -> object:
+    return re.sub(r",? with args .*", "", text) if isinstance(text, str) else text

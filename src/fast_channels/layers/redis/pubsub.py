@@ -50,8 +50,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
             was added to ``fast_channels.layers.redis.serializers.registry``.
         on_disconnect: The type of a message that all channels of this process get when
-            the connection to Redis has broken.
-        on_reconnect: The type of one that they get when messages arrive again.
+            the connection to Redis has broken. Consumers without a handler for it
+            ignore it.
+        on_reconnect: The same for when messages arrive again.
         sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
         service_name: What these Sentinels call it.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.notices import Notice
 
 from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
@@ -21,10 +23,12 @@ from .subscriber import Pattern, Subscriber
 
 __all__ = ["PubSubClient"]
 
-# The event loop gets a turn after a channel has left this many groups.
-_CHUNK = 500
 # How often in seconds to ask whether waiting for Redis to confirm is still of use.
 _PATIENCE = 0.1
+# How many groups a channel leaves before others get their turn.
+_RUN = 500
+# How much of a name, and of what went wrong with its message, goes to the log.
+_SHOWN = 200
 
 
 class PubSubClient:
@@ -155,6 +159,9 @@ class PubSubClient:
 
     async def leave(self, group: str, channel: str) -> None:
         """Remove a channel from a group."""
+        self._leave(group, channel)
+
+    def _leave(self, group: str, channel: str) -> None:
         members = self.groups.get(group, set())
         if channel not in members:
             return
@@ -182,17 +189,20 @@ class PubSubClient:
             if timer is not None:
                 timer.cancel()
                 self._look_for_reader(channel)
-        for count, group in enumerate(list(self._by_channel.get(channel, ())), 1):
-            await self.leave(group, channel)
-            if not count % _CHUNK:
-                await asyncio.sleep(0)
+        await self._leave_all(channel)
 
     async def forget(self) -> None:
         """Leave all groups, and drop what waits in channels of nobody in particular."""
         self.plain.clear()
-        for group, members in list(self.groups.items()):
-            for channel in list(members):
-                await self.leave(group, channel)
+        while self._by_channel:
+            await self._leave_all(next(iter(self._by_channel)))
+
+    async def _leave_all(self, channel: str) -> None:
+        """Remove a channel from all its groups; others get their turn meanwhile."""
+        while groups := self._by_channel.get(channel):
+            for group in list(itertools.islice(groups, _RUN)):
+                self._leave(group, channel)
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -213,7 +223,7 @@ class PubSubClient:
     async def _heard(self, subscriber: Subscriber, name: str) -> None:
         """Wait until a name is heard, unless Redis is away."""
         while (pending := subscriber.pending(name)) is not None:
-            if subscriber.failing:
+            if subscriber.away:
                 return
             await asyncio.wait([pending], timeout=_PATIENCE)
 
@@ -227,14 +237,21 @@ class PubSubClient:
     # What happens
 
     def _deliver(self, name: bytes, data: bytes) -> None:
-        """Put a message into the mailboxes of the channels that it is for."""
-        layer = self._layer
+        """Put a message into the mailboxes of the channels that it is for.
+
+        Whatever is wrong with it is logged, and raises nothing: the connection and the
+        messages behind it are other senders'.
+        """
         heard = name.decode(errors="replace")
         try:
-            message = layer.deserialize(data)
+            self._hand_out(heard, self._layer.deserialize(data))
         except UndecodableMessage as exc:
-            complain(layer, heard, str(exc))
-            return
+            complain(self._layer, _shorten(heard), _shorten(str(exc)))
+        except Exception as exc:  # noqa: BLE001 # a serializer may be the user's
+            problem = f"{type(exc).__name__}: {exc}"
+            complain(self._layer, _shorten(heard), _shorten(problem))
+
+    def _hand_out(self, heard: str, message: dict[str, Any]) -> None:
         members = self.groups.get(heard)
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
@@ -269,11 +286,17 @@ class PubSubClient:
 
     def _tell_everybody(self, message_type: str | None) -> None:
         if message_type is not None:
-            read = self._layer.mailboxes.by_channel
+            mailboxes = self._layer.mailboxes
+            with mailboxes.lock:
+                read = list(mailboxes.by_channel)
             own = set(filter(self.owns, (*read, *self._by_channel)))
             others = {*self._plain, *self._foreign}
-            self._put(own, others, {"type": message_type}.copy)
+            self._put(own, others, functools.partial(Notice, type=message_type))
 
     def _switched(self, shard: int) -> None:
         self._commands[shard].reconnect()
         self._subscribers[shard].reconnect()
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -8,13 +8,16 @@ Others say what is to be heard, and never touch the connection. The rules:
 2. Who begins to listen waits until the server has confirmed the last change of that
    name. From then on nothing that is published is missed, while the connection holds.
 3. Whatever goes wrong with the connection, the owner opens a new one, until it is
-   closed. A server that does not answer a PING counts as gone.
+   closed. A server that sends no byte after a PING counts as gone; one that sends part
+   of a large message does not.
 4. Messages are given away as they are read, in order; after a number of them others get
    their turn on the event loop.
 """
 
 import asyncio
+import itertools
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import Any, cast
@@ -24,23 +27,27 @@ from redis.exceptions import RedisError
 
 from fast_channels.loop import wake
 
+from .attempts import open_connection
+from .outage import Outage
 from .packing import pack
+from .progress import Progress
 
 __all__ = ["Pattern", "Subscriber"]
 
 _logger = logging.getLogger(__name__)
 
 # After so many seconds of silence the server is asked whether it is there, and how many
-# it has to answer.
+# it has to answer. As long are confirmations worth waiting for.
 _PING_EVERY = 5.0
 _PATIENCE = 2.0
 # Seconds in which a loop that was blocked can read what was sent meanwhile.
 _GRACE = 0.05
-# Seconds between two attempts to connect: they grow, with jitter. Nobody shall miss
-# half a second after a server is back.
+# Seconds between two attempts to connect: they grow, with jitter. All is heard half a
+# second after a server is back.
 _BACKOFF = (0.01, 0.35)
-# How many names one command has.
+# How many names one command has, and how many are told in one turn of the event loop.
 _CHUNK = 1000
+_TURN = 10_000
 # After so many messages in a row others get their turn.
 _RUN = 64
 
@@ -99,14 +106,28 @@ class Subscriber:
         self._why: Exception | None = None
         # What the task sleeps on while it has nothing to tell.
         self._sleeper: asyncio.Future[None] | None = None
-        # When something was last heard, on the clock of the event loop.
-        self._heard = 0.0
+        # When the connection last received bytes; None without a connection.
+        self._progress: Progress | None = None
+        # When messages were last read of those that have arrived.
+        self._read_at = 0.0
+        # Since when something that is wanted is not confirmed, if anything is.
+        self._behind: float | None = None
         # Whether everything that is wanted has been confirmed on this connection.
         self._complete = False
+        self._outage = Outage(_logger, name, "listened to")
         self.connects: int = 0
         """How many times it has connected."""
-        self.failing: bool = False
-        """Whether the last attempt failed, which was logged."""
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no use in waiting for the server to confirm something.
+
+        It cannot be reached, or has been silent for seconds in spite of a command.
+        """
+        if self._outage.lasts or self._behind is None:
+            return self._outage.lasts
+        silent_since = max(self._behind, self._last_heard())
+        return asyncio.get_running_loop().time() - silent_since > _PATIENCE
 
     def listen(self, name: str) -> None:
         """Listen to a channel, or to a pattern, for one more who wants it."""
@@ -157,8 +178,16 @@ class Subscriber:
             self._why = why
             self._serving.reschedule(0)
 
+    def _last_heard(self) -> float:
+        """Return when the server was last heard, on the clock of the event loop."""
+        if self._progress is None:
+            return -math.inf
+        return max(self._progress.heard(), self._read_at)
+
     def _change(self, name: str) -> None:
         self._changed[name] = None
+        if self._behind is None:
+            self._behind = asyncio.get_running_loop().time()
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         elif self._sleeper is not None:
@@ -169,48 +198,52 @@ class Subscriber:
     async def _run(self) -> None:
         """Connect and listen, again and again."""
         delay, longest = _BACKOFF
+        loop = asyncio.get_running_loop()
         while True:
+            begun = loop.time()
+            why: Exception | None = None
             serving = self._serving = asyncio.timeout(None)
             try:
                 async with serving:
                     await self._serve()
-            except (RedisError, OSError, RuntimeError) as exc:
-                # RuntimeError: what uvloop has for a transport that was closed.
-                self._fail(self._why if serving.expired() else exc)
-            except Exception:
-                # A fault of ours, but others go on.
-                _logger.exception("%s cannot be listened to", self._name)
+            except Exception as exc:  # noqa: BLE001 # whatever it is, others go on
+                why = self._why if serving.expired() else exc
+                self._fail(why)
             finally:
                 self._serving = None
             if self._complete:
                 self._complete = False
                 delay = _BACKOFF[0]
                 self._lost()
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
+            # An attempt that hung was pause enough.
+            if not isinstance(why, TimeoutError) or loop.time() - begun < longest:
+                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
 
     def _fail(self, why: Exception | None) -> None:
-        if why is not None and not self.failing:
-            self.failing = True
-            _logger.warning(
-                "%s cannot be listened to: %s; trying again until it can",
-                self._name,
-                str(why) or type(why).__name__,
-            )
+        """Log why the connection broke, or could not be opened.
+
+        Args:
+            why: None if it was only to be opened anew.
+        """
+        if why is None:
+            return
+        # RuntimeError: what uvloop has for a transport that was closed.
+        known = isinstance(why, RedisError | OSError | RuntimeError)
+        if not known and not self._outage.lasts:
+            _logger.error("a fault in the subscriber to %s", self._name, exc_info=why)
+        self._outage.begin(why)
 
     async def _serve(self) -> None:
         """Connect, and listen until the connection breaks."""
-        connection = self._connect()
-        reader: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
+        connection = await open_connection(self._connect, self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
-                await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
             self.connects += 1
-            self._told.clear()
-            self._unconfirmed.clear()
             self._changed = dict.fromkeys(self._wanted)
-            self._heard = loop.time()
+            if self._behind is None:
+                self._behind = loop.time()
+            self._progress = Progress(connection)
             reader = asyncio.create_task(self._read(connection))
             reader.add_done_callback(self._stop_sleeping)
             watch = asyncio.create_task(self._watch(connection))
@@ -231,6 +264,9 @@ class Subscriber:
                     task.cancel()
                 await asyncio.gather(reader, watch, return_exceptions=True)
         finally:
+            self._progress = None
+            self._told.clear()
+            self._unconfirmed.clear()
             await connection.disconnect(nowait=True)
 
     def _stop_sleeping(self, _: object) -> None:
@@ -241,11 +277,11 @@ class Subscriber:
         """Ask a silent server whether it is there, and drop it if it is not."""
         loop = asyncio.get_running_loop()
         while True:
-            silent = loop.time() - self._heard
+            heard = self._last_heard()
+            silent = loop.time() - heard
             if silent < _PING_EVERY:
                 await asyncio.sleep(_PING_EVERY - silent)
                 continue
-            heard = self._heard
             # It may take as little as it says.
             asking = asyncio.create_task(
                 connection.send_command("PING", check_health=False)
@@ -256,16 +292,16 @@ class Subscriber:
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
-            if self._heard == heard:
+            if self._last_heard() == heard:
                 self._drop(TimeoutError(f"it did not answer for {_PATIENCE} seconds"))
                 return
 
     async def _tell(self, connection: AbstractConnection) -> None:
-        """Tell the server what has changed."""
-        changed, self._changed = self._changed, {}
+        """Tell the server what has changed, or as much as is due in one turn."""
         begin: list[str] = []
         end: list[str] = []
-        for name in changed:
+        for name in list(itertools.islice(self._changed, _TURN)):
+            del self._changed[name]
             wanted = name in self._wanted
             if wanted != (name in self._told):
                 (begin if wanted else end).append(name)
@@ -285,6 +321,8 @@ class Subscriber:
         if packed:
             await connection.send_packed_command(b"".join(packed), check_health=False)
         self._settle()
+        if self._changed:
+            await asyncio.sleep(0)
 
     async def _read(self, connection: AbstractConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -295,7 +333,6 @@ class Subscriber:
                 "list[Any] | bytes",
                 await connection.read_response(disconnect_on_error=False),
             )
-            self._heard = loop.time()
             match reply:
                 case [b"message", channel, data] | [b"pmessage", _, channel, data]:
                     received(channel, data)
@@ -307,6 +344,7 @@ class Subscriber:
             in_a_row += 1
             if in_a_row >= _RUN:
                 in_a_row = 0
+                self._read_at = loop.time()
                 await asyncio.sleep(0)
 
     def _confirm(self, name: str) -> None:
@@ -322,12 +360,13 @@ class Subscriber:
 
     def _settle(self) -> None:
         """Note whether everything that is wanted is heard."""
-        if self._complete or self._unconfirmed or self._changed:
+        if self._unconfirmed or self._changed:
+            return
+        self._behind = None
+        if self._complete:
             return
         self._complete = True
-        if self.failing:
-            self.failing = False
-            _logger.info("%s is listened to again", self._name)
+        self._outage.end()
         if self.connects > 1:
             self._restored()
 

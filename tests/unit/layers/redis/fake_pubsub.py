@@ -10,7 +10,6 @@ from typing import Any, cast
 import pytest
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError
 
 from fast_channels.layers.redis import pubsub_client
 from fast_channels.layers.redis.base import RedisBaseLayer
@@ -35,8 +34,8 @@ class FakePubSub:
         # Whether confirmations are held back, and those that are.
         self.holds = False
         self.held: deque[tuple[Connection, list[Any]]] = deque()
-        # Names to which nobody may subscribe.
-        self.forbidden: set[str] = set()
+        # Names to which nobody may subscribe, and what the answer is.
+        self.forbidden: dict[str, Exception] = {}
         # Whether nobody can connect; how the next attempts fail, and the next writes.
         self.unreachable = False
         self.refusals: deque[BaseException] = deque()
@@ -69,14 +68,12 @@ class FakePubSub:
         """Send so many of the confirmations that are held back."""
         for _ in range(count):
             connection, reply = self.held.popleft()
-            connection.replies.put_nowait(reply)
+            connection.reply(reply)
 
     def cut(self, error: BaseException | None = None) -> None:
         """Break all connections, as seen by whoever reads."""
         for connection in self.open:
-            connection.replies.put_nowait(
-                error or RedisConnectionError("the line was cut")
-            )
+            connection.reply(error or RedisConnectionError("the line was cut"))
 
     async def stall(self, where: str) -> None:
         if where in self.stalls:
@@ -95,7 +92,22 @@ class Connection:
         self.open = False
         self.names: dict[str, str] = {}
         """What it has subscribed to, with the verb."""
-        self.replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        # What redis-py reads from: fed with every reply, and never read.
+        self._reader = asyncio.StreamReader()
+
+    @property
+    def is_connected(self) -> bool:
+        return self.open
+
+    def reply(self, reply: Any) -> None:
+        """Send a reply, or break as seen by whoever reads."""
+        self._reader.feed_data(b"?")
+        self._replies.put_nowait(reply)
+
+    def send_part(self) -> None:
+        """Send some bytes of a reply whose end is still to come."""
+        self._reader.feed_data(b"?")
 
     async def connect(self) -> None:
         self.server.attempts.append(asyncio.get_running_loop().time())
@@ -118,7 +130,7 @@ class Connection:
         self.server.pings += 1
         if "pong" not in self.server.stalls:
             # As Redis answers whoever has subscribed to something, and who has not.
-            self.replies.put_nowait([b"pong", b""] if self.names else b"PONG")
+            self.reply([b"pong", b""] if self.names else b"PONG")
 
     async def send_packed_command(self, command: bytes, check_health: bool) -> None:
         assert self.open
@@ -132,7 +144,7 @@ class Connection:
 
     async def read_response(self, disconnect_on_error: bool) -> Any:
         assert not disconnect_on_error
-        reply = await self.replies.get()
+        reply = await self._replies.get()
         if isinstance(reply, BaseException):
             raise reply
         return reply
@@ -142,10 +154,10 @@ class Connection:
         count = 0
         for subscription, verb in self.names.items():
             if verb == "SUBSCRIBE" and subscription == name:
-                self.replies.put_nowait([b"message", name.encode(), data])
+                self.reply([b"message", name.encode(), data])
             elif verb == "PSUBSCRIBE" and _matches(name, subscription):
                 pattern = subscription.encode()
-                self.replies.put_nowait([b"pmessage", pattern, name.encode(), data])
+                self.reply([b"pmessage", pattern, name.encode(), data])
             else:
                 continue
             count += 1
@@ -155,10 +167,10 @@ class Connection:
         verb, *names = [word.decode(errors="replace") for word in words]
         self.server.told.append([verb, *names])
         if verb == "PUBLISH":
-            self.replies.put_nowait(self.server.publish(names[0], words[2]))
+            self.reply(self.server.publish(names[0], words[2]))
             return
-        if self.server.forbidden.intersection(names):
-            self.replies.put_nowait(NoPermissionError("no permission"))
+        for name in self.server.forbidden.keys() & {*names}:
+            self.reply(self.server.forbidden[name])
             return
         for name in names:
             if verb.startswith(("UN", "PUN")):
@@ -169,7 +181,7 @@ class Connection:
             if self.server.holds:
                 self.server.held.append((self, reply))
             else:
-                self.replies.put_nowait(reply)
+                self.reply(reply)
 
 
 class Log:
@@ -192,7 +204,9 @@ class Log:
 
 
 @asynccontextmanager
-async def subscribing(server: FakePubSub, log: Log) -> AsyncGenerator[Subscriber]:
+async def subscribing(
+    server: FakePubSub, log: Log, *, timeout: float = 10
+) -> AsyncGenerator[Subscriber]:
     """Make a subscriber, and expect that it leaves no connection when it is closed."""
     subscriber = Subscriber(
         server.connect,
@@ -200,7 +214,7 @@ async def subscribing(server: FakePubSub, log: Log) -> AsyncGenerator[Subscriber
         received=log.received,
         lost=log.lost,
         restored=log.restored,
-        timeout=0.05,
+        timeout=timeout,
     )
     try:
         yield subscriber

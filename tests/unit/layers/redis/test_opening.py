@@ -1,5 +1,6 @@
 """Which connection of redis-py a host gets, and with which options."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fast_channels.layers.redis.hosts import Host, parse_hosts
@@ -129,3 +131,69 @@ async def test_nothing_read() -> None:
     """Making a connection reads no file, which would block the event loop."""
     for spelling in ("redis://a", "rediss://a", "unix:///a"):
         plain_connection(host_of(spelling))
+
+
+class Greeting:
+    """What a connection is made to do first, as a test has it."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.greeted: list[AbstractConnection] = []
+
+    async def on_connect(self, connection: AbstractConnection) -> None:
+        self.greeted.append(connection)
+        if self.error is not None:
+            raise self.error
+
+    def on_connect_sync(self, connection: AbstractConnection) -> None:
+        self.greeted.append(connection)
+
+
+async def greet(connection: AbstractConnection) -> None:
+    greeting = connection.redis_connect_func
+    # redis-py looks at this.
+    assert inspect.iscoroutinefunction(greeting)
+    await greeting(connection)
+
+
+@pytest.mark.parametrize("name", ["on_connect", "on_connect_sync"])
+async def test_greeting_of_the_user(name: str) -> None:
+    """What the user wants done first is done, whether it is a coroutine or not."""
+    own = Greeting(None)
+    connection = plain_connection(
+        host_of({"host": "a", "redis_connect_func": getattr(own, name)})
+    )
+    await greet(connection)
+    assert own.greeted == [connection]
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            ResponseError(
+                "unknown command 'AUTH', with args beginning with: 'me' 'secret' "
+            ),
+            "unknown command 'AUTH'",
+        ),
+        (AuthenticationError("invalid password"), "invalid password"),
+        (ResponseError(5), "5"),
+    ],
+    ids=["unknown command", "wrong password", "no text"],
+)
+async def test_no_error_quotes_the_password(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, shown: str
+) -> None:
+    """What a server says about a command that it does not know has no arguments."""
+    greeting = Greeting(error)
+
+    async def on_connect(connection: AbstractConnection) -> None:
+        await greeting.on_connect(connection)
+
+    monkeypatch.setattr(Connection, "on_connect", on_connect)
+    connection = plain_connection(host_of("redis://me:secret@a"))
+    with pytest.raises(type(error)) as caught:
+        await greet(connection)
+    assert str(caught.value) == shown
+    assert "secret" not in repr(caught.value)
+    assert greeting.greeted == [connection]

@@ -10,11 +10,13 @@ import pytest
 
 from fast_channels.layers.redis import (
     RedisPubSubChannelLayer,
+    attempts,
     pubsub_client,
     subscriber,
 )
 from fast_channels.layers.redis.connections import RedisUnavailable
 from fast_channels.layers.redis.serializers import MsgPackSerializer
+from tests.clock import Clock, stop_time_in_memory
 
 from .fake_pubsub import FakeHosts, FakePubSub
 from .fake_redis import turn, until
@@ -25,7 +27,16 @@ MESSAGE = {"type": "test.message"}
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
     monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
+    monkeypatch.setattr(attempts, "_AGAIN", 1000)
     return FakeHosts(monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stop the clock by which messages expire."""
+    clock = stop_time_in_memory(monkeypatch)
+    monkeypatch.setattr(pubsub_client, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -226,10 +237,11 @@ async def attach_elsewhere(layer: RedisPubSubChannelLayer, channel: str) -> bool
 
 
 @pytest.mark.parametrize("layer", [{"expiry": 0.05}], ids=["short"], indirect=True)
+@pytest.mark.usefixtures("clock")
 async def test_plain_channel(
     layer: RedisPubSubChannelLayer, server: FakePubSub
 ) -> None:
-    """It is listened to for whoever receives, and a while longer."""
+    """It is listened to while it is received from, and a while longer."""
     receiving = asyncio.create_task(layer.receive("jobs"))
     await until(lambda: server.subscribed == ["jobs"])
     await layer.send("jobs", MESSAGE)
@@ -237,18 +249,21 @@ async def test_plain_channel(
     await until(lambda: server.subscribed == [])
 
 
-@pytest.mark.parametrize("layer", [{"expiry": 0.05}], ids=["short"], indirect=True)
-async def test_what_nobody_fetches(layer: RedisPubSubChannelLayer) -> None:
+async def test_what_nobody_fetches(
+    layer: RedisPubSubChannelLayer, clock: Clock
+) -> None:
     """Messages that nobody receives are forgotten some time after they have expired."""
     channel, unread = [await layer.new_channel() for _ in range(2)]
     for member in (unread, "plain"):
         await layer.group_add("room", member)
     await layer.group_send("room", MESSAGE)
     await until(lambda: layer.statistics()["waiting"] == 2)
-    async with asyncio.timeout(5):
-        while layer.statistics()["waiting"]:
-            await layer.send(channel, MESSAGE)
+    for seconds, waiting in ((59, 2), (61, 0)):
+        clock.advance(seconds)
+        await layer.send(channel, MESSAGE)
+        async with asyncio.timeout(5):
             assert await layer.receive(channel) == MESSAGE
+        assert layer.statistics()["waiting"] == waiting
 
 
 async def test_leaving_a_group(
@@ -297,7 +312,7 @@ async def test_redis_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who sends is told; who makes a channel and joins is not, and is heard later."""
-    monkeypatch.setattr(pubsub_client, "TIMEOUT", 0.01)
+    monkeypatch.setattr(pubsub_client, "TIMEOUT", 0.5)
     server.unreachable = True
     unavailable = r"^redis://localhost:6379/0 is not available: refused$"
     with pytest.raises(RedisUnavailable, match=unavailable):

@@ -1,14 +1,18 @@
 """What the pub/sub layer has in one event loop, and what it does with messages."""
 
 import asyncio
+import functools
+import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from fast_channels.layers.mailbox import Mailbox
-from fast_channels.layers.redis import RedisPubSubChannelLayer, subscriber
+from fast_channels.layers.notices import Notice
+from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts, subscriber
 from fast_channels.layers.redis import pubsub_client as module
 from fast_channels.layers.redis.pubsub_client import PubSubClient
 from tests.clock import Clock, stop_time_in_memory
@@ -23,8 +27,9 @@ TWO_HOSTS = ["redis://one", "redis://two"]
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once."""
+    """Try again at once, and once at a time."""
     monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
+    monkeypatch.setattr(attempts, "_AGAIN", 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -131,36 +136,125 @@ async def test_undecodable_messages(
     assert f"through '{OWN}a' of prefix 'asgi' was dropped" in caplog.messages[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("x", "KeyError: 'x'"), ("x" * 500, "KeyError: '" + "x" * 189 + "...")],
+    ids=["short", "long"],
+)
+async def test_messages_that_break_something(
+    layer: RedisPubSubChannelLayer,
+    client: PubSubClient,
+    server: FakePubSub,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    shown: str,
+) -> None:
+    """Whatever a message does, it is counted, and the connection and others go on."""
+
+    def break_down(_: object) -> Any:
+        raise KeyError(text)
+
+    await client.join("room", "a")
+    await client.join("room", "b")
+    await client.listen_to_own(OWN)
+    mailbox = client.attach(f"{OWN}a", ignore)
+    monkeypatch.setattr(module, "copies_of", break_down)
+    for _ in range(5):
+        server.publish("room", packed(1))
+    server.publish(f"{OWN}a", packed(2))
+    await until(lambda: mailbox)
+    assert taken(mailbox) == [2]
+    assert layer.counters.undecodable == 5
+    assert layer.counters.reconnects == 0
+    assert len(server.attempts) == 1
+    # The 1st, 2nd and 4th.
+    assert [record.exc_info for record in caplog.records] == [None] * 3
+    assert caplog.messages[0] == (
+        f"a message that came through 'room' of prefix 'asgi' was dropped, 1 so far: "
+        f"{shown}"
+    )
+
+
+async def test_long_names_are_shortened_in_the_log(
+    client: PubSubClient, server: FakePubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names can be of any length, and come from other processes."""
+    await client.listen_to_own(OWN)
+    server.publish(OWN + "x" * 1000, b"?")
+    await until(lambda: caplog.messages)
+    shown = f"{OWN}{'x' * (200 - len(OWN))}..."
+    assert f"through {shown!r} of prefix" in caplog.messages[0]
+
+
 # Plain channels
 
 
-@pytest.mark.parametrize("layer", [{"expiry": 0.03}], indirect=True)
+class Timers:
+    """Stands in for an event loop, as far as timers go, which a test fires."""
+
+    def __init__(self) -> None:
+        self.pending: list[Timer] = []
+
+    def call_later(
+        self, delay: float, callback: Callable[..., None], *args: object
+    ) -> "Timer":
+        timer = Timer(delay, functools.partial(callback, *args))
+        self.pending.append(timer)
+        return timer
+
+    def fire(self) -> None:
+        """Let so much time pass that each timer fires once."""
+        pending, self.pending = self.pending, []
+        for timer in pending:
+            if not timer.cancelled:
+                timer.callback()
+
+
+@dataclass
+class Timer:
+    delay: float
+    callback: Callable[[], None]
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 async def test_plain_channel(
-    client: PubSubClient, server: FakePubSub, caplog: pytest.LogCaptureFixture
+    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is listened to as long as it is read, and until its expiry after that."""
+    timers = Timers()
+    monkeypatch.setattr(client, "loop", timers)
     mailbox = client.plain.open("jobs")
     for _ in range(2):
         client.listen_for_reader("jobs")
     await until(lambda: server.subscribed)
-    # This is about time itself: several times somebody looks whether it is read.
-    await asyncio.sleep(0.1)
+    for _ in range(3):
+        timers.fire()
+    await turn()
     assert server.told == [["SUBSCRIBE", "jobs"]]
     client.plain.close("jobs", mailbox)
+    await turn()
+    assert server.told == [["SUBSCRIBE", "jobs"]]
+    timers.fire()
     await until(lambda: not server.subscribed)
     assert server.told[1:] == [["UNSUBSCRIBE", "jobs"]]
+    assert timers.pending == []
 
     for _ in range(2):
         client.listen_for_reader("jobs")
     await until(lambda: server.subscribed)
     server.publish("jobs", packed(1))
     await until(client.plain.waiting)
+    timers.fire()
     await until(lambda: not server.subscribed)
     client.listen_for_reader("jobs")
+    [timer] = timers.pending
+    assert timer.delay == 60
     await client.close()
-    # Nobody looks any more.
-    await asyncio.sleep(0.05)
-    assert caplog.messages == []
+    assert timer.cancelled
 
 
 # Groups
@@ -192,6 +286,7 @@ async def test_joining_waits(
     server.holds = True
     joining = [asyncio.create_task(client.join("room", channel)) for channel in "ab"]
     own = asyncio.create_task(client.listen_to_own(OWN))
+    await until(lambda: len(server.held) == 2)
     # Longer than it waits before it looks whether Redis is away.
     await asyncio.wait([*joining, own], timeout=0.03)
     assert not any(task.done() for task in (*joining, own))
@@ -275,6 +370,47 @@ async def test_deleted_plain_channel(client: PubSubClient, server: FakePubSub) -
     assert server.subscribed == ["a"], "a reader is still there"
 
 
+@pytest.mark.parametrize("end", ["delete", "forget"])
+async def test_very_many_groups(
+    client: PubSubClient,
+    server: FakePubSub,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    """Leaving very many groups at once gives others their turn all the time."""
+    monkeypatch.setattr(module, "_RUN", 10)
+    groups = [f"group{number}" for number in range(200)]
+    await asyncio.gather(*[client.join(group, "a") for group in groups])
+    ending = asyncio.create_task(
+        client.delete("a") if end == "delete" else client.forget()
+    )
+    counts: list[int] = []
+    while not ending.done():
+        await asyncio.sleep(0)
+        counts.append(len(client.groups))
+    steps = [before - after for before, after in itertools.pairwise([200, *counts])]
+    assert max(steps) == 10
+    assert client.groups == {}
+    await until(lambda: not server.subscribed)
+
+
+async def test_deleting_is_cancelled(
+    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that was cancelled half-way can be made again."""
+    monkeypatch.setattr(module, "_RUN", 10)
+    groups = [f"group{number}" for number in range(50)]
+    await asyncio.gather(*[client.join(group, "a") for group in groups])
+    deleting = asyncio.create_task(client.delete("a"))
+    await until(lambda: len(client.groups) < 50)
+    deleting.cancel()
+    await asyncio.wait([deleting])
+    assert client.groups
+    await client.delete("a")
+    assert client.groups == {}
+    await until(lambda: not server.subscribed)
+
+
 # Redis goes and comes
 
 
@@ -309,9 +445,51 @@ async def test_telling_everybody(
     server.cut()
     await until(lambda: len(mailboxes[0]) == 2)
     types = ["on.disconnect", "on.reconnect"]
-    assert [taken(mailbox) for mailbox in mailboxes] == [types] * 4
+    for mailbox in mailboxes:
+        messages = [mailbox.take(), mailbox.take()]
+        assert messages == [{"type": name} for name in types]
+        # No consumer has to have a handler for them.
+        assert [type(message) for message in messages] == [Notice] * 2
     assert layer.counters.reconnects == 1
     assert f"{OWN}deleted" not in layer.mailboxes.by_channel
+
+
+@pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
+async def test_reconnects_are_counted(
+    layer: RedisPubSubChannelLayer, client: PubSubClient, hosts: FakeHosts
+) -> None:
+    """Each connection that broke counts once, at whichever host."""
+    await client.listen_to_own(OWN)
+    for count in range(1, 6):
+        for server in hosts.of(layer):
+            server.refusals.extend([OSError("refused")] * count)
+            server.cut()
+        for server in hosts.of(layer):
+            await until(lambda: len(server.connections) == count + 1)  # noqa: B023 # at once
+            await until(lambda: server.subscribed)  # noqa: B023 # as above
+        assert layer.counters.reconnects == 2 * count
+
+
+async def test_joining_while_redis_is_frozen(
+    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many groups a channel joins, it waits once for a silent server."""
+    monkeypatch.setattr(subscriber, "_PATIENCE", 0.2)
+    await client.join("room", "a")
+    server.holds = True
+    begun = asyncio.get_running_loop().time()
+    await client.join("first", "a")
+    first = asyncio.get_running_loop().time()
+    assert first - begun >= 0.2
+    waited: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "wait", waited.append)
+        for number in range(20):
+            await client.join(f"group{number}", "a")
+    assert waited == []
+    server.holds = False
+    server.cut()
+    await until(lambda: len(server.subscribed) == 22)
 
 
 async def test_joining_while_redis_is_away(

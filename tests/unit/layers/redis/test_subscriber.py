@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from fast_channels.layers.redis import attempts
 from fast_channels.layers.redis import subscriber as module
 from fast_channels.layers.redis.subscriber import Pattern, Subscriber
 
@@ -18,8 +19,9 @@ PATTERN = Pattern("p*")
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once."""
+    """Try again at once, and once at a time."""
     monkeypatch.setattr(module, "_BACKOFF", (0, 0))
+    monkeypatch.setattr(attempts, "_AGAIN", 1000)
 
 
 @pytest.fixture
@@ -90,6 +92,23 @@ async def test_many_names_are_several_commands(
         *(("UNSUBSCRIBE", count) for count in (1000, 1000, 500)),
     ]
     assert server.writes == 2
+
+
+async def test_others_get_their_turn_between_names(
+    server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is told of very many names in several turns of the event loop."""
+    monkeypatch.setattr(module, "_TURN", 5)
+    names = [f"name{number}" for number in range(12)]
+    for change in (subscriber.listen, subscriber.ignore):
+        for name in names:
+            change(name)
+        before, turns = server.writes, 0
+        while server.writes < before + 3:
+            await asyncio.sleep(0)
+            turns += server.writes > before
+        assert turns >= 3
+    await until(lambda: not server.subscribed)
 
 
 async def test_names_are_counted(server: FakePubSub, subscriber: Subscriber) -> None:
@@ -236,7 +255,7 @@ async def test_reconnect_without_a_connection(
     monkeypatch.setattr(module, "_BACKOFF", (0.01, 0.01))
     server.refusals.append(RedisConnectionError("refused"))
     subscriber.listen("a")
-    await until(lambda: subscriber.failing)
+    await until(lambda: subscriber.away)
     subscriber.reconnect()
     await until(lambda: subscriber.pending("a") is None)
     assert len(server.attempts) == 2
@@ -260,7 +279,7 @@ async def test_close(
     subscriber.listen("a")
     pending = subscriber.pending("a")
     assert pending is not None
-    await until(lambda: server.stalled or server.subscribed or subscriber.failing)
+    await until(lambda: server.stalled or server.subscribed or subscriber.away)
     await subscriber.close()
     await pending
     assert server.open == []

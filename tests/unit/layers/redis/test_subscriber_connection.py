@@ -3,13 +3,20 @@
 import asyncio
 import contextlib
 import itertools
-import logging
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from fast_channels.layers.redis import attempts
 from fast_channels.layers.redis import subscriber as module
 from fast_channels.layers.redis.subscriber import Pattern, Subscriber
 
@@ -17,12 +24,15 @@ from .fake_pubsub import FakePubSub, Log, hear, subscribing
 from .fake_redis import turn, until
 
 PATTERN = Pattern("p*")
+CANNOT = "redis-1 cannot be listened to"
+TRYING = "trying again until it can"
 
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once."""
+    """Try again at once, and once at a time."""
     monkeypatch.setattr(module, "_BACKOFF", (0, 0))
+    monkeypatch.setattr(attempts, "_AGAIN", 1000)
 
 
 @pytest.fixture
@@ -96,23 +106,59 @@ async def test_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One warning is logged while a server cannot be reached, and when it can again."""
-    caplog.set_level(logging.INFO, module.__name__)
     server.refusals.extend([RedisConnectionError("refused")] * 3)
-    assert not subscriber.failing
+    assert not subscriber.away
     subscriber.listen("a")
-    await until(lambda: subscriber.failing)
+    await until(lambda: subscriber.away)
     await until(lambda: server.subscribed == ["a"])
-    await until(lambda: not subscriber.failing)
+    await until(lambda: not subscriber.away)
     server.refusals.extend([OSError()] * 3)
     server.cut()
     await until(lambda: log.events == ["lost", "restored"])
     assert caplog.messages == [
-        "redis-1 cannot be listened to: refused; trying again until it can",
-        "redis-1 is listened to again",
-        "redis-1 cannot be listened to: the line was cut; trying again until it can",
-        "redis-1 is listened to again",
+        f"{CANNOT}: refused; {TRYING}",
+        "redis-1 can be listened to again",
+        f"{CANNOT} again (outage 2 in a row): the line was cut; {TRYING}",
+        "redis-1 can be listened to again",
     ]
     assert len(server.attempts) == 4 + 4
+
+
+@pytest.mark.parametrize("where", ["connecting", "listening"])
+@pytest.mark.parametrize(
+    ("refusal", "text"),
+    [
+        (
+            AuthenticationError("WRONGPASS"),
+            "it refuses the username or the password (WRONGPASS)",
+        ),
+        (NoPermissionError("no permission"), "no permission"),
+        (BusyLoadingError("it is loading"), "it is loading"),
+        (ResponseError("MISCONF no disk"), "MISCONF no disk"),
+    ],
+    ids=repr,
+)
+async def test_refusals(
+    server: FakePubSub,
+    subscriber: Subscriber,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+    refusal: Exception,
+    text: str,
+) -> None:
+    """However often a server refuses, the log has one record of it, and its reason."""
+    if where == "connecting":
+        server.refusals.extend([refusal] * 50)
+    else:
+        server.forbidden["a"] = refusal
+    subscriber.listen("a")
+    await until(lambda: len(server.attempts) >= 50)
+    server.forbidden.clear()
+    await until(lambda: subscriber.pending("a") is None)
+    assert caplog.messages == [
+        f"{CANNOT}: {text}; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
 
 
 @pytest.mark.parametrize("subscribing", [False, True], ids=["connecting", "listening"])
@@ -120,24 +166,22 @@ async def test_pauses_grow(
     server: FakePubSub,
     subscriber: Subscriber,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
     subscribing: bool,
 ) -> None:
     """What is refused again and again is asked for less and less often, for ever."""
     monkeypatch.setattr(module, "_BACKOFF", (0.01, 0.04))
     if subscribing:
-        server.forbidden.add("a")
+        server.forbidden["a"] = NoPermissionError("no permission")
     else:
         server.refusals.extend([RedisConnectionError("refused")] * 5)
     subscriber.listen("a")
-    await until(lambda: len(server.attempts) == 5)
+    await until(lambda: len(server.told) == 5 if subscribing else not server.refusals)
     server.forbidden.clear()
     await until(lambda: subscriber.pending("a") is None)
     pauses = [b - a for a, b in itertools.pairwise(server.attempts)]
     # uvloop's clock has milliseconds.
     for pause, least in zip(pauses, (5, 10, 20, 20, 20), strict=True):
         assert pause * 1000 > least - 2
-    assert len(caplog.messages) == 1
 
 
 async def test_first_pause_is_short(
@@ -166,25 +210,29 @@ async def test_working_again_with_nothing_to_listen_to(
     server.refusals.append(RedisConnectionError("refused"))
     server.cut()
     await until(lambda: server.stalled)
-    assert subscriber.failing
+    assert subscriber.away
     subscriber.ignore("a")
     server.stalls.clear()
+    subscriber.reconnect()
     await until(lambda: subscriber.connects == 2)
     await turn()
-    assert not subscriber.failing
+    assert not subscriber.away
 
 
 async def test_connecting_takes_too_long(
-    server: FakePubSub, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+    server: FakePubSub, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that accepts, and then says nothing, is tried again."""
+    """A server that does not answer is tried again: at once, as it took long enough."""
     server.stalls.add("connect")
-    subscriber.listen("a")
-    await until(lambda: subscriber.failing)
-    server.stalls.clear()
-    await until(lambda: subscriber.pending("a") is None)
-    expected = "redis-1 cannot be listened to: TimeoutError; trying again until it can"
-    assert caplog.messages == [expected]
+    async with subscribing(server, log, timeout=0.05) as subscriber:
+        subscriber.listen("a")
+        await until(lambda: subscriber.away)
+        server.stalls.clear()
+        await until(lambda: subscriber.pending("a") is None)
+    assert caplog.messages == [
+        f"{CANNOT}: it did not reply in time; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
 
 
 async def test_fault_of_ours(
@@ -193,7 +241,7 @@ async def test_fault_of_ours(
     log: Log,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A message that cannot be given away is logged, and later ones arrive."""
+    """A fault is logged with its traceback, once, and what comes later arrives."""
 
     def react(data: str) -> None:
         if data == "poison":
@@ -201,14 +249,18 @@ async def test_fault_of_ours(
 
     log.react = react
     await hear(subscriber, "a")
+    server.refusals.extend([TypeError("no such argument")] * 10)
     server.publish("a", b"poison")
     await until(lambda: "restored" in log.events)
     server.publish("a", b"good")
     await until(lambda: "a: good" in log.events)
-    [record] = caplog.records
-    assert record.message == "redis-1 cannot be listened to"
-    assert record.exc_info is not None
-    assert isinstance(record.exc_info[1], ValueError)
+    assert caplog.messages == [
+        "a fault in the subscriber to redis-1",
+        f"{CANNOT}: poison; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
+    errors = [each.exc_info[1] for each in caplog.records if each.exc_info]
+    assert list(map(repr, errors)) == ["ValueError('poison')"]
 
 
 # A server that says nothing
@@ -237,8 +289,77 @@ async def test_silent_server(
     server.stalls.clear()
     await until(lambda: log.events == ["lost", "restored"])
     assert server.subscribed == ["a", "b"]
-    expected = "redis-1 cannot be listened to: it did not answer for 0.03 seconds"
-    assert caplog.messages == [f"{expected}; trying again until it can"]
+    assert caplog.messages == [
+        f"{CANNOT}: it did not answer for 0.03 seconds; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_large_message(
+    server: FakePubSub,
+    subscriber: Subscriber,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server is not silent while it sends a large message, and nothing else."""
+    await hear(subscriber, "a")
+    server.stalls.add("pong")
+    [connection] = server.open
+    monkeypatch.setattr(module, "_PING_EVERY", 0)
+    while server.pings < 3:
+        connection.send_part()
+        await asyncio.sleep(0)
+    assert log.events == []
+    await until(lambda: log.events)
+
+
+def keep_busy(_: str) -> None:
+    """Block the event loop for a while."""
+    end = time.monotonic() + 0.01
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_reader(
+    server: FakePubSub,
+    subscriber: Subscriber,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server is not silent while messages that it has sent are still to be read."""
+    monkeypatch.setattr(module, "_RUN", 1)
+    await hear(subscriber, "a")
+    server.stalls.add("pong")
+    monkeypatch.setattr(module, "_PING_EVERY", 0)
+    for _ in range(30):
+        server.publish("a", b"")
+    log.react = keep_busy
+    await until(lambda: len(log.events) >= 30)
+    assert server.pings
+    assert len(server.attempts) == 1
+
+
+async def test_no_use_in_waiting(
+    server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that owes a confirmation and is silent is away, until it is heard."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.03)
+    await hear(subscriber, "a")
+    assert not subscriber.away
+    server.holds = True
+    subscriber.listen("b")
+    await until(lambda: subscriber.away)
+    # The next one has not to wait as long.
+    subscriber.listen("c")
+    assert subscriber.away
+    await until(lambda: len(server.held) == 2)
+    server.open[0].send_part()
+    assert not subscriber.away
+    server.release(2)
+    await until(lambda: subscriber.pending("c") is None)
+    assert not subscriber.away
 
 
 @pytest.mark.usefixtures("impatient")
@@ -287,14 +408,14 @@ async def test_late_answer(
     server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came in time and is read late, as after a pause of the process, counts."""
-    monkeypatch.setattr(module, "_GRACE", 0.3)
+    monkeypatch.setattr(module, "_GRACE", 1)
     await hear(subscriber, "a")
     server.stalls.add("pong")
     await until(lambda: server.pings)
     # Longer than it has to answer.
     await asyncio.sleep(0.05)
     [connection] = server.open
-    connection.replies.put_nowait([b"pong", b""])
+    connection.reply([b"pong", b""])
     server.stalls.clear()
     await until(lambda: server.pings == 2)
     assert len(server.attempts) == 1
