@@ -231,7 +231,9 @@ class _Background:
         knows of the loop that runs.
         """
         here = threading.get_ident()
-        return any(each.runs(loop) and each.ident != here for each in self.threads)
+        return any(
+            each.runs(loop) and each.thread.ident != here for each in self.threads
+        )
 
     def start_soon(self) -> None:
         """Start a thread, which ends at once if another one serves.
@@ -242,7 +244,7 @@ class _Background:
 
     def _start(self) -> None:
         try:
-            _LoopThread(self).start()
+            _LoopThread(self).thread.start()
         except RuntimeError as exc:
             # The process may have no more of them.
             if not self.serving.locked():
@@ -289,11 +291,14 @@ class _Background:
             raise
 
 
-class _LoopThread(threading.Thread):
+class _LoopThread:
     """A daemon thread that runs an event loop, and performs calls in it."""
 
     def __init__(self, shared: _Background) -> None:
-        super().__init__(name="fast_channels.layers.sync", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, name="fast_channels.layers.sync", daemon=True
+        )
+        """The thread."""
         self._shared = shared
         self._loop: asyncio.AbstractEventLoop | None = None
         # What is performed now.
@@ -337,30 +342,29 @@ class _LoopThread(threading.Thread):
 
     # In this thread
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Serve until that is to end, unless another thread serves."""
         serving, waiting = self._shared.serving, self._shared.waiting
         while waiting and serving.acquire(blocking=False):
             # The thread that has just stopped may have taken them.
             if waiting:
-                self._run()
+                self._run_loop()
                 return
             serving.release()
 
-    def _run(self) -> None:
+    def _run_loop(self) -> None:
         try:
             # Closing the runner closes what belongs to the loop, connections included.
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(self._serve())
         except BaseException as exc:  # noqa: BLE001 # the callers raise it
             self.fail(exc)
-            if not self._stopped.is_set():
-                self._shared.fail(exc)
+            self._shared.fail(exc)
         if self in self._shared.threads:
             self._shared.threads.remove(self)
         self._stop()
         for call in self._enders:
-            call.result.put(self)
+            call.result.put(self.thread)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ import asyncio
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -146,6 +147,8 @@ def test_all_calls_share_one_event_loop() -> None:
             threads.submit(SyncChannelLayer(layer).send, "one", HELLO)
     assert len(layer.loops) == 24
     assert len(set(layer.loops)) == 1
+    # Several may be started at once, all but one of which end.
+    wait_until(lambda: len(background()) == 1, "one thread is left", 5)
     (thread,) = background()
     assert thread.daemon
     facade = SyncChannelLayer(layer)
@@ -232,7 +235,7 @@ def test_interrupting_twice(
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = background()
+    (thread,) = facades.threads
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -321,12 +324,17 @@ def test_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two threads that are started at once, one serves and the other ends."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
+
+    def twice(start: Callable[[], None], _: object) -> None:
+        start()
+        start()
+
     with monkeypatch.context() as patch:
-        # In this thread, and twice.
+        # In this thread.
         patch.setattr(
             _thread,
             "start_new_thread",
-            lambda start, arguments: [start(*arguments) for _ in range(2)],
+            twice,
         )
         facade.send("one", HELLO)
     facades.start_soon()
@@ -360,6 +368,78 @@ def test_calls_during_close() -> None:
     assert len(set(layer.loops)) == 2
 
 
+def test_no_thread_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started for what was called after close(), it raises that."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def end_and_send() -> None:
+        calls = [sync._Call(None), sync._Call(None)]  # pyright: ignore[reportPrivateUsage] # its own test
+        facades.waiting.extend(calls)
+        (thread,) = facades.threads
+        thread.submit()
+        results.extend(call.result.get(timeout=5) for call in calls)
+
+    results: list[object] = []
+    (thread,) = background()
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", fail)
+        end_and_send()
+    assert results[0] is thread
+    assert str(results[1]) == "can't start new thread"
+
+
+def test_error_while_ringing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RuntimeError of a signal handler is not taken for that of a closed loop."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a handler's own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer.loops[0], "call_soon_threadsafe", fail)
+        with pytest.raises(RuntimeError, match=r"^a handler's own$"):
+            facade.send("one", HELLO)
+    facade.send("one", HELLO)
+    assert len(layer.loops) == 2
+
+
+def test_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that finds the calls taken by another one ends, and others may serve."""
+
+    class Vanishing(deque[object]):
+        """Is empty when it is looked at again."""
+
+        def __bool__(self) -> bool:
+            full = len(self) > 0
+            self.clear()
+            return full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(facades, "waiting", Vanishing([None]))
+        thread = sync._LoopThread(facades).thread  # pyright: ignore[reportPrivateUsage] # its own test
+        thread.start()
+        thread.join()
+    assert not facades.serving.locked()
+
+
+def test_nothing_to_look_for() -> None:
+    """Looking for abandoned operations when there are none does nothing."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+    (thread,) = facades.threads
+    thread.look_soon()
+    facade.send("one", HELLO)
+    assert len(set(layer.loops)) == 1
+
+
 class NoThread(threading.Thread):
     """Cannot be started, as in a process that may have no more threads."""
 
@@ -371,13 +451,19 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no thread can be started the call raises that, and the next one may work."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
+
+    def here(start: Callable[[], None], _: object) -> None:
+        start()
+
     with monkeypatch.context() as patch:
-        patch.setattr(sync._LoopThread, "start", NoThread.start)  # pyright: ignore[reportPrivateUsage] # its own test
+        patch.setattr(threading, "Thread", NoThread)
+        # In this thread, to measure what is covered.
+        patch.setattr(_thread, "start_new_thread", here)
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
             facade.send("one", HELLO)
     facade.send("one", HELLO)
     with monkeypatch.context() as patch:
-        patch.setattr(sync._LoopThread, "start", NoThread.start)  # pyright: ignore[reportPrivateUsage] # its own test
+        patch.setattr(threading, "Thread", NoThread)
         # One that is not needed.
         facades._start()  # pyright: ignore[reportPrivateUsage] # its own test
     facade.send("one", HELLO)
@@ -452,7 +538,7 @@ def test_fork_begins_anew() -> None:
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = background()
+    (thread,) = facades.threads
     layer.started.clear()
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(facade.send, "slow", HELLO)
@@ -467,9 +553,9 @@ def test_fork_begins_anew() -> None:
     facade.close()
     loop = layer.loops[0]
     assert loop.is_running()
-    assert background() == [thread]
+    assert background() == [thread.thread]
     # It is in no list any more, so it is ended by hand.
     loop.call_soon_threadsafe(layer.go_on.set)
     stop: Callable[[], None] = getattr(thread, "_stopped").set  # noqa: B009
     loop.call_soon_threadsafe(stop)
-    thread.join(5)
+    thread.thread.join(5)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer, require_positive
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.type_defs import ChannelCapacityDict
@@ -124,7 +125,7 @@ class RedisBaseLayer(BaseChannelLayer):
         self._process = ("", 0)
         self._event_loops = 0
         # Guards both: event loops may begin in several threads at once.
-        self._naming = threading.Lock()
+        self._naming = released(threading.Lock())
         self.counters: Counters = Counters()
         """What has happened since the layer was made."""
         self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)

@@ -6,6 +6,7 @@ sending; a group is one of channels by the time of joining. Every key expires.
 """
 
 import asyncio
+import contextlib
 import functools
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import RedisBaseLayer
 from .client import CHANNEL_KEY, Client
-from .event_loops import PerLoop, in_loop
+from .event_loops import LoopStopped, PerLoop, in_loop
 from .flushing import flush_keys
 from .hosts import HostSpelling
 from .scripts import GROUP_SEND, MEMBERS, SEND
@@ -230,7 +231,7 @@ class RedisChannelLayer(RedisBaseLayer):
         While Redis is away, it is told later.
         """
         client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.delete(channel))
+        await in_loop(client.loop, client.delete, channel)
 
     def require_valid_message(self, message: object) -> None:
         """Return if a message is one that the layer carries.
@@ -267,7 +268,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.insert(group, channel)
         else:
-            await in_loop(owner.loop, owner.memberships.add(group, channel))
+            await in_loop(owner.loop, owner.memberships.add, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
@@ -287,7 +288,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.remove(group, channel)
         else:
-            await in_loop(owner.loop, owner.memberships.discard(group, channel))
+            await in_loop(owner.loop, owner.memberships.discard, group, channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
@@ -338,7 +339,9 @@ class RedisChannelLayer(RedisBaseLayer):
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
         for client in self._clients.peek():
-            await in_loop(client.loop, client.forget())
+            # What does not run forgets when it does.
+            with contextlib.suppress(LoopStopped):
+                await in_loop(client.loop, client.forget)
         self.mailboxes.clear()
         commands = self._clients.get().commands
         await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
