@@ -1,11 +1,10 @@
 """Layers in processes that are forked, whatever other threads do at that moment."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-
-import pytest
 
 # Forks while another thread holds the locks of a layer for most of the time.
 FORKING = """
@@ -34,9 +33,7 @@ def test_locks_that_other_threads_held() -> None:
     ) as process:
         try:
             assert process.wait(20) == 0
-        except subprocess.TimeoutExpired:
-            pytest.fail("a child hangs")
         finally:
-            # A child that hangs is in its session.
-            if process.poll() is None:
+            # A child that hangs is in its session, and nothing else is.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

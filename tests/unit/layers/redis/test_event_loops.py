@@ -320,7 +320,7 @@ async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -
 
 async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling the caller cancels what is done for it in another loop."""
-    monkeypatch.setattr(event_loops, "_INTERVAL", 0.01)
+    monkeypatch.setattr(event_loops, "_INTERVAL", 0)
     here = asyncio.get_running_loop()
     started, cancelled = asyncio.Event(), asyncio.Event()
 
