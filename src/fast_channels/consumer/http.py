@@ -44,6 +44,8 @@ _Headers: TypeAlias = (
 
 # https://www.rfc-editor.org/rfc/rfc9110.html#name-413-content-too-large
 _CONTENT_TOO_LARGE = 413
+# https://www.rfc-editor.org/rfc/rfc9110.html#name-503-service-unavailable
+_SERVICE_UNAVAILABLE = 503
 
 # Events that carry a part of the body, the last two with an extension of the server:
 # https://asgi.readthedocs.io/en/latest/extensions.html
@@ -85,6 +87,8 @@ class AsyncHttpConsumer(AsyncConsumer):
     __client: "_Client"
     # Whether disconnect() is still to be called.
     __connected = False
+    # Whether it ends since the server restarts.
+    __restarts = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -237,6 +241,11 @@ class AsyncHttpConsumer(AsyncConsumer):
 
     # How a request begins and ends
 
+    def _consumer_restart(self) -> bool:
+        self.__restarts = True
+        response = self.__response
+        return response.is_event_stream and not response.complete
+
     def _consumer_prepare(self) -> None:
         kind = self.scope.get("type", "http")
         if kind != "http":
@@ -245,7 +254,7 @@ class AsyncHttpConsumer(AsyncConsumer):
                 f"scope of type {kind!r}; give it a route for HTTP"
             )
         self.__parts, self.__response = [], _Response()
-        self.__connected = True
+        self.__connected, self.__restarts = True, False
 
     def _consumer_dispatcher(self) -> Callable[[ChannelMessage], Awaitable[None]]:
         return self.__serve
@@ -298,12 +307,24 @@ class AsyncHttpConsumer(AsyncConsumer):
         # A cancellation may end any of the steps; the others are made all the same.
         try:
             await self.__client.close()
+            if self.__restarts:
+                await self.__send_rest()
         finally:
             try:
                 with self._consumer_logged("disconnect"):
                     await self.__disconnect_once()
             finally:
                 await super()._consumer_end(cause)
+
+    async def __send_rest(self) -> None:
+        """Complete the response for a client that is to come again."""
+        # Servers raise what they like when the client is gone.
+        with contextlib.suppress(Exception):
+            if not self.__response.started:
+                await self.send_response(_SERVICE_UNAVAILABLE, b"")
+            elif self.__response.is_event_stream:
+                await self.send_body(b"")
+            # Of anything else the client has to see that the rest is missing.
 
     async def __disconnect_once(self) -> None:
         if self.__connected:
@@ -318,11 +339,13 @@ class _ClientGone(StopConsumer):
 class _Response:
     """How far a response has come."""
 
-    __slots__ = ("_trailers", "complete", "gone", "started")
+    __slots__ = ("_trailers", "complete", "gone", "is_event_stream", "started")
 
     def __init__(self) -> None:
         self.started = False
         """Whether the headers were sent."""
+        self.is_event_stream = False
+        """Whether they say that it is one, which has no end of its own."""
         self.complete = False
         """Whether all was sent."""
         self.gone = False
@@ -350,6 +373,11 @@ class _Response:
                 )
             self.started = True
             self._trailers = event.get("trailers", False)
+            self.is_event_stream = any(
+                name.lower() == b"content-type"
+                and value.lower().startswith(b"text/event-stream")
+                for name, value in event.get("headers", ())
+            )
         elif kind in _BODY_EVENTS:
             if not self.started:
                 raise RuntimeError(
