@@ -196,6 +196,8 @@ class _Background:
         self.threads: list[_LoopThread] = []
         """The threads that run a loop. The last one is the one that takes calls, if
         any does; those before it finish what they have taken."""
+        self.ended: threading.Thread | None = None
+        """The last thread that has ended."""
         # Those of the process that this one was forked from: to let go of them would
         # close their event loops.
         self._inherited: list[_LoopThread] = []
@@ -363,6 +365,9 @@ class _LoopThread:
         if self in self._shared.threads:
             self._shared.threads.remove(self)
         self._stop()
+        # So that no caller frees it: Python's code for that swallows what a signal
+        # handler raises.
+        self._shared.ended = self.thread
         for call in self._enders:
             call.result.put(self.thread)
 
