@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, MutableMapping
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -371,14 +371,14 @@ async def test_client_that_takes_no_rest(
 ) -> None:
     """disconnect() is called though the rest cannot be sent."""
     page = Page("text/event-stream")
-    events: list[Any] = [REQUEST]
+    events: list[dict[str, Any]] = [REQUEST]
 
     async def receive() -> dict[str, Any]:
         if not events:
             await asyncio.Event().wait()
         return events.pop()
 
-    async def send(event: dict[str, Any]) -> None:
+    async def send(event: MutableMapping[str, Any]) -> None:
         if event == END:
             if hangs:
                 await asyncio.Event().wait()

@@ -63,8 +63,9 @@ class SyncChannelLayer:
     A call takes no longer than the layer allows, and raises what the layer raises, like
     :class:`~fast_channels.exceptions.ChannelFull` or
     :class:`~fast_channels.layers.redis.RedisUnavailable`. An exception that ends the
-    waiting, like ``KeyboardInterrupt``, cancels the operation; whether it was carried
-    out is not known then.
+    waiting, like ``KeyboardInterrupt`` or another one that a signal handler raises,
+    cancels the operation; whether it was carried out is not known then. A signal
+    handler may call it in the middle of another call.
 
     Args:
         layer: A layer, or the alias of one, which is looked up at every call.
