@@ -21,6 +21,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
@@ -101,10 +102,12 @@ async def close_consumers(timeout: float = 5) -> None:
     """End the consumers that serve connections in this event loop.
 
     WebSockets are closed with code 1012, and their consumers get ``disconnect(1012)``
-    when what they handle is done. A consumer that does not end in half of the time, as
-    its client does not answer, its handler takes long, or it serves HTTP, is cancelled
-    where it waits, and ``disconnect()`` is called. One that does not end even then is
-    logged.
+    when what they handle is done. A response that is an event stream ends at once: its
+    consumer is cancelled, and the stream is completed, so that the client comes back.
+    Any other consumer that does not end in half of the time, as its client does not
+    answer or its handler takes long, is cancelled where it waits, and ``disconnect()``
+    is called; a request for which no response was begun is answered with status 503.
+    How many consumers do not end even then is logged.
 
     :func:`channels_lifespan` calls it. Call it yourself where you tell a server to shut
     down in another way than by a signal. Consumers that are being ended already are not
@@ -115,16 +118,28 @@ async def close_consumers(timeout: float = 5) -> None:
     """
     here, asking = asyncio.get_running_loop(), asyncio.current_task()
     found = [reference() for reference in live_consumers.valuerefs()]
-    await asyncio.gather(
-        *(
-            _end(live, timeout)
-            for live in found
-            if live is not None
-            and live.ended is None
-            and live.task.get_loop() is here
-            and live.task is not asking
-        )
+    ending = [
+        live
+        for live in found
+        if live is not None
+        and live.ended is None
+        and live.task.get_loop() is here
+        and live.task is not asking
+    ]
+    ended = await asyncio.gather(*(_end(live, timeout) for live in ending))
+    left = Counter(
+        type(live.consumer).__qualname__
+        for live, has_ended in zip(ending, ended, strict=True)
+        if not has_ended
     )
+    if left:
+        _logger.warning(
+            "%d of %d consumers did not end within %s seconds: %s",
+            left.total(),
+            len(ending),
+            timeout,
+            ", ".join(f"{name} ({count})" for name, count in left.most_common()),
+        )
 
 
 def _check_lifespan(lifespan: object) -> None:
@@ -233,10 +248,10 @@ async def _watch(event: Any, start: Callable[[], None]) -> None:
 # How consumers end
 
 
-async def _end(live: LiveConsumer, timeout: float) -> None:
+async def _end(live: LiveConsumer, timeout: float) -> bool:
+    """End a consumer, and return whether it has ended."""
     ended = live.ended = asyncio.Event()
-    consumer = live.consumer
-    with _restarting(consumer) as close:
+    with _restarting(live) as close:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout / 2):
                 await close()
@@ -247,20 +262,24 @@ async def _end(live: LiveConsumer, timeout: float) -> None:
                 live.task.cancel()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), timeout / 4)
-    if not ended.is_set():
-        name = type(consumer).__qualname__
-        _logger.warning("%s did not end within %s seconds", name, timeout)
+    return ended.is_set()
 
 
 @contextlib.contextmanager
-def _restarting(consumer: Any) -> Generator[Callable[[], Awaitable[None]]]:
+def _restarting(live: LiveConsumer) -> Generator[Callable[[], Awaitable[None]]]:
     """Make a consumer believe that its server restarts.
 
     Yields:
-        What closes its WebSocket, if it has one.
+        What ends it as far as that can be done at once.
     """
+    consumer: Any = live.consumer
     if consumer.scope.get("type") != "websocket":
-        yield _do_nothing
+
+        async def cancel() -> None:
+            if consumer._consumer_restart():  # noqa: SLF001 # other names are the user's
+                live.task.cancel()
+
+        yield cancel
         return
     send = consumer.base_send
     handler = getattr(consumer, "websocket_disconnect", _do_nothing)

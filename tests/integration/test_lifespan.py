@@ -1,10 +1,12 @@
 """Applications whose servers are told to shut down."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,73 @@ SERVERS = {
 }
 
 
+HANDSHAKE = (
+    b"GET /flood HTTP/1.1\r\nHost: localhost\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+# For clients that read nothing, and for those that read a stream.
+STREAMING = """
+import asyncio
+
+from fastapi import FastAPI
+
+from fast_channels.consumer import AsyncHttpConsumer, AsyncWebsocketConsumer
+from fast_channels.lifespan import channels_lifespan
+
+
+class Flood(AsyncWebsocketConsumer):
+    async def receive(self, text_data=None, bytes_data=None):
+        while True:
+            try:
+                async with asyncio.timeout(0.5):
+                    await self.send(bytes_data=bytes(100000))
+            except TimeoutError:
+                print("full", flush=True)
+                raise
+
+
+class Stream(AsyncHttpConsumer):
+    async def handle(self, body):
+        await self.send_headers(headers={"content-type": "text/event-stream"})
+        await self.send_body(b"data: 1\\n\\n", more_body=True)
+        await asyncio.Event().wait()
+
+    async def disconnect(self):
+        print("disconnect", flush=True)
+
+
+app = FastAPI(lifespan=channels_lifespan(timeout=1))
+app.router.add_websocket_route("/flood", Flood.as_asgi())
+app.router.add_route("/stream", Stream.as_asgi())
+# The same, with a timeout that no test waits for.
+patient = FastAPI(lifespan=channels_lifespan(timeout=3600))
+patient.router.add_route("/stream", Stream.as_asgi())
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(
+    folder: Path, source: str, command: str, **environment: str
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Run a server of an application, whose output can be read."""
+    (folder / "app.py").write_text(source)
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", *command.split()],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 async def open_socket(url: str) -> ClientConnection:
     """Connect as soon as the server accepts connections."""
     async with asyncio.timeout(15):
@@ -92,16 +161,9 @@ async def test_shutdown(
     server: str, own_redis_server: RedisServer, tmp_path: Path
 ) -> None:
     """Clients see 1012, and so do consumers; then comes the rest, in bounded time."""
-    (tmp_path / "app.py").write_text(APPLICATION)
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", *SERVERS[server].format(port).split()],
-        cwd=tmp_path,
-        env={**os.environ, "URL": own_redis_server.url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
+    command, url = SERVERS[server].format(port), own_redis_server.url
+    async with running(tmp_path, APPLICATION, command, URL=url) as process:
         clients = [
             await open_socket(f"ws://127.0.0.1:{port}/{name}")
             for name in ("guest", "stubborn")
@@ -116,10 +178,6 @@ async def test_shutdown(
             assert info.value.rcvd.code == 1012
         async with asyncio.timeout(10):
             printed, log = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
     assert printed.decode().split("\n") == [
         "disconnect 1012",
         "disconnect 1012",
@@ -128,3 +186,59 @@ async def test_shutdown(
         "",
     ], log.decode()
     assert "Traceback" not in log.decode()
+
+
+@pytest.mark.parametrize("websockets", ["websockets-sansio", "wsproto", "websockets"])
+async def test_client_that_reads_nothing(websockets: str, tmp_path: Path) -> None:
+    """With a limit of uvicorn's own it stops beside a client that reads nothing."""
+    port = free_port()
+    command = (
+        f"uvicorn app:app --port {port} --log-level warning --ws {websockets} "
+        "--timeout-graceful-shutdown 3"
+    )
+    async with running(tmp_path, STREAMING, command) as process:
+        reader, writer = await open_stream(port)
+        writer.write(HANDSHAKE)
+        async with asyncio.timeout(15):
+            await reader.readuntil(b"\r\n\r\n")
+        # An empty frame of text, and nothing is read from now on.
+        writer.write(b"\x81\x80\0\0\0\0")
+        assert process.stdout is not None
+        async with asyncio.timeout(15):
+            assert await process.stdout.readline() == b"full\n"
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            await process.wait()
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_event_stream(http: str, tmp_path: Path) -> None:
+    """An event stream ends as it should when the server shuts down, and at once."""
+    port = free_port()
+    command = f"uvicorn app:patient --port {port} --log-level warning --http {http}"
+    async with running(tmp_path, STREAMING, command) as process:
+        reader, writer = await open_stream(port)
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(15):
+            await reader.readuntil(b"data: 1\n\n\r\n")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            # The chunk that ends a response, and nothing else.
+            assert await reader.read() == b"0\r\n\r\n"
+            printed, log = await process.communicate()
+        writer.close()
+    assert printed == b"disconnect\n"
+    assert log == b""
+
+
+async def open_stream(
+    port: int,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect as soon as the server accepts connections."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                return await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)

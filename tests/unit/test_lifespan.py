@@ -6,20 +6,28 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, MutableMapping
 from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from fast_channels.consumer import AsyncConsumer, AsyncWebsocketConsumer
+from fast_channels.consumer import (
+    AsyncConsumer,
+    AsyncHttpConsumer,
+    AsyncWebsocketConsumer,
+)
 from fast_channels.layers import (
     BaseChannelLayer,
     channel_layers,
     register_channel_layer,
 )
 from fast_channels.lifespan import channels_lifespan, close_consumers
-from fast_channels.testing import ApplicationCommunicator, WebsocketCommunicator
+from fast_channels.testing import (
+    ApplicationCommunicator,
+    HttpCommunicator,
+    WebsocketCommunicator,
+)
 
 # Long enough for what is awaited, and for half of it to be short.
 TIMEOUT = 0.2
@@ -249,11 +257,134 @@ async def test_disconnect_that_hangs(
     client = Client(stubborn, "/")
     await client.connected()
     await close_consumers(TIMEOUT)
-    left = ["Stubborn did not end within 0.2 seconds"]
-    assert caplog.messages == (left if times == 9 else [])
+    messages = list(caplog.messages)
     stubborn.go_on.set()
     await asyncio.wait([client.future])
+    left = ["1 of 1 consumers did not end within 0.2 seconds: Stubborn (1)"]
+    assert messages == (left if times == 9 else [])
     assert stubborn.codes == [1012]
+
+
+async def test_many_that_hang(caplog: pytest.LogCaptureFixture) -> None:
+    """Consumers that do not end are logged in one record, by their class."""
+
+    class Another(Stubborn):
+        pass
+
+    hanging = [Stubborn(9), Another(9), Another(9)]
+    consumers = [*hanging, Guest()]
+    clients = [Client(consumer, "/") for consumer in consumers]
+    for client in clients:
+        await client.connected()
+    await close_consumers(TIMEOUT)
+    messages = list(caplog.messages)
+    for consumer in hanging:
+        consumer.go_on.set()
+    await asyncio.wait([client.future for client in clients])
+    name = Another.__qualname__
+    assert messages == [
+        f"3 of 4 consumers did not end within 0.2 seconds: {name} (2), Stubborn (1)"
+    ]
+
+
+class Page(AsyncHttpConsumer):
+    """Begins a response of a type, and goes on for ever, or does not begin."""
+
+    def __init__(self, content_type: str = "") -> None:
+        super().__init__()
+        self.content_type = content_type
+        self.began = asyncio.Event()
+        self.calls: list[str] = []
+
+    async def handle(self, body: bytes) -> None:
+        if self.content_type:
+            headers = {"Content-Type": self.content_type, "x-page": "1"}
+            await self.send_headers(headers=headers)
+            await self.send_body(b"data: 1", more_body=True)
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.calls.append("cancelled")
+
+    async def disconnect(self) -> None:
+        self.calls.append("disconnect")
+
+
+REQUEST = {"type": "http.request", "body": b""}
+END = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/event-stream", "Text/Event-Stream; a=b"]
+)
+async def test_event_stream(content_type: str) -> None:
+    """An event stream is completed at once, and disconnect() is called then."""
+    page = Page(content_type)
+    async with ApplicationCommunicator(page, {"type": "http"}) as communicator:
+        await communicator.send_input(REQUEST)
+        await page.began.wait()
+        # It would be cancelled otherwise after half an hour.
+        await close_consumers(3600)
+        await communicator.wait()
+        sent = [await communicator.receive_output() for _ in range(3)]
+        assert sent[2] == END
+        assert await communicator.receive_nothing(0)
+    assert page.calls == ["cancelled", "disconnect"]
+
+
+async def test_download() -> None:
+    """Any other response is left incomplete, so that its client sees that."""
+    page = Page("text/csv")
+    async with ApplicationCommunicator(page, {"type": "http"}) as communicator:
+        await communicator.send_input(REQUEST)
+        await page.began.wait()
+        await close_consumers(TIMEOUT)
+        await communicator.wait()
+        sent = [await communicator.receive_output() for _ in range(2)]
+        assert sent[1]["more_body"]
+        assert await communicator.receive_nothing(0)
+    assert page.calls == ["cancelled", "disconnect"]
+
+
+async def test_request_without_a_response() -> None:
+    """A request that takes long is answered with 503, when its time is up."""
+    page = Page()
+    async with HttpCommunicator(page, "GET", "/") as communicator:
+        response = asyncio.create_task(communicator.get_response(timeout=5))
+        await page.began.wait()
+        await close_consumers(TIMEOUT)
+        assert (await response)["status"] == 503
+        await communicator.wait()
+    assert page.calls == ["cancelled", "disconnect"]
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+async def test_client_that_takes_no_rest(
+    hangs: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """disconnect() is called though the rest cannot be sent."""
+    page = Page("text/event-stream")
+    events: list[dict[str, Any]] = [REQUEST]
+
+    async def receive() -> dict[str, Any]:
+        if not events:
+            await asyncio.Event().wait()
+        return events.pop()
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        if event == END:
+            if hangs:
+                await asyncio.Event().wait()
+            raise RuntimeError("the connection is closed")
+
+    serving = asyncio.ensure_future(page({"type": "http"}, receive, send))
+    await page.began.wait()
+    await close_consumers(TIMEOUT)
+    await asyncio.wait([serving])
+    assert serving.cancelled() is hangs
+    assert page.calls == ["cancelled", "disconnect"]
+    assert caplog.messages == []
 
 
 async def test_consumer_without_a_websocket() -> None:

@@ -304,6 +304,10 @@ class AsyncConsumer:
     ) -> None:
         """Do what is still to be dispatched when the consumer has been stopped."""
 
+    def _consumer_restart(self) -> bool:
+        """Take note that the server restarts; return whether to cancel it at once."""
+        return False
+
     def _consumer_dispatcher(self) -> Callable[[ChannelMessage], Awaitable[None]]:
         """Return what is awaited with each message: dispatch(), or more around it."""
         dispatch = self.dispatch

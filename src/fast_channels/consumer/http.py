@@ -45,6 +45,8 @@ _Headers: TypeAlias = (
 
 # https://www.rfc-editor.org/rfc/rfc9110.html#name-413-content-too-large
 _CONTENT_TOO_LARGE = 413
+# https://www.rfc-editor.org/rfc/rfc9110.html#name-503-service-unavailable
+_SERVICE_UNAVAILABLE = 503
 
 # The longest pause, in seconds, between two events that a server should not have sent.
 _PAUSE = 1.0
@@ -90,6 +92,8 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
     __client: "_Client"
     # Whether disconnect() is still to be called.
     __connected = False
+    # Whether it ends since the server restarts.
+    __restarts = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -254,6 +258,11 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
 
     # How a request begins and ends
 
+    def _consumer_restart(self) -> bool:
+        self.__restarts = True
+        response = self.__response
+        return response.is_event_stream and not response.complete
+
     def _consumer_prepare(self) -> None:
         kind = self.scope.get("type", "http")
         if kind != "http":
@@ -263,7 +272,7 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             )
         super()._consumer_prepare()
         self.__parts, self.__response = [], _Response()
-        self.__connected = True
+        self.__connected, self.__restarts = True, False
 
     def _consumer_dispatcher(self) -> Callable[[ChannelMessage], Awaitable[None]]:
         return self.__serve
@@ -320,11 +329,23 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             steps.push_async_callback(super()._consumer_end, cause)
             steps.push_async_callback(self.__disconnect_at_last)
             steps.push_async_callback(self._consumer_leave_groups)
+            if self.__restarts:
+                steps.push_async_callback(self.__send_rest)
             steps.push_async_callback(self.__client.close)
 
     async def __disconnect_at_last(self) -> None:
         with self._consumer_logged("disconnect"):
             await self.__disconnect_once()
+
+    async def __send_rest(self) -> None:
+        """Complete the response for a client that is to come again."""
+        # Servers raise what they like when the client is gone.
+        with contextlib.suppress(Exception):
+            if not self.__response.started:
+                await self.send_response(_SERVICE_UNAVAILABLE, b"")
+            elif self.__response.is_event_stream:
+                await self.send_body(b"")
+            # Of anything else the client has to see that the rest is missing.
 
     async def __disconnect_once(self) -> None:
         if self.__connected:
@@ -339,11 +360,13 @@ class _ClientGone(StopConsumer):
 class _Response:
     """How far a response has come."""
 
-    __slots__ = ("_trailers", "complete", "gone", "started")
+    __slots__ = ("_trailers", "complete", "gone", "is_event_stream", "started")
 
     def __init__(self) -> None:
         self.started = False
         """Whether the headers were sent."""
+        self.is_event_stream = False
+        """Whether they say that it is one, which has no end of its own."""
         self.complete = False
         """Whether all was sent."""
         self.gone = False
@@ -371,6 +394,11 @@ class _Response:
                 )
             self.started = True
             self._trailers = event.get("trailers", False)
+            self.is_event_stream = any(
+                name.lower() == b"content-type"
+                and value.lower().startswith(b"text/event-stream")
+                for name, value in event.get("headers", ())
+            )
         elif kind in _BODY_EVENTS:
             if not self.started:
                 raise RuntimeError(

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from fast_channels.forks import released
+
 __all__ = ["Counters", "complain"]
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class Counters:
         self._layer = layer
         # Reentrant, since a signal handler or the garbage collector may run code that
         # sends while this thread holds it.
-        self._lock = threading.RLock()
+        self._lock = released(threading.RLock())
         self.delivered: int = 0
         """Messages that reached a mailbox of this process."""
         self.dropped: int = 0

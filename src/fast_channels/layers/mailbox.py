@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from fast_channels.forks import released
 from fast_channels.loop import wake
 
 __all__ = ["Mailbox"]
@@ -33,7 +34,7 @@ __all__ = ["Mailbox"]
 _Item: TypeAlias = tuple[float, Callable[[], dict[str, Any]]]
 
 # Guards the making of deques.
-_making = threading.Lock()
+_making = released(threading.Lock())
 
 
 class Mailbox:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from fast_channels.forks import released
+
 from .deleted import DeletedChannels
 from .mailbox import Mailbox
 
@@ -26,7 +28,7 @@ class Mailboxes:
     """
 
     def __init__(self, capacity_of: Callable[[str], int], interval: float) -> None:
-        self.lock: threading.RLock = threading.RLock()
+        self.lock: threading.RLock = released(threading.RLock())
         """Guards the mailboxes; a layer may guard with it what belongs to them.
 
         Reentrant, since the garbage collector may end a forgotten receiver in the

@@ -1,9 +1,13 @@
 """Layers for code that has no event loop."""
 
+import _thread
 import asyncio
+import signal
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +21,9 @@ from fast_channels.layers import (
     sync,
 )
 from fast_channels.type_defs import ChannelMessage
+from tests.redis_servers.server import wait_until
+
+facades = sync._background  # pyright: ignore[reportPrivateUsage] # its own test
 
 HELLO = {"type": "hello"}
 
@@ -56,7 +63,8 @@ def no_thread_left() -> Iterator[None]:
     """End the thread after each test."""
     yield
     SyncChannelLayer().close()
-    assert background() == []
+    # Others that had nothing to do end as soon as they can.
+    wait_until(lambda: background() == [], "no thread is left", 5)
 
 
 def test_operations_reach_the_layer() -> None:
@@ -139,6 +147,8 @@ def test_all_calls_share_one_event_loop() -> None:
             threads.submit(SyncChannelLayer(layer).send, "one", HELLO)
     assert len(layer.loops) == 24
     assert len(set(layer.loops)) == 1
+    # Several may be started at once, all but one of which end.
+    wait_until(lambda: len(background()) == 1, "one thread is left", 5)
     (thread,) = background()
     assert thread.daemon
     facade = SyncChannelLayer(layer)
@@ -172,19 +182,355 @@ def facade_restarted(layer: RecordingLayer) -> bool:
     return layer.loops[-1] is not layer.loops[0]
 
 
-def test_interrupting_a_call_cancels_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KeyboardInterrupt comes out of a call, and the operation is cancelled."""
-    layer = RecordingLayer()
+class Interrupt(Exception):
+    """What a signal handler raises, as Celery's for a time limit does."""
 
-    def interrupt(_: Future[None]) -> None:
-        assert layer.started.wait(5)
+
+@pytest.fixture
+def interrupting(request: pytest.FixtureRequest) -> Iterator[type[Exception]]:
+    """Have SIGUSR1 raise an error in the main thread."""
+    error: type[Exception] = getattr(request, "param", Interrupt)
+
+    def interrupt(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield error
+    signal.signal(signal.SIGUSR1, before)
+
+
+def interrupt_soon(ready: threading.Event) -> threading.Thread:
+    """Send SIGUSR1 to the main thread when an event is set."""
+
+    def interrupt() -> None:
+        assert ready.wait(5)
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("interrupting", [Interrupt, RuntimeError], indirect=True)
+def test_interrupting_a_call_cancels_it(interrupting: type[Exception]) -> None:
+    """What a signal handler raises comes out of a call, and cancels the operation."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    thread = interrupt_soon(layer.started)
+    with pytest.raises(interrupting):
+        facade.send("slow", HELLO)
+    assert layer.cancelled.wait(5)
+    thread.join()
+    facade.send("one", HELLO)
+    assert len(set(layer.loops)) == 1
+
+
+def test_interrupting_twice(
+    interrupting: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation is cancelled a little later if cancelling was interrupted, too."""
+    monkeypatch.setattr(sync, "_INTERVAL", 0.01)
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+    (thread,) = facades.threads
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread, "look_soon", interrupt)
+    layer.started.clear()
+    sender = interrupt_soon(layer.started)
+    with pytest.raises(KeyboardInterrupt):
+        facade.send("slow", HELLO)
+    assert layer.cancelled.wait(5)
+    sender.join()
+
+
+def test_interrupting_before_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is interrupted before it was taken is never performed."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Future, "result", interrupt)
+        patch.setattr(_thread, "start_new_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            SyncChannelLayer(layer).send("slow", HELLO)
-    assert layer.cancelled.wait(5)
+            facade.send("slow", HELLO)
+    facade.send("one", HELLO)
+    assert len(layer.loops) == 1
+
+
+def test_signal_handler_that_sends() -> None:
+    """A signal handler may call a facade in the middle of a call of another."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+
+    def handle(*_: object) -> None:
+        facade.send("one", HELLO)
+        layer.loops[0].call_soon_threadsafe(layer.go_on.set)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    thread = interrupt_soon(layer.started)
+    try:
+        facade.send("slow", HELLO)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    thread.join()
+    assert len(layer.loops) == 2
+
+
+def test_calls_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Python has ended all threads a call says so, and does not wait for one."""
+    facade = SyncChannelLayer(InMemoryChannelLayer())
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    with pytest.raises(RuntimeError, match=r"__del__\(\) at the end of the process"):
+        facade.send("one", HELLO)
+    # There is nothing to close.
+    facade.close()
+
+
+def test_end_does_not_wait_for_ever() -> None:
+    """The end of the process waits a while for what other threads do, and goes on."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(facade.send, "slow", HELLO)
+        assert layer.started.wait(5)
+        facades.end(0.01)
+        assert not call.done()
+        layer.loops[0].call_soon_threadsafe(layer.go_on.set)
+        call.result(5)
+
+
+def test_call_that_comes_late() -> None:
+    """A call that rings at a thread that has just ended is performed by another one."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+    (ended,) = facades.threads
+    facade.close()
+    facades.threads.append(ended)
+    facade.send("one", HELLO)
+    facades.threads.remove(ended)
+    assert len(set(layer.loops)) == 2
+
+
+def test_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two threads that are started at once, one serves and the other ends."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+
+    def twice(start: Callable[[], None], _: object) -> None:
+        start()
+        start()
+
+    with monkeypatch.context() as patch:
+        # In this thread.
+        patch.setattr(
+            _thread,
+            "start_new_thread",
+            twice,
+        )
+        facade.send("one", HELLO)
+    facades.start_soon()
+    wait_until(lambda: len(background()) == 1, "the others have ended", 5)
+    facade.send("one", HELLO)
+    assert len(set(layer.loops)) == 1
+
+
+def test_calls_during_close() -> None:
+    """What was called after close() is performed, though it came before the end."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        while not go_on.is_set():
+            pass
+
+    facade.send("one", HELLO)
+    layer.loops[0].call_soon_threadsafe(hold)
+    assert held.wait(5)
+    with ThreadPoolExecutor(2) as threads:
+        closing = threads.submit(facade.close)
+        wait_until(lambda: len(facades.waiting) == 1, "it waits", 5)
+        call = threads.submit(facade.send, "one", HELLO)
+        wait_until(lambda: len(facades.waiting) == 2, "it waits", 5)
+        go_on.set()
+        closing.result(5)
+        call.result(5)
+    assert len(set(layer.loops)) == 2
+
+
+def test_no_thread_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started for what was called after close(), it raises that."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def end_and_send() -> None:
+        calls = [sync._Call(None), sync._Call(None)]  # pyright: ignore[reportPrivateUsage] # its own test
+        facades.waiting.extend(calls)
+        (thread,) = facades.threads
+        thread.submit()
+        results.extend(call.result.get(timeout=5) for call in calls)
+
+    results: list[object] = []
+    (thread,) = background()
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", fail)
+        end_and_send()
+    assert results[0] is thread
+    assert str(results[1]) == "can't start new thread"
+
+
+def test_error_while_ringing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RuntimeError of a signal handler is not taken for that of a closed loop."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a handler's own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layer.loops[0], "call_soon_threadsafe", fail)
+        with pytest.raises(RuntimeError, match=r"^a handler's own$"):
+            facade.send("one", HELLO)
+    facade.send("one", HELLO)
+    assert len(layer.loops) == 2
+
+
+def test_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that finds the calls taken by another one ends, and others may serve."""
+
+    class Vanishing(deque[object]):
+        """Is empty when it is looked at again."""
+
+        def __bool__(self) -> bool:
+            full = len(self) > 0
+            self.clear()
+            return full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(facades, "waiting", Vanishing([None]))
+        thread = sync._LoopThread(facades).thread  # pyright: ignore[reportPrivateUsage] # its own test
+        thread.start()
+        thread.join()
+    assert not facades.serving.locked()
+
+
+def test_nothing_to_look_for() -> None:
+    """Looking for abandoned operations when there are none does nothing."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+    (thread,) = facades.threads
+    thread.look_soon()
+    facade.send("one", HELLO)
+    assert len(set(layer.loops)) == 1
+
+
+class NoThread(threading.Thread):
+    """Cannot be started, as in a process that may have no more threads."""
+
+    def start(self) -> None:
+        raise RuntimeError("can't start new thread")
+
+
+def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started the call raises that, and the next one may work."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+
+    def here(start: Callable[[], None], _: object) -> None:
+        start()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", NoThread)
+        # In this thread, to measure what is covered.
+        patch.setattr(_thread, "start_new_thread", here)
+        with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+            facade.send("one", HELLO)
+    facade.send("one", HELLO)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", NoThread)
+        # One that is not needed.
+        facades._start()  # pyright: ignore[reportPrivateUsage] # its own test
+    facade.send("one", HELLO)
+    assert len(set(layer.loops)) == 1
+
+
+def test_no_event_loop_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no event loop can be made, calls and close() raise nothing else than that."""
+    facade = SyncChannelLayer(InMemoryChannelLayer())
+
+    def fail() -> asyncio.AbstractEventLoop:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", fail)
+        with pytest.raises(OSError, match=r"^too many open files$"):
+            facade.send("one", HELLO)
+        call = sync._Call(None)  # pyright: ignore[reportPrivateUsage] # its own test
+        facades.waiting.append(call)
+        facade.close()
+    facade.send("one", HELLO)
+
+
+def test_operation_that_ends_the_loop() -> None:
+    """What ends an event loop comes out of all calls, and the next one works."""
+
+    class Leaving(RecordingLayer):
+        async def group_send(self, group: str, message: ChannelMessage) -> None:
+            raise SystemExit(3)
+
+    layer = Leaving()
+    facade = SyncChannelLayer(layer)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(facade.send, "slow", HELLO)
+        assert layer.started.wait(5)
+        with pytest.raises(SystemExit):
+            facade.group_send("room", HELLO)
+        layer.loops[0].call_soon_threadsafe(layer.go_on.set)
+        call.result(5)
+    facade.send("one", HELLO)
+
+
+def test_green_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls work where all threads seem to run in the loop of the background thread."""
+    layer = RecordingLayer()
+    facade = SyncChannelLayer(layer)
+    facade.send("one", HELLO)
+    # As gevent and eventlet have it: what asyncio knows is of their only real thread.
+    monkeypatch.setattr(sync, "running_loop", lambda: layer.loops[0])
+    facade.send("one", HELLO)
+    assert len(layer.loops) == 2
+    monkeypatch.setattr(sync, "running_loop", object)
+    with pytest.raises(RuntimeError, match="where an event loop runs"):
+        facade.send("one", HELLO)
+    monkeypatch.undo()
+
+
+def test_layer_that_calls_the_facade() -> None:
+    """A call in the background thread is refused, as it would wait for itself."""
+
+    class Calling(RecordingLayer):
+        async def group_send(self, group: str, message: ChannelMessage) -> None:
+            facade.send("one", message)
+
+    facade = SyncChannelLayer(Calling())
+    with pytest.raises(RuntimeError, match="where an event loop runs"):
+        facade.group_send("room", HELLO)
 
 
 def test_fork_begins_anew() -> None:
@@ -192,17 +538,24 @@ def test_fork_begins_anew() -> None:
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = background()
-    # What a fork calls in the child, here in the process itself.
-    facades = sync._background  # pyright: ignore[reportPrivateUsage] # its own test
-    facades.forget()
-    # And in a child of that, which has nothing to forget.
-    facades.forget()
+    (thread,) = facades.threads
+    layer.started.clear()
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(facade.send, "slow", HELLO)
+        assert layer.started.wait(5)
+        # What a fork calls in the child, here in the process itself.
+        facades.forget()
+        # And in a child of that, which has nothing to forget.
+        facades.forget()
+        with pytest.raises(RuntimeError, match=r"^the process was forked"):
+            call.result(5)
     facade.send("one", HELLO)
     facade.close()
-    assert layer.loops[0].is_running()
-    assert background() == [thread]
-    (inherited,) = facades.inherited
-    inherited.end()
-    inherited.join(5)
-    facades.inherited.clear()
+    loop = layer.loops[0]
+    assert loop.is_running()
+    assert background() == [thread.thread]
+    # It is in no list any more, so it is ended by hand.
+    loop.call_soon_threadsafe(layer.go_on.set)
+    stop: Callable[[], None] = getattr(thread, "_stopped").set  # noqa: B009
+    loop.call_soon_threadsafe(stop)
+    thread.thread.join(5)

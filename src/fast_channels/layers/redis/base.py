@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer, require_positive
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters, complain
@@ -120,7 +121,7 @@ class RedisBaseLayer(BaseChannelLayer):
         self._process = ("", 0)
         self._event_loops = 0
         # Guards both: event loops may begin in several threads at once.
-        self._naming = threading.Lock()
+        self._naming = released(threading.Lock())
         self.counters: Counters = Counters(f"prefix {prefix!r}")
         """What has happened since the layer was made."""
         self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)

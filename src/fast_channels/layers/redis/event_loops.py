@@ -8,17 +8,31 @@ A state is closed when its loop ends. No loop is patched for that: an asynchrono
 generator that is suspended is closed by ``loop.shutdown_asyncgens()``, which
 ``asyncio.run()``, ``asyncio.Runner``, uvloop and ``asgiref.sync.async_to_sync`` call.
 What a bare ``loop.close()`` leaves behind is dropped when the next loop comes.
+
+Only a loop that runs gets anything done, so none that does not is waited for. A process
+that is forked has no state at first: it never touches what its parent's loops hold.
 """
 
 import asyncio
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-__all__ = ["PerLoop", "in_loop"]
+from fast_channels.forks import in_child, released
+
+__all__ = ["LoopStopped", "PerLoop", "in_loop"]
 
 T = TypeVar("T")
+_P = ParamSpec("_P")
+
+# How often to look whether a loop that is waited for still runs, in seconds.
+_INTERVAL = 0.5
+
+# What is being done for others who do not wait for it.
+_begun: set[asyncio.Future[None]] = set()
 
 
 class PerLoop(Generic[T]):
@@ -39,7 +53,11 @@ class PerLoop(Generic[T]):
             asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]
         ] = {}
         # Guards the dict; held for no more than a look-up or a change.
-        self._lock = threading.Lock()
+        self._lock = released(threading.Lock())
+        # The entries of the processes that this one was forked from: to let go of them
+        # would close them.
+        self._inherited: list[object] = []
+        in_child(self, PerLoop[T].forget)
 
     def get(self) -> T:
         """Return the state of the running event loop; make it if there is none."""
@@ -78,6 +96,11 @@ class PerLoop(Generic[T]):
         if own is not None:
             await asyncio.shield(_close_soon(own))
 
+    def forget(self) -> None:
+        """Have no state in a process that was forked."""
+        self._inherited.append(self._entries)
+        self._entries = {}
+
     def _add(self, loop: asyncio.AbstractEventLoop) -> T:
         state = self._make()
         guard = self._guard(loop, state)
@@ -93,26 +116,67 @@ class PerLoop(Generic[T]):
     async def _guard(
         self, loop: asyncio.AbstractEventLoop, state: T
     ) -> AsyncGenerator[None]:
+        pid = os.getpid()
         try:
             yield
         finally:
-            with self._lock:
-                entry = self._entries.get(loop)
-                # After close() the loop may have another state already.
-                if entry is not None and entry[0] is state:
-                    del self._entries[loop]
-            await self._close(state)
+            if os.getpid() == pid:
+                await self._end(loop, state)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop, state: T) -> None:
+        with self._lock:
+            entry = self._entries.get(loop)
+            # After close() the loop may have another state already.
+            if entry is not None and entry[0] is state:
+                del self._entries[loop]
+        await self._close(state)
 
 
 def _close_soon(guard: AsyncGenerator[None]) -> asyncio.Future[None]:
     return asyncio.ensure_future(guard.aclose())
 
 
+class LoopStopped(RuntimeError):
+    """An event loop in which something was to be done does not run."""
+
+
 async def in_loop(
-    loop: asyncio.AbstractEventLoop, change: Coroutine[Any, Any, None]
+    loop: asyncio.AbstractEventLoop,
+    change: Callable[_P, Coroutine[Any, Any, None]],
+    *args: _P.args,
+    **kwargs: _P.kwargs,
 ) -> None:
-    """Await something in the event loop that it belongs to, which runs."""
+    """Await something in the event loop that it belongs to.
+
+    Raises:
+        LoopStopped: That loop does not run, or stopped before it was done. It is done
+            if the loop runs again.
+    """
     if loop is asyncio.get_running_loop():
-        await change
-    else:
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change, loop))
+        await change(*args, **kwargs)
+        return
+    if not loop.is_running():
+        # RuntimeError: it is closed.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(
+                _begin, functools.partial(change, *args, **kwargs)
+            )
+        raise LoopStopped(f"the event loop {loop!r} does not run")
+    future = asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(change(*args, **kwargs), loop)
+    )
+    try:
+        while not (await asyncio.wait([future], timeout=_INTERVAL))[0]:
+            if not loop.is_running():
+                raise LoopStopped(f"the event loop {loop!r} has stopped")
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    await future
+
+
+def _begin(change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    task = asyncio.ensure_future(change())
+    # The loop itself refers to it weakly.
+    task.add_done_callback(_begun.discard)
+    _begun.add(task)

@@ -240,6 +240,7 @@ class Inbox:
         """Connect, and read until the connection breaks."""
         pops, changes = self._connect(), self._connect()
         listener: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout):
                 await self._open(pops, changes)
@@ -248,7 +249,6 @@ class Inbox:
                 listener = asyncio.create_task(self._listen(changes))
             for queue in self._queues.values():
                 queue.reconnected()
-            loop = asyncio.get_running_loop()
             track_again = loop.time() + _TRACK_AGAIN
             self._heard = self._pinged = loop.time()
             self._next_check = self._heard + _INTERVAL
@@ -271,12 +271,14 @@ class Inbox:
                 await self._sleep(listener)
             await listener
         finally:
-            # First, as this waits for nothing: nothing can keep it from being done.
-            for connection in (pops, changes):
-                await connection.disconnect(nowait=True)
-            if listener is not None:
-                listener.cancel()
-                await asyncio.gather(listener, return_exceptions=True)
+            # Otherwise a bare loop.close() has left this to the garbage collector.
+            if not loop.is_closed():
+                # First, as this waits for nothing: nothing can keep it from being done.
+                for connection in (pops, changes):
+                    await connection.disconnect(nowait=True)
+                if listener is not None:
+                    listener.cancel()
+                    await asyncio.gather(listener, return_exceptions=True)
 
     async def _open(
         self, pops: AbstractConnection, changes: AbstractConnection

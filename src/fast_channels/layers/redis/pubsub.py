@@ -5,6 +5,7 @@ of Django's channels_redis, so that both can run on one Redis: a channel has its
 name, and a group one with the prefix.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import RedisBaseLayer
-from .event_loops import PerLoop, in_loop
+from .event_loops import LoopStopped, PerLoop, in_loop
 from .hosts import HostSpelling
 from .pubsub_client import PubSubClient
 
@@ -223,7 +224,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         is listened to again when it is received from, or added to a group.
         """
         client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.delete(channel))
+        await in_loop(client.loop, client.delete, channel)
 
     # Groups
 
@@ -241,7 +242,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.join(self._in_redis(group), channel))
+        await in_loop(client.loop, client.join, self._in_redis(group), channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
@@ -252,7 +253,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.leave(self._in_redis(group), channel))
+        await in_loop(client.loop, client.leave, self._in_redis(group), channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel that is in a group at that moment.
@@ -276,8 +277,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         Whoever receives goes on waiting.
         """
         for client in self._clients.peek():
-            if client.loop.is_running():
-                await in_loop(client.loop, client.forget())
+            # What does not run forgets when it does.
+            with contextlib.suppress(LoopStopped):
+                await in_loop(client.loop, client.forget)
         self.mailboxes.clear()
 
     async def close(self) -> None:

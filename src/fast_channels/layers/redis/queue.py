@@ -6,6 +6,7 @@ sending; a group is one of channels by the time of joining. Every key expires.
 """
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -19,7 +20,7 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .base import RedisBaseLayer
 from .client import CHANNEL_KEY, Client, Held
-from .event_loops import PerLoop, in_loop
+from .event_loops import LoopStopped, PerLoop, in_loop
 from .flushing import flush_keys
 from .hosts import HostSpelling
 from .scripts import GROUP_SEND, MEMBERS, SEND
@@ -302,7 +303,7 @@ class RedisChannelLayer(RedisBaseLayer):
         is away, it is told later.
         """
         client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.delete(channel))
+        await in_loop(client.loop, client.delete, channel)
 
     def require_valid_message(self, message: object) -> None:
         """Return if a message is one that the layer carries.
@@ -339,7 +340,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.insert(group, channel)
         else:
-            await in_loop(owner.loop, owner.memberships.add(group, channel))
+            await in_loop(owner.loop, owner.memberships.add, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
@@ -359,7 +360,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if owner is None:
             await self._clients.get().memberships.remove(group, channel)
         else:
-            await in_loop(owner.loop, owner.memberships.discard(group, channel))
+            await in_loop(owner.loop, owner.memberships.discard, group, channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
@@ -411,7 +412,9 @@ class RedisChannelLayer(RedisBaseLayer):
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
         for client in self._clients.peek():
-            await in_loop(client.loop, client.forget())
+            # What does not run forgets when it does.
+            with contextlib.suppress(LoopStopped):
+                await in_loop(client.loop, client.forget)
         self.mailboxes.clear()
         commands = self._clients.get().commands
         await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])

@@ -260,14 +260,17 @@ class Subscriber:
                             self._sleeper = None
                 await reader
             finally:
-                for task in (reader, watch):
-                    task.cancel()
-                await asyncio.gather(reader, watch, return_exceptions=True)
+                # Otherwise a bare loop.close() has left it to the garbage collector.
+                if not loop.is_closed():
+                    for task in (reader, watch):
+                        task.cancel()
+                    await asyncio.gather(reader, watch, return_exceptions=True)
         finally:
             self._progress = None
             self._told.clear()
             self._unconfirmed.clear()
-            await connection.disconnect(nowait=True)
+            if not loop.is_closed():
+                await connection.disconnect(nowait=True)
 
     def _stop_sleeping(self, _: object) -> None:
         if self._sleeper is not None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -12,7 +13,9 @@ import pytest
 import uvloop
 from asgiref.sync import async_to_sync
 
-from fast_channels.layers.redis.event_loops import PerLoop, in_loop
+from fast_channels import forks
+from fast_channels.layers.redis import event_loops
+from fast_channels.layers.redis.event_loops import LoopStopped, PerLoop, in_loop
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, "State"]]
 
@@ -237,14 +240,129 @@ async def test_used_again_before_closed(states: States) -> None:
     assert new.closed_in is thread.loop
 
 
+class Idle:
+    """A loop that is open, and runs only now and then."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def run(self, main: Coroutine[Any, Any, Any]) -> Any:
+        """Run until something is done, and what was asked for before it."""
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(self.loop.run_until_complete, main).result(5)
+
+
+@pytest.fixture
+def idle() -> Iterator[Idle]:
+    idle = Idle()
+    yield idle
+    idle.loop.close()
+
+
 async def test_in_loop() -> None:
     """in_loop() has something done in the event loop that it belongs to."""
     here = asyncio.get_running_loop()
     done_in: list[asyncio.AbstractEventLoop] = []
 
-    async def change() -> None:
+    async def change(name: str, *, last: bool = False) -> None:
+        assert (name, last) == ("change", True)
         done_in.append(asyncio.get_running_loop())
 
-    await in_loop(here, change())
-    await asyncio.to_thread(asyncio.run, in_loop(here, change()))
+    await in_loop(here, change, "change", last=True)
+    elsewhere = in_loop(here, change, "change", last=True)
+    await asyncio.to_thread(asyncio.run, elsewhere)
     assert done_in == [here, here]
+
+
+async def test_in_loop_that_does_not_run(idle: Idle) -> None:
+    """What belongs to a loop that does not run is not waited for; it is done later."""
+    done: list[str] = []
+
+    async def change(name: str) -> None:
+        await asyncio.sleep(0)
+        done.append(name)
+
+    with pytest.raises(LoopStopped, match=r"^the event loop <.*> does not run$"):
+        await in_loop(idle.loop, change, "later")
+    assert done == []
+    await asyncio.to_thread(idle.run, asyncio.sleep(0.01))
+    assert done == ["later"]
+    idle.loop.close()
+    with pytest.raises(LoopStopped, match=r" does not run$"):
+        await in_loop(idle.loop, change, "never")
+    assert done == ["later"]
+
+
+async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that stops in the middle is not waited for."""
+    monkeypatch.setattr(event_loops, "_INTERVAL", 0.01)
+    done = threading.Event()
+
+    async def change() -> None:
+        idle.loop.stop()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        done.set()
+
+    running = threading.Thread(target=idle.loop.run_forever)
+    started = threading.Event()
+    idle.loop.call_soon(started.set)
+    running.start()
+    await asyncio.to_thread(started.wait, 5)
+    with pytest.raises(LoopStopped, match=r" has stopped$"):
+        await in_loop(idle.loop, change)
+    await asyncio.to_thread(running.join)
+    assert not done.is_set()
+    # It goes on when the loop does.
+    await asyncio.to_thread(idle.run, asyncio.to_thread(done.wait, 5))
+    assert done.is_set()
+
+
+async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelling the caller cancels what is done for it in another loop."""
+    monkeypatch.setattr(event_loops, "_INTERVAL", 0)
+    here = asyncio.get_running_loop()
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def change() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def main() -> None:
+        asking = asyncio.create_task(in_loop(here, change))
+        asyncio.run_coroutine_threadsafe(started.wait(), here).add_done_callback(
+            lambda _: there.call_soon_threadsafe(asking.cancel)
+        )
+        there = asyncio.get_running_loop()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    await asyncio.to_thread(asyncio.run, main())
+    await cancelled.wait()
+
+
+async def test_fork(states: States, idle: Idle) -> None:
+    """A forked process has no state, and never closes its parent's."""
+    parent = states.get()
+
+    async def get() -> State:
+        return states.get()
+
+    other = await asyncio.to_thread(idle.run, get())
+    # What a fork calls in the child, here in the process itself.
+    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no other way
+    assert states.peek() == []
+    assert states.here() is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        child = states.get()
+        assert child is not parent
+        await asyncio.to_thread(idle.run, idle.loop.shutdown_asyncgens())
+        await states.close()
+        assert child.closed_in is child.made_in
+    assert other.closed_in is None
+    assert parent.closed_in is None

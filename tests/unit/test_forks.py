@@ -1,0 +1,50 @@
+"""What becomes of objects in a process that is forked."""
+
+import gc
+import threading
+import weakref
+
+from fast_channels import forks
+from fast_channels.forks import in_child, released
+
+
+def begin() -> None:
+    """Do what a fork does in the child, here in the process itself."""
+    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no other way
+
+
+def test_released() -> None:
+    """A lock that another thread holds is free in the child, whoever shares it."""
+    lock, reentrant = released(threading.Lock()), released(threading.RLock())
+
+    def hold() -> None:
+        lock.acquire()
+        reentrant.acquire()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    thread.join()
+    assert not lock.acquire(blocking=False)
+    assert not reentrant.acquire(blocking=False)
+    begin()
+    assert lock.acquire(blocking=False)
+    assert reentrant.acquire(blocking=False)
+
+
+def test_in_child() -> None:
+    """A function is called with an object in the child, as long as there is one."""
+
+    class Thing:
+        begun = 0
+
+        def begin(self) -> None:
+            self.begun += 1
+
+    thing = in_child(Thing(), Thing.begin)
+    begin()
+    assert thing.begun == 1
+    left = weakref.ref(thing)
+    del thing
+    gc.collect()
+    assert left() is None
+    begin()
