@@ -5,7 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
@@ -15,7 +15,7 @@ from .base import SHORT, TIMEOUT, RedisBaseLayer, complain
 from .connections import CommandConnection
 from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
-from .memberships import Memberships
+from .memberships import Memberships, Timing
 from .scripts import Script, run
 from .sentinel import Master, make_connection
 from .serializers import UndecodableMessage
@@ -41,6 +41,9 @@ class Client:
         name: What tells it from all others: the part of the names of its channels
             between the last dot and the ``!``.
     """
+
+    timing: ClassVar[Timing] = Timing()
+    """When Redis is told of memberships."""
 
     def __init__(self, layer: RedisBaseLayer, name: str) -> None:
         self._layer = layer
@@ -91,7 +94,9 @@ class Client:
             self.commands,
             layer.prefix,
             layer.group_expiry,
-            lambda shard: self.inboxes[shard].failing,
+            process=name,
+            away=lambda shard: self.inboxes[shard].failing,
+            timing=self.timing,
         )
         """The groups that its channels are in."""
 
@@ -103,10 +108,13 @@ class Client:
         script: Script,
         keys: list[str],
         *arguments: str | bytes | float,
+        deadline: float | None = None,
     ) -> Any:
         """Run a script on a shard."""
         self._use(shard)
-        return await run(self.commands[shard], script, keys, *arguments)
+        return await run(
+            self.commands[shard], script, keys, *arguments, deadline=deadline
+        )
 
     def shard_of(self, name: str) -> int:
         """Return the shard of a group, or of the non-local part of a channel."""

@@ -18,7 +18,7 @@ __all__ = ["flush_keys"]
 # How many keys are looked at, or deleted, by one command.
 _STEP = 1000
 # What stands after the prefix in keys that tell of it. Names have no colons.
-_SIGN = rb":(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer)"
+_SIGN = rb":(?:group:[^:]+|receivers:[^:]+|inflight:[^:]+:[^:]+:[01]|layer|processes)"
 _SIGNS = re.compile(rb"(.+)" + _SIGN)
 
 

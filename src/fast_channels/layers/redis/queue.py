@@ -306,7 +306,7 @@ class RedisChannelLayer(RedisBaseLayer):
         self.require_valid_message(message)
         client = self._clients.get()
         run = functools.partial(client.run, client.shard_of(group))
-        keys = [f"{self.prefix}:group:{group}"]
+        keys = [f"{self.prefix}:group:{group}", f"{self.prefix}:processes"]
         if self._redis_fans_out:
             value = self.serializer.serialize({**message, CHANNEL_KEY: []})
             for name, empty, tail, writer in _ENDS:
@@ -323,8 +323,11 @@ class RedisChannelLayer(RedisBaseLayer):
                         tail,
                     )
                     return
-        members = await run(MEMBERS, keys, self.group_expiry)
-        await self._fan_out(client, [member.decode() for member in members], message)
+        # All that follows shares the time in which one command has to be answered.
+        deadline = client.commands[client.shard_of(group)].deadline()
+        members = await run(MEMBERS, keys, self.group_expiry, deadline=deadline)
+        names = [member.decode() for member in members]
+        await self._fan_out(client, names, message, deadline)
 
     # The whole layer
 
@@ -380,7 +383,14 @@ class RedisChannelLayer(RedisBaseLayer):
         return self.get_capacity(channel) * len(self.hosts)
 
     async def _enqueue(
-        self, client: Client, shard: int, name: str, channel: str, value: bytes
+        self,
+        client: Client,
+        shard: int,
+        name: str,
+        channel: str,
+        value: bytes,
+        *,
+        deadline: float | None = None,
     ) -> int:
         sent: int = await client.run(
             shard,
@@ -389,11 +399,16 @@ class RedisChannelLayer(RedisBaseLayer):
             value,
             self.get_capacity(channel),
             self.expiry,
+            deadline=deadline,
         )
         return sent
 
     async def _fan_out(
-        self, client: Client, members: list[str], message: ChannelMessage
+        self,
+        client: Client,
+        members: list[str],
+        message: ChannelMessage,
+        deadline: float,
     ) -> None:
         """Send one value to each process, for all of its channels."""
         if not members:
@@ -410,6 +425,7 @@ class RedisChannelLayer(RedisBaseLayer):
                     name,
                     own[0],
                     self.serializer.serialize({**message, CHANNEL_KEY: own}),
+                    deadline=deadline,
                 )
                 for name, own in channels.items()
             ]

@@ -15,6 +15,7 @@ from fast_channels.layers.redis.connections import CommandConnection
 
 __all__ = [
     "GROUP_ADD",
+    "GROUP_DISCARD",
     "GROUP_SEND",
     "LEAVE",
     "MEMBERS",
@@ -43,12 +44,13 @@ class Script:
         """Its name, for ``EVALSHA``."""
 
 
-GROUP_ADD: Script = Script("group_add")
-GROUP_SEND: Script = Script("enqueue", "group_send")
+GROUP_ADD: Script = Script("clock", "processes", "group_add")
+GROUP_DISCARD: Script = Script("group_discard")
+GROUP_SEND: Script = Script("clock", "enqueue", "processes", "group_send")
 LEAVE: Script = Script("leave")
-MEMBERS: Script = Script("members")
+MEMBERS: Script = Script("clock", "processes", "members")
 POP: Script = Script("pop")
-SEND: Script = Script("enqueue", "send")
+SEND: Script = Script("clock", "enqueue", "send")
 
 
 async def run(
@@ -56,15 +58,18 @@ async def run(
     script: Script,
     keys: Sequence[str],
     *arguments: str | bytes | float,
+    deadline: float | None = None,
 ) -> Any:
     """Run a script and return its reply.
 
     Raises:
         ResponseError: The script failed.
-        RedisUnavailable: There is no reply.
+        RedisUnavailable: Redis refuses the script, or does not reply in time.
     """
+    # A server that does not know the script is asked twice within the same time.
+    deadline = connection.deadline() if deadline is None else deadline
     rest = (len(keys), *keys, *arguments)
     try:
-        return await connection.execute("EVALSHA", script.sha, *rest)
+        return await connection.execute("EVALSHA", script.sha, *rest, deadline=deadline)
     except NoScriptError:
-        return await connection.execute("EVAL", script.text, *rest)
+        return await connection.execute("EVAL", script.text, *rest, deadline=deadline)
