@@ -295,8 +295,10 @@ class CommandConnection:
             seen: When the look before this one was, if it saw such a command.
         """
         self._watch = None
+        now = asyncio.get_running_loop().time()
         late = TimeoutError(f"it did not reply for {self._timeout:g} seconds")
-        if self._written and self._heard + self._timeout <= seen:
+        overdue = self._written and self._written[0][1] <= seen
+        if overdue and self._heard + self._timeout <= now:
             self._drop(late)
         self._fail((each for each in self._written if each[1] <= seen), late)
         unsent = [pending for _, pending in self._outbox if pending[1] <= seen]
@@ -308,7 +310,6 @@ class CommandConnection:
         if self._written:
             due.append(self._heard + self._timeout)
         if due:
-            now = asyncio.get_running_loop().time()
             first = min(due)
             if first <= now:
                 self._look_at(now + _GRACE, now)

@@ -208,28 +208,22 @@ class GroupWriter:
             await self._connection.execute("ZREM", self._processes, self._process)
 
     def _forget(self, pair: Pair) -> None:
-        del self._left[pair]
-        self._failed.pop(pair, None)
+        for pending in (self._left, self._changed, self._failed):
+            pending.pop(pair, None)
 
     # Writing
 
     def _start(self) -> None:
-        if self._task is None:
-            task = asyncio.create_task(self._write())
-            # A task that starts eagerly can have ended already.
-            if not task.done():
-                self._task = task
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
         """Write until there is nothing left to write."""
-        try:
-            while (batch := self._take()) or self._compared is not None:
-                if batch:
-                    await self._try(batch)
-                else:
-                    await self._compare()
-        finally:
-            self._task = None
+        while (batch := self._take()) or self._compared is not None:
+            if batch:
+                await self._try(batch)
+            else:
+                await self._compare()
 
     async def _compare(self) -> None:
         """Put back what Redis lacks of the next pairs; there may be none."""
@@ -268,9 +262,13 @@ class GroupWriter:
         return list(itertools.islice(self._again, _BATCH))
 
     def _defer(self, batch: Sequence[Pair], why: RedisUnavailable) -> None:
-        self._failed.update(dict.fromkeys(batch))
-        self._failed.update(dict.fromkeys(self._changed))
+        pending = [*batch, *self._changed]
         self._changed.clear()
+        self._failed.update(
+            (pair, None)
+            for pair in pending
+            if pair in self._left or self._is_member(pair)
+        )
         self._behind = True
         if not self._away():
             self._outage.begin(why.__cause__ or why)
@@ -281,8 +279,7 @@ class GroupWriter:
         first = next(iter(self._changed.values()), self._changes + 1)
         while self._waiting and self._waiting[0][0] < first:
             _, waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(error)
+            waiter.set_result(error)
 
     async def _write_batch(self, batch: Sequence[Pair], only_missing: bool) -> None:
         """Write what is true of some pairs, and renew the lease.
