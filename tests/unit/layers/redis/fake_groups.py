@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError
 
-from fast_channels.layers.redis.connections import CommandConnection
 from fast_channels.layers.redis.group_writer import Timing
 from fast_channels.layers.redis.memberships import Memberships
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD
@@ -127,7 +126,7 @@ def make(
     *shards: Redis, group_expiry: float = 60, timing: Timing = TIMING
 ) -> Memberships:
     return Memberships(
-        [cast("CommandConnection", shard) for shard in shards],
+        [cast("Any", shard) for shard in shards],
         "asgi",
         group_expiry,
         process="me.1",

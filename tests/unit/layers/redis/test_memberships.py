@@ -259,7 +259,7 @@ async def test_beating(redis: Redis) -> None:
 
 
 async def test_what_redis_lost(redis: Redis) -> None:
-    """A member that Redis lost without a sign of it is put back; no other is touched."""
+    """A member that Redis lost without a sign of it is put back, and no other."""
     memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=2))
     await join(memberships, "ab", "xy")
     redis.groups["a"].remove("x")
