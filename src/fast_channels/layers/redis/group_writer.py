@@ -17,9 +17,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 from redis.exceptions import ResponseError
@@ -116,6 +118,8 @@ class GroupWriter:
             _logger, connection.name, "updated with group memberships"
         )
         self._task: asyncio.Task[None] | None = None
+        # Looks whether the shard is away, while callers wait.
+        self._look: asyncio.TimerHandle | None = None
         # What the task sleeps on before it tries again.
         self._hurried = asyncio.Event()
 
@@ -144,14 +148,14 @@ class GroupWriter:
         Raises:
             ResponseError: Redis cannot keep the group, for a reason that does not pass.
         """
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[ResponseError | None] = loop.create_future()
-        if not self._behind:
+        if not (self._behind or self._away()):
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[ResponseError | None] = loop.create_future()
             self._waiting.append((self._changes, waiter))
-            while not waiter.done() and not self._away():
-                await asyncio.wait([waiter], timeout=self._timing.patience)
-        if waiter.done() and (error := waiter.result()) is not None:
-            raise error
+            self._look_whether_away()
+            error = await waiter
+            if error is not None:
+                raise error
         if group in self._wrong:
             raise ResponseError(f"WRONGTYPE {self._complaint(group)}")
 
@@ -186,6 +190,9 @@ class GroupWriter:
         self._again = iter(())
         self._compared = None
         self._release()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
 
     async def stop(self) -> None:
         """Stop writing."""
@@ -276,10 +283,30 @@ class GroupWriter:
 
     def _release(self, error: ResponseError | None = None) -> None:
         """Let the callers go on of whose changes none is left to write."""
-        first = next(iter(self._changed.values()), self._changes + 1)
-        while self._waiting and self._waiting[0][0] < first:
+        first = next(iter(self._changed.values()), math.inf)
+        self._release_before(first, error)
+
+    def _release_before(
+        self, change: float, error: ResponseError | None = None
+    ) -> None:
+        while self._waiting and self._waiting[0][0] < change:
             _, waiter = self._waiting.popleft()
-            waiter.set_result(error)
+            if not waiter.done():
+                waiter.set_result(error)
+
+    def _look_whether_away(self, *, now: bool = False) -> None:
+        """Look now and then whether callers wait for a shard that is known to be away.
+
+        One timer for all of them.
+        """
+        if now:
+            self._look = None
+            if self._away():
+                self._release_before(math.inf)
+        if self._look is None and self._waiting:
+            loop = asyncio.get_running_loop()
+            look = partial(self._look_whether_away, now=True)
+            self._look = loop.call_later(self._timing.patience, look)
 
     async def _write_batch(self, batch: Sequence[Pair], only_missing: bool) -> None:
         """Write what is true of some pairs, and renew the lease.

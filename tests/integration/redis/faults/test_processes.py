@@ -77,11 +77,18 @@ def seconds(server: RedisServer) -> float:
     return whole + millionths / 1e6
 
 
+@pytest.mark.parametrize("others", [0, 200], ids=["few", "many"])
 @pytest.mark.parametrize("hosts", [1, 2])
 async def test_killed_processes(
-    redis_server: RedisServer, prefix: str, hosts: int
+    redis_server: RedisServer, prefix: str, hosts: int, others: int
 ) -> None:
-    """A group forgets the channels of killed processes, and drops nothing for them."""
+    """A group forgets the channels of killed processes, and drops nothing for them.
+
+    However many others were killed before.
+    """
+    for number in range(others):
+        ended = seconds(redis_server)
+        redis_server.command("ZADD", f"{prefix}:processes", str(ended), f"x.{number}")
     # With two places for one server the sender asks for the members, and sends itself.
     urls = [redis_server.url] * hosts
     async with (

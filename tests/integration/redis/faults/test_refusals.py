@@ -109,12 +109,13 @@ async def test_groups(
 
 class Room(AsyncWebsocketConsumer):
     channel_layer_alias = "default"
-    groups = ("room",)
+    groups = ["room"]
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
         del text_data, bytes_data
+        assert self.channel_layer is not None
         try:
             await self.channel_layer.send("jobs", _MESSAGE)
             await self.channel_layer.group_send("room", _MESSAGE)

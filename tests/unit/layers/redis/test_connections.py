@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
 )
 from typing import Any
 
@@ -571,9 +570,7 @@ async def test_refused_arguments_and_eager_tasks() -> None:
     def connect() -> AbstractConnection:
         raise TypeError("an unknown argument")
 
-    def start(
-        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None], **_: Any
-    ) -> "asyncio.Future[None]":
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
         with pytest.raises(StopIteration):
             work.send(None)
         task: asyncio.Future[None] = loop.create_future()

@@ -97,7 +97,8 @@ def test_idle_connections_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
     connection = plain_connection(host_of("redis://a"))
     assert isinstance(connection, Connection)
-    assert dict(connection.socket_keepalive_options)[0x10] == 30
+    options: Any = connection.socket_keepalive_options
+    assert options[0x10] == 30
 
 
 # As a user may write them, and as they would be if parse_hosts let them pass.

@@ -12,9 +12,14 @@ local function renew(processes, process, lease, group_expiry)
   local now = seconds()
   local heard = tonumber(redis.call('ZSCORE', processes, '') or now)
   local ends = tonumber(redis.call('ZSCORE', processes, process) or '-inf')
+  local steady = math.abs(now - heard) < lease / 2
+  if steady and ends - now > 0.9 * lease then
+    -- A lease that is as good as new is left alone: joining is to cost little.
+    return 1
+  end
   -- Removing comes first, as Redis allows it without memory, and what follows it too.
   redis.call('ZREM', processes, process)
-  if math.abs(now - heard) > lease / 2 then
+  if not steady then
     -- Redis was away, or its clock was changed: the living have not died meanwhile.
     local living = redis.call('ZRANGEBYSCORE', processes, heard, '+inf')
     for _, each in ipairs(living) do
@@ -26,6 +31,29 @@ local function renew(processes, process, lease, group_expiry)
   redis.call('ZREMRANGEBYSCORE', processes, '-inf', now - group_expiry)
   redis.call('PEXPIRE', processes, math.ceil((group_expiry + lease) * 1000))
   return ends >= heard and 1 or 0
+end
+
+-- Returns a function that tells whether a process is known to be dead, or nil if none is.
+local function make_is_dead(processes)
+  local heard = redis.call('ZSCORE', processes, '')
+  local count = heard and redis.call('ZCOUNT', processes, '-inf', '(' .. heard) or 0
+  if count == 0 then
+    return nil
+  end
+  if count > 100 then
+    return function(process)
+      local ends = redis.call('ZSCORE', processes, process)
+      return ends and tonumber(ends) < tonumber(heard)
+    end
+  end
+  -- One command costs less than one for each process of a group.
+  local dead = {}
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', processes, '-inf', '(' .. heard)) do
+    dead[each] = true
+  end
+  return function(process)
+    return dead[process]
+  end
 end
 
 -- Reads the members of a group that are neither too old nor of a dead process. Returns
@@ -46,13 +74,12 @@ local function living_members(group, processes, group_expiry)
       members[name] = { member }
     end
   end
-  local heard = redis.call('ZSCORE', processes, '')
-  if heard and redis.call('ZCOUNT', processes, '-inf', '(' .. heard) > 0 then
+  local is_dead = make_is_dead(processes)
+  if is_dead then
     local living = {}
     for _, name in ipairs(names) do
-      local process = string.match(name, '([^.]+%.[^.]+)!$')
-      local ends = process and redis.call('ZSCORE', processes, process)
-      if ends and tonumber(ends) < tonumber(heard) then
+      local process = string.match(name, '^.*%.([^.]+%.[^.]+)!$')
+      if process and is_dead(process) then
         dead[#dead + 1] = name
       else
         living[#living + 1] = name
