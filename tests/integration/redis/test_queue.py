@@ -19,10 +19,10 @@ PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
 # What a user of Redis needs to be allowed, on the keys of the prefix.
 SENDING = (
     *("evalsha", "eval", "set", "time", "zadd", "zcard", "zcount", "zrange"),
-    *("zrangebyscore", "zremrangebyscore", "zscore", "pexpire"),
+    *("zrangebyscore", "zrem", "zremrangebyscore", "zscore", "pexpire"),
 )
 RECEIVING = (
-    *("zpopmin", "zrem", "del"),
+    *("zpopmin", "del"),
     *("subscribe", "client|id", "client|tracking", "ping"),
 )
 FLUSHING = ("scan", "unlink")
@@ -159,7 +159,12 @@ async def test_permissions_to_send(
     async with restricted(redis_server, prefix, *SENDING) as layer:
         await layer.send("jobs", MESSAGE)
         await layer.send("specific.x.1!x", MESSAGE)
+        # Of a process that is known to be dead.
+        key = f"{prefix}:group:room"
+        redis_server.command("ZADD", key, "1e10", "specific.x.1!x")
+        redis_server.command("ZADD", f"{prefix}:processes", 2, "", 1, "x.1")
         await layer.group_send("room", MESSAGE)
+        assert redis_server.command("ZCARD", key) == 0
     assert logged(caplog) == []
 
 

@@ -57,7 +57,7 @@ class Timing:
     """Between two attempts while Redis cannot be written to."""
     patience: float = 0.1
     """Between two looks at whether Redis is known to be away, while a caller waits."""
-    remembered: float = 300.0
+    remembered: float = 120.0
     """How long a channel that left is remembered, in case that Redis brings it back."""
 
 
@@ -128,6 +128,7 @@ class GroupWriter:
     def note(self, pair: Pair) -> None:
         """Write a pair soon, as it has changed."""
         self._changes += 1
+        self._forget_old()
         self._failed.pop(pair, None)
         self._changed.pop(pair, None)
         self._changed[pair] = self._changes
@@ -176,9 +177,7 @@ class GroupWriter:
         Args:
             compare: Whether to put back what Redis has lost without a sign of it.
         """
-        now = asyncio.get_running_loop().time()
-        while self._left and next(iter(self._left.values())) <= now:
-            self._forget(next(iter(self._left)))
+        self._forget_old()
         if self._compared is None:
             self._compared = self._members() if compare else iter(())
         self._start()
@@ -213,6 +212,15 @@ class GroupWriter:
             self.registered = False
             # The last step: what could not be removed ends with the lease.
             await self._connection.execute("ZREM", self._processes, self._process)
+
+    def _forget_old(self) -> None:
+        now = asyncio.get_running_loop().time()
+        # While Redis is behind it may not have heard of any of them.
+        while self._left and not self._behind:
+            pair, until = next(iter(self._left.items()))
+            if until > now:
+                break
+            del self._left[pair]
 
     def _forget(self, pair: Pair) -> None:
         for pending in (self._left, self._changed, self._failed):

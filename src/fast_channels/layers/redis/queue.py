@@ -161,8 +161,8 @@ class RedisChannelLayer(RedisBaseLayer):
 
         Raises:
             ChannelFull: The channel is at capacity; the message was not sent.
-            RedisUnavailable: Redis cannot be reached, refuses the message (the text says
-                why), or did not reply; in the last case it may have been sent.
+            RedisUnavailable: Redis cannot be reached, refuses the message, or did not
+                reply; in the last case the message may have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
             ValueError: The message has the key ``__asgi_channel__``.
@@ -254,7 +254,8 @@ class RedisChannelLayer(RedisBaseLayer):
         A channel that was made in an event loop of this process stays in the group
         until it leaves or is deleted, or that loop or the layer is closed. While Redis
         is away or refuses the change this returns all the same, and the change is
-        written later. Any other channel stays for ``group_expiry``. Cancelling does not take it back.
+        written later. Any other channel stays for ``group_expiry``. Cancelling does not
+        take it back.
 
         Raises:
             RedisUnavailable: The channel is any other, and Redis cannot be reached,
@@ -272,9 +273,9 @@ class RedisChannelLayer(RedisBaseLayer):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
 
-        While Redis is away or refuses the change this returns all the same for a channel
-        that was made in an event loop of this process, and the change is written later.
-        Cancelling does not take it back.
+        While Redis is away or refuses the change this returns all the same for a
+        channel that was made in an event loop of this process, and the change is
+        written later. Cancelling does not take it back.
 
         Raises:
             RedisUnavailable: The channel is any other, and Redis cannot be reached,
@@ -296,8 +297,8 @@ class RedisChannelLayer(RedisBaseLayer):
         counts that. Cancelling does not take it back.
 
         Raises:
-            RedisUnavailable: Redis cannot be reached, refuses the message (the text says
-                why), or did not reply; in the last case it may have been sent to some.
+            RedisUnavailable: Redis cannot be reached, refuses the message, or did not
+                reply; in the last case the message may have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
             ValueError: The message has the key ``__asgi_channel__``.

@@ -142,6 +142,18 @@ async def test_consumers(
         assert await client.receive_from(5) == "1"
 
 
+@pytest.mark.parametrize("code", _REFUSALS)
+async def test_readiness(
+    server: RedisServer, layer: RedisChannelLayer, code: str
+) -> None:
+    """What a check of an application's health does fails as the guide expects."""
+    with refusing(server, code):
+        channel = await layer.new_channel("health")
+        with pytest.raises(ConnectionError):
+            await layer.send(channel, {"type": "health.check"})
+        await layer.delete_channel(channel)
+
+
 async def test_memory(server: RedisServer, layer: RedisChannelLayer) -> None:
     """Senders do not fill Redis beyond its limit, however they send."""
     channels = [await layer.new_channel(f"kind{number}") for number in range(20)]

@@ -289,6 +289,19 @@ async def test_an_old_state(redis: Redis, memberships: Memberships) -> None:
     await until(lambda: redis.holds(a={"other"}))
 
 
+async def test_a_long_outage(redis: Redis) -> None:
+    """Who left at the beginning of a long outage is removed all the same."""
+    memberships = make(redis, timing=Timing(beat=0.001, retry=0.001, remembered=0.001))
+    await join(memberships, "a", "xy")
+    redis.trouble = AWAY
+    await memberships.discard("a", "x")
+    redis.removed.clear()
+    await until(lambda: len(redis.removed) > 5)
+    redis.trouble = None
+    await until(lambda: redis.holds(a={"y"}))
+    await memberships.close()
+
+
 async def test_a_very_old_state(redis: Redis) -> None:
     """Who left long ago is not remembered for ever."""
     memberships = make(redis, timing=Timing(beat=0.001, remembered=0.001))
