@@ -83,6 +83,8 @@ class CommandConnection:
         self.name: str = name
         """What errors call the server."""
         self._timeout = timeout
+        # The rest of the time is for a second look, see _look().
+        self._patience = timeout - _GRACE
         # When something was last heard of the server, on the clock of the loop.
         self._heard = 0.0
         # Commands that were not written yet.
@@ -117,7 +119,7 @@ class CommandConnection:
         On the clock of the event loop. What takes several commands, each sent after the
         reply to the one before, passes it to all of them.
         """
-        return asyncio.get_running_loop().time() + self._timeout
+        return asyncio.get_running_loop().time() + self._patience
 
     def submit(
         self, *command: str | bytes | float, deadline: float | None = None
@@ -136,7 +138,7 @@ class CommandConnection:
         reply: _Reply = loop.create_future()
         sooner = deadline is not None
         if deadline is None:
-            deadline = loop.time() + self._timeout
+            deadline = loop.time() + self._patience
         self._outbox.append((pack(command), (reply, deadline)))
         if self._watch is None or (sooner and deadline < self._watch.when()):
             self._look_at(deadline)
@@ -298,7 +300,7 @@ class CommandConnection:
         now = asyncio.get_running_loop().time()
         late = TimeoutError(f"it did not reply for {self._timeout:g} seconds")
         overdue = self._written and self._written[0][1] <= seen
-        if overdue and self._heard + self._timeout <= now:
+        if overdue and self._heard + self._patience <= now:
             self._drop(late)
         self._fail((each for each in self._written if each[1] <= seen), late)
         unsent = [pending for _, pending in self._outbox if pending[1] <= seen]
@@ -308,7 +310,7 @@ class CommandConnection:
         due = [deadline for reply, deadline in self._written if not reply.done()]
         due += [deadline for _, (_, deadline) in self._outbox]
         if self._written:
-            due.append(self._heard + self._timeout)
+            due.append(self._heard + self._patience)
         if due:
             first = min(due)
             if first <= now:
