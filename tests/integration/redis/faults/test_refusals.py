@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
 import pytest
 
@@ -36,7 +36,7 @@ async def layer(server: RedisServer) -> AsyncGenerator[RedisChannelLayer]:
 
 
 @contextlib.contextmanager
-def refusing(server: RedisServer, code: str) -> Iterator[None]:
+def refusing(server: RedisServer, code: str) -> Generator[None]:
     name, refused, allowed = _REFUSALS[code]
     server.command("CONFIG", "SET", name, refused)
     try:
