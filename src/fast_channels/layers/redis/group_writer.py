@@ -279,11 +279,7 @@ class GroupWriter:
     def _defer(self, batch: Sequence[Pair], why: RedisUnavailable) -> None:
         pending = [*batch, *self._changed]
         self._changed.clear()
-        self._failed.update(
-            (pair, None)
-            for pair in pending
-            if pair in self._left or self._is_member(pair)
-        )
+        self._failed.update(dict.fromkeys(pending))
         self._behind = True
         if not self._away():
             self._outage.begin(why.__cause__ or why)

@@ -472,7 +472,7 @@ async def test_frozen(server: Server, where: str) -> None:
     """Commands fail when the server is silent for too long, wherever it froze."""
     server.answers = where != "read"
     server.stalls.add(where)
-    async with impatient(server) as redis:
+    async with impatient(server, 0.5) as redis:
         replies = [redis.submit("A"), redis.submit("B")]
         await asyncio.wait(replies)
         assert [type(cause(reply)) for reply in replies] == [TimeoutError] * 2
