@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
@@ -17,7 +17,7 @@ from .batches import PlainQueue, private_key
 from .connections import CommandConnection
 from .inbox import Inbox, Popped
 from .master_watch import MasterWatch
-from .memberships import Memberships
+from .memberships import Memberships, Timing
 from .scripts import REQUEUE, Script, run
 from .sentinel import Master, make_connection
 from .serializers import CHANNEL_KEY, UndecodableMessage
@@ -59,6 +59,9 @@ class Client:
         max_deliveries: Deliveries after which a message of a plain channel is a dead
             letter, if each of its receivers died; 0 for any number.
     """
+
+    timing: ClassVar[Timing] = Timing()
+    """When Redis is told of memberships."""
 
     def __init__(self, layer: RedisBaseLayer, name: str, max_deliveries: int) -> None:
         self._layer = layer
@@ -108,7 +111,9 @@ class Client:
             self.commands,
             layer.prefix,
             layer.group_expiry,
-            lambda shard: self.inboxes[shard].failing,
+            process=name,
+            away=lambda shard: self.inboxes[shard].failing,
+            timing=self.timing,
         )
         """The groups that its channels are in."""
 
@@ -120,10 +125,13 @@ class Client:
         script: Script,
         keys: list[str],
         *arguments: str | bytes | float,
+        deadline: float | None = None,
     ) -> Any:
         """Run a script on a shard."""
         self._use(shard)
-        return await run(self.commands[shard], script, keys, *arguments)
+        return await run(
+            self.commands[shard], script, keys, *arguments, deadline=deadline
+        )
 
     def shard_of(self, name: str) -> int:
         """Return the shard of a group, or of the non-local part of a channel."""

@@ -9,11 +9,14 @@ The rules:
 3. When the connection breaks or is dropped, a command that was written fails, since
    nobody knows whether it was carried out; a command that was not is sent on the next
    connection. It is dropped when the server turns out to be a replica, too.
-4. A command waits for a connection for a bounded time, then it fails too; and sooner
-   while all that came before it has failed.
+4. Each command has one deadline from the moment it is submitted, whatever it waits
+   for: a full socket, a new connection, a reply. It fails sooner while all attempts to
+   connect fail.
+5. A command that Redis refuses for a reason that can pass fails as if Redis were away.
 """
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -22,7 +25,6 @@ from typing import Any, TypeAlias
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
-    BusyLoadingError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -31,6 +33,7 @@ from redis.exceptions import (
 from fast_channels.loop import wake
 
 from .packing import pack
+from .trouble import describe, is_refusal
 
 __all__ = ["CommandConnection", "RedisUnavailable"]
 
@@ -42,10 +45,17 @@ _SHORT = 0.5
 _GRACE = 0.05
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
+# A reply, and when its command fails without one, on the clock of the loop.
+_Pending: TypeAlias = tuple[_Reply, float]
 
 
 class RedisUnavailable(ConnectionError):
-    """Redis cannot be reached, or went away before it replied."""
+    """Redis cannot be reached, did not reply in time, or refuses what it is asked.
+
+    The text gives the reason. Refusals are, for example, too few replicas
+    (``NOREPLICAS``), no memory (``OOM``), a full disk (``MISCONF``), a script that runs
+    too long (``BUSY``), and the access list (``NOPERM``).
+    """
 
 
 class CommandConnection:
@@ -58,8 +68,8 @@ class CommandConnection:
         connect: Makes a connection of redis-py, which is not open yet. It must speak
             RESP2, decode nothing, and have no timeout for reading.
         name: What errors call the server.
-        timeout: For how many seconds commands wait: for a connection, and for the
-            server to reply to any of them.
+        timeout: Seconds until a command without a reply fails, and until a connection
+            on which replies are due and none comes is dropped.
     """
 
     def __init__(
@@ -70,14 +80,17 @@ class CommandConnection:
         timeout: float = 5.0,
     ) -> None:
         self._connect = connect
-        self._name = name
+        self.name: str = name
+        """What errors call the server."""
         self._timeout = timeout
+        # The rest of the time is for a second look, see _look().
+        self._patience = timeout - _GRACE
         # When something was last heard of the server, on the clock of the loop.
         self._heard = 0.0
-        # Commands that were not written yet, with the futures of their replies.
-        self._outbox: list[tuple[bytes, _Reply]] = []
-        # The futures of the commands that were written, in that order.
-        self._written: deque[_Reply] = deque()
+        # Commands that were not written yet.
+        self._outbox: list[tuple[bytes, _Pending]] = []
+        # The replies of the commands that were written, in that order.
+        self._written: deque[_Pending] = deque()
         # Connects, writes and reads, while there is anything to do or a connection.
         self._owner: asyncio.Task[None] | None = None
         # What the owner sleeps on while it has nothing to write.
@@ -85,8 +98,11 @@ class CommandConnection:
         # What the owner opens and uses a connection in: it expires to drop it, and why.
         self._lease: asyncio.Timeout | None = None
         self._dropped: Exception = _closed()
-        # Looks whether the server replies, while it has to.
+        # Looks at the deadlines: one timer for all commands, as one for each would cost
+        # more than the command.
         self._watch: asyncio.TimerHandle | None = None
+        # Why the latest attempt to connect failed, until one succeeds.
+        self._problem: Exception | None = None
         # Whether the last attempts were given up.
         self._away = False
         self.connects: int = 0
@@ -97,31 +113,56 @@ class CommandConnection:
         """Whether a connection is open, or being opened."""
         return self._owner is not None
 
-    def submit(self, *command: str | bytes | float) -> _Reply:
+    def deadline(self) -> float:
+        """Return when a command that is submitted now fails without a reply.
+
+        On the clock of the event loop. What takes several commands, each sent after the
+        reply to the one before, passes it to all of them.
+        """
+        return asyncio.get_running_loop().time() + self._patience
+
+    def submit(
+        self, *command: str | bytes | float, deadline: float | None = None
+    ) -> _Reply:
         """Send a command soon, and return the future of its reply.
 
         The future raises ``redis.exceptions.ResponseError`` for a reply that is an
-        error, and ``RedisUnavailable`` if there is no reply. Cancelling it does not
-        take the command back.
+        error other than a refusal, and ``RedisUnavailable`` if Redis refuses the
+        command or does not reply in time. Cancelling it does not take the command back.
+
+        Args:
+            command: The words of the command.
+            deadline: When it fails without a reply, if sooner than by default.
         """
-        reply: _Reply = asyncio.get_running_loop().create_future()
-        self._outbox.append((pack(command), reply))
+        loop = asyncio.get_running_loop()
+        reply: _Reply = loop.create_future()
+        sooner = deadline is not None
+        if deadline is None:
+            deadline = loop.time() + self._patience
+        self._outbox.append((pack(command), (reply, deadline)))
+        if self._watch is None or (sooner and deadline < self._watch.when()):
+            self._look_at(deadline)
         if self._owner is None:
-            self._owner = asyncio.create_task(self._own())
+            owner = asyncio.create_task(self._own())
+            # A task that starts eagerly can have ended already.
+            if not owner.done():
+                self._owner = owner
         else:
             self._wake()
         return reply
 
-    async def execute(self, *command: str | bytes | float) -> Any:
+    async def execute(
+        self, *command: str | bytes | float, deadline: float | None = None
+    ) -> Any:
         """Send a command and return its reply.
 
         Cancelling does not take the command back, and does no harm to the connection.
 
         Raises:
-            ResponseError: The reply is an error.
-            RedisUnavailable: There is no reply.
+            ResponseError: The reply is an error other than a refusal.
+            RedisUnavailable: Redis refuses the command, or does not reply in time.
         """
-        return await self.submit(*command)
+        return await self.submit(*command, deadline=deadline)
 
     def reconnect(self) -> None:
         """Drop the connection, if there is one, also one that is being opened.
@@ -151,6 +192,7 @@ class CommandConnection:
             while self._outbox:
                 await self._use_connection()
             self._owner = None
+            self._stop_looking()
         except asyncio.CancelledError:
             self._end(_closed())
             raise
@@ -196,10 +238,12 @@ class CommandConnection:
             except (RedisError, OSError) as exc:
                 # That time is up says less than what went wrong before.
                 problem = exc if problem is None or str(exc) else problem
+                self._problem = problem
                 if loop.time() + delay > give_up:
                     raise problem from None
             else:
                 self._away = False
+                self._problem = None
                 self.connects += 1
                 return connection
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
@@ -215,9 +259,7 @@ class CommandConnection:
                     batch, self._outbox = self._outbox, []
                     if not self._written:
                         self._heard = loop.time()
-                    self._written.extend(reply for _, reply in batch)
-                    if self._watch is None:
-                        self._watch = loop.call_later(self._timeout, self._look)
+                    self._written.extend(pending for _, pending in batch)
                     packed = b"".join(command for command, _ in batch)
                     await connection.send_packed_command(packed, check_health=False)
                 else:
@@ -228,9 +270,6 @@ class CommandConnection:
                         self._sleeper = None
             await reader
         finally:
-            if self._watch is not None:
-                self._watch.cancel()
-                self._watch = None
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
@@ -238,22 +277,46 @@ class CommandConnection:
         if self._sleeper is not None:
             wake(self._sleeper)
 
-    def _look(self, heard: float = -1) -> None:
-        """Drop the connection if commands wait for a reply, and none came for long.
+    def _look_at(self, when: float, seen: float = -math.inf) -> None:
+        self._stop_looking()
+        loop = asyncio.get_running_loop()
+        self._watch = loop.call_at(when, self._look, seen)
 
-        One timer for all commands, as one for each would cost more than the command.
+    def _stop_looking(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, seen: float) -> None:
+        """Fail commands whose deadlines have passed, and drop a silent connection.
+
+        Both need two looks: between them, a loop that was blocked reads the replies
+        that came meanwhile.
+
+        Args:
+            seen: When the look before this one was, if it saw such a command.
         """
         self._watch = None
-        if not self._written:
-            return
-        loop = asyncio.get_running_loop()
-        left = self._heard + self._timeout - loop.time()
-        if left > 0:
-            self._watch = loop.call_later(left, self._look)
-        elif heard != self._heard:
-            self._watch = loop.call_later(_GRACE, self._look, self._heard)
-        else:
-            self._drop(TimeoutError(f"it did not reply for {self._timeout} seconds"))
+        now = asyncio.get_running_loop().time()
+        late = TimeoutError(f"it did not reply for {self._timeout:g} seconds")
+        overdue = self._written and self._written[0][1] <= seen
+        if overdue and self._heard + self._patience <= now:
+            self._drop(late)
+        self._fail((each for each in self._written if each[1] <= seen), late)
+        unsent = [pending for _, pending in self._outbox if pending[1] <= seen]
+        if unsent:
+            self._outbox = [each for each in self._outbox if each[1][1] > seen]
+            self._fail(unsent, self._problem or late)
+        due = [deadline for reply, deadline in self._written if not reply.done()]
+        due += [deadline for _, (_, deadline) in self._outbox]
+        if self._written:
+            due.append(self._heard + self._patience)
+        if due:
+            first = min(due)
+            if first <= now:
+                self._look_at(now + _GRACE, now)
+            else:
+                self._look_at(first)
 
     async def _read(self, connection: AbstractConnection) -> None:
         """Give each reply to whoever waits for it, until the connection breaks."""
@@ -262,14 +325,17 @@ class CommandConnection:
             value: Any
             try:
                 value = await connection.read_response(disconnect_on_error=False)  # pyright: ignore[reportUnknownVariableType] # redis-py leaves it untyped
-            except ResponseError as exc:
+            except RedisError as exc:
                 if _is_from_replica(exc):
                     raise
-                value = exc
-            except BusyLoadingError as exc:
-                value = self._unavailable(exc)
+                if is_refusal(exc):
+                    value = self._unavailable(exc)
+                elif isinstance(exc, ResponseError):
+                    value = exc
+                else:
+                    raise
             self._heard = loop.time()
-            reply = self._written.popleft()
+            reply, _ = self._written.popleft()
             if reply.done():
                 continue
             if isinstance(value, Exception):
@@ -284,18 +350,18 @@ class CommandConnection:
     def _end(self, error: BaseException) -> None:
         """Fail all commands, and be ready for the next."""
         self._owner = None
+        self._stop_looking()
         self._fail_written(error)
         outbox, self._outbox = self._outbox, []
-        self._fail([reply for _, reply in outbox], error)
+        self._fail([pending for _, pending in outbox], error)
 
-    def _fail(self, replies: Iterable[_Reply], cause: BaseException) -> None:
-        for reply in replies:
+    def _fail(self, pending: Iterable[_Pending], cause: BaseException) -> None:
+        for reply, _ in pending:
             if not reply.done():
                 reply.set_exception(self._unavailable(cause))
 
     def _unavailable(self, cause: BaseException) -> RedisUnavailable:
-        why = str(cause) or type(cause).__name__
-        error = RedisUnavailable(f"{self._name} is not available: {why}")
+        error = RedisUnavailable(f"{self.name} is not available: {describe(cause)}")
         error.__cause__ = cause
         return error
 
@@ -304,6 +370,6 @@ def _closed() -> ConnectionError:
     return ConnectionAbortedError("the layer was closed")
 
 
-def _is_from_replica(error: ResponseError) -> bool:
+def _is_from_replica(error: RedisError) -> bool:
     # Before Redis 7, what went wrong in a script is in the text alone.
     return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)

@@ -19,7 +19,7 @@ __all__ = ["flush_keys"]
 _STEP = 1000
 # What stands after the prefix in keys that tell of it. Names have no colons; the key of
 # a queue, in braces, may have those of its prefix.
-_SIGN = rb":(?:group:[^:]+|[a-z]+:\{.+\}(?::[^:{}]+)?|layer)"
+_SIGN = rb":(?:group:[^:]+|[a-z]+:\{.+\}(?::[^:{}]+)?|layer|processes)"
 _SIGNS = re.compile(rb"(.+)" + _SIGN)
 
 

@@ -49,7 +49,6 @@ _DROPPED = frozenset(
         "decode_responses",
         "encoding",
         "encoding_errors",
-        "health_check_interval",
         "legacy_responses",
         "max_connections",
         "protocol",
@@ -58,7 +57,16 @@ _DROPPED = frozenset(
     }
 )
 # What redis-py refuses for Unix sockets.
-_TCP_ONLY = frozenset({"socket_keepalive", "socket_keepalive_options", "socket_type"})
+_TCP_ONLY = frozenset(
+    {
+        "health_check_interval",
+        "socket_keepalive",
+        "socket_keepalive_options",
+        "socket_type",
+    }
+)
+# The longest pause between the probes of an idle connection that Linux knows.
+_LONGEST_PAUSE = 32767
 
 _FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
 
@@ -370,6 +378,8 @@ def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
         if name not in _DROPPED and not name.startswith("retry")
     }
     kept["db"] = _require_int("db", kept.get("db", 0), 0, math.inf, shown)
+    if (name := "health_check_interval") in kept:
+        kept[name] = _require_int(name, kept[name], 0, _LONGEST_PAUSE, shown)
     for name in ("username", "password"):
         if not kept.get(name):
             kept.pop(name, None)

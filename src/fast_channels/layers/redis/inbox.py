@@ -244,32 +244,15 @@ class Inbox:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._open(pops, changes)
-            progress = Progress(pops)
             if self._tracks:
                 listener = asyncio.create_task(self._listen(changes))
             for queue in self._queues.values():
                 queue.reconnected()
-            track_again = loop.time() + _TRACK_AGAIN
             self._heard = self._pinged = loop.time()
             self._next_check = self._heard + _INTERVAL
             self.connects += 1
             self._connected()
-            while listener is None or not listener.done():
-                now = loop.time()
-                if now >= self._next_check:
-                    await self._check(changes)
-                due = [queue for queue in self._queues.values() if queue.due(now)]
-                if due:
-                    async with limit_silence(progress, self._timeout):
-                        await self._exchange(pops, due)
-                    continue
-                if now >= self._ask_again:
-                    self._works = True
-                    self._outage.end()
-                if listener is None and now >= track_again:
-                    return
-                await self._sleep(listener)
-            await listener
+            await self._serve(pops, changes, listener)
         finally:
             # Otherwise a bare loop.close() has left this to the garbage collector.
             if not loop.is_closed():
@@ -279,6 +262,34 @@ class Inbox:
                 if listener is not None:
                     listener.cancel()
                     await asyncio.gather(listener, return_exceptions=True)
+
+    async def _serve(
+        self,
+        pops: AbstractConnection,
+        changes: AbstractConnection,
+        listener: "asyncio.Task[None] | None",
+    ) -> None:
+        """Send what is due, again and again, until the connection breaks."""
+        loop = asyncio.get_running_loop()
+        track_again = loop.time() + _TRACK_AGAIN
+        progress = Progress(pops)
+        while listener is None or not listener.done():
+            now = loop.time()
+            if now >= self._next_check:
+                await self._check(changes)
+            due = [queue for queue in self._queues.values() if queue.due(now)]
+            if due:
+                async with limit_silence(progress, self._timeout):
+                    await self._exchange(pops, due)
+                continue
+            if now >= self._ask_again:
+                self._works = True
+                self._outage.end()
+            if listener is None and now >= track_again:
+                # Redis may tell of changes by now.
+                return
+            await self._sleep(listener)
+        await listener
 
     async def _open(
         self, pops: AbstractConnection, changes: AbstractConnection

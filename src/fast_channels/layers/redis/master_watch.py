@@ -23,6 +23,7 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 
 from .opening import plain_connection
+from .outage import Outage
 from .sentinel import Master
 
 __all__ = ["MasterWatch"]
@@ -53,6 +54,9 @@ class MasterWatch:
         self._switched = switched
         # For how many attempts in a row no Sentinel was subscribed to.
         self._failures = 0
+        self._outage = Outage(
+            _logger, f"The Sentinel service of {master.host}", "listened to"
+        )
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -114,16 +118,10 @@ class MasterWatch:
     def _count_failure(self, problem: Exception) -> None:
         self._failures += 1
         if self._failures == len(self._master.sentinels):
-            _logger.warning(
-                "No Sentinel of %s can be listened to, and a new master will be "
-                "noticed late: %s",
-                self._master.host,
-                str(problem) or type(problem).__name__,
-            )
+            self._outage.begin(problem)
 
     def _count_success(self) -> None:
-        if self._failures >= len(self._master.sentinels):
-            _logger.info("A Sentinel of %s is listened to again", self._master.host)
+        self._outage.end()
         self._failures = 0
 
 

@@ -1,35 +1,27 @@
 """Who is in which group: the truth about the channels of one event loop.
 
-Redis holds the members of a group, but it may be restarted, and drops them when they
-get too old. So whoever has a channel keeps its memberships here, and has them in Redis:
-asserted again after a reconnect, renewed long before they expire, and removed when the
-channel leaves, also when it leaves while Redis is away.
+Redis holds the members of a group, but it can lose them: in a restart, in a failover,
+or when they get too old. So a process keeps the memberships of its channels here, and
+writes them to Redis: when they change, again after a reconnect, and long before they
+expire. What Redis lost without a sign of it is put back within a minute, and the lease
+of the process is renewed, so that groups forget the channels of one that was killed.
 """
 
 import asyncio
-import contextlib
-import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from redis.exceptions import ResponseError
 
-from .connections import CommandConnection, RedisUnavailable
+from .connections import CommandConnection
+from .group_writer import GroupWriter, Pair, Timing
 from .scripts import GROUP_ADD, run
 from .sharding import names_by_shard, shard_of
 
-__all__ = ["Memberships"]
+__all__ = ["Memberships", "Timing"]
 
-_logger = logging.getLogger(__name__)
-
-# How many members are added by one command, and groups told of at once.
-_CHUNK = 1000
-# How often in seconds to ask whether waiting for a reply is still of use.
-_PATIENCE = 0.1
-# Seconds between two attempts to tell Redis what it has missed.
-_RETRY = 1.0
-# How many members that left while Redis was away are remembered; others expire.
-_FORGET = 100_000
+# Groups that are left in one step; the event loop goes on between two of them.
+_STEP = 1000
 
 
 class Memberships:
@@ -38,8 +30,10 @@ class Memberships:
     Args:
         shards: The command connections to the shards.
         prefix: What keys start with.
-        group_expiry: After how many seconds Redis drops a member.
+        group_expiry: Seconds after which Redis drops a member that is not renewed.
+        process: The name of the process, as the names of its channels have it.
         away: Returns whether a shard is known to be unreachable.
+        timing: When Redis is written to.
     """
 
     def __init__(
@@ -47,205 +41,206 @@ class Memberships:
         shards: Sequence[CommandConnection],
         prefix: str,
         group_expiry: float,
+        *,
+        process: str,
         away: Callable[[int], bool],
+        timing: Timing,
     ) -> None:
         self._shards = shards
-        self._away = away
         self._prefix = prefix
         self._group_expiry = group_expiry
+        # A beat is the time to renew, too.
+        self._pause = min(timing.beat, group_expiry / 3)
+        self._beats_per_check = timing.beats_per_check
+        self._beats = 0
+        self._renew_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.groups: dict[str, set[str]] = {}
         """The channels in each group."""
         # The same the other way round.
         self._by_channel: dict[str, set[str]] = {}
-        # Members that have left and that Redis may still hold.
-        self._left: dict[tuple[str, str], None] = {}
-        # Shards that have to be told everything again.
-        self._behind: set[int] = set()
-        # Tells Redis what it has missed, and renews what it holds.
-        self._keeper: asyncio.Task[None] | None = None
-        # What the keeper sleeps on.
-        self._woken = asyncio.Event()
-        # Commands to which nobody may wait for the reply any more.
-        self._telling: set[asyncio.Task[None]] = set()
+        self._writers = [
+            GroupWriter(
+                connection,
+                prefix,
+                group_expiry,
+                process,
+                members=partial(self._pairs, shard),
+                is_member=self._is_member,
+                away=partial(away, shard),
+                timing=timing,
+            )
+            for shard, connection in enumerate(shards)
+        ]
 
     async def add(self, group: str, channel: str) -> None:
         """Add a channel to a group; Redis holds it when this returns, or when it can.
 
         Cancelling does not take it back.
+
+        Raises:
+            ResponseError: The key of the group holds something else.
         """
         self.groups.setdefault(group, set()).add(channel)
         self._by_channel.setdefault(channel, set()).add(group)
-        self._left.pop((group, channel), None)
-        if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep())
-        await self._tell(group, self._insert_own(group, [channel]))
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._renew_at = loop.time() + self._group_expiry / 3
+            self._timer = loop.call_later(self._pause, self._beat)
+        await self._change(group, channel)
 
     async def discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it."""
-        self._forget(group, channel)
-        await self._tell(group, self.remove(group, channel))
+        """Remove a channel from a group; nothing changes if it is not in it.
 
-    async def remove(self, group: str, *channels: str) -> None:
-        """Remove channels from a group in Redis, whoever they belong to.
+        Cancelling does not take it back.
 
         Raises:
-            RedisUnavailable: Nobody knows whether they are removed.
+            ResponseError: The key of the group holds something else.
         """
-        await self._of(group).execute("ZREM", self._key(group), *channels)
-        for channel in channels:
-            self._left.pop((group, channel), None)
-        if not self.groups:
-            self._woken.set()
-
-    async def insert(self, group: str, *channels: str) -> None:
-        """Add channels to a group in Redis, whoever they belong to.
-
-        Raises:
-            RedisUnavailable: Nobody knows whether they are added.
-        """
-        milliseconds = int(self._group_expiry * 1000) + 1
-        await run(
-            self._of(group), GROUP_ADD, [self._key(group)], milliseconds, *channels
-        )
+        groups = self._by_channel.get(channel, set())
+        groups.discard(group)
+        if not groups:
+            self._by_channel.pop(channel, None)
+        self._drop(group, channel)
+        await self._change(group, channel)
 
     async def delete(self, channel: str) -> None:
-        """Remove a channel from all its groups."""
-        groups = list(self._by_channel.get(channel, ()))
-        for group in groups:
-            self._forget(group, channel)
-        # At once: the commands to each shard share a round trip.
-        await asyncio.gather(
-            *[self._tell(group, self.remove(group, channel)) for group in groups]
+        """Remove a channel from all its groups. Cancelling does not take it back."""
+        left = self._by_channel.pop(channel, set())
+        writers = {self._writer(group) for group in left}
+        try:
+            while len(left) > _STEP:
+                for _ in range(_STEP):
+                    self._leave(left.pop(), channel)
+                await asyncio.sleep(0)
+        finally:
+            while left:
+                self._leave(left.pop(), channel)
+        for writer in writers:
+            await writer.written()
+
+    async def insert(self, group: str, *channels: str) -> None:
+        """Add channels to a group in Redis, whatever process they belong to.
+
+        Raises:
+            ResponseError: The key of the group holds something else.
+            RedisUnavailable: Redis does not reply, or refuses to.
+        """
+        _, *wrong = await run(
+            self._of(group),
+            GROUP_ADD,
+            [f"{self._prefix}:processes", self._key(group)],
+            self._group_expiry,
+            "",
+            0,
+            "CH",
+            len(channels),
+            *channels,
         )
+        if wrong:
+            raise ResponseError(f"WRONGTYPE {self._key(group)!r} holds something else")
+
+    async def remove(self, group: str, *channels: str) -> None:
+        """Remove channels from a group in Redis, whatever process they belong to.
+
+        Raises:
+            ResponseError: The key of the group holds something else.
+            RedisUnavailable: Redis does not reply, or refuses to.
+        """
+        await self._of(group).execute("ZREM", self._key(group), *channels)
 
     def assert_again(self, shard: int) -> None:
-        """Have a shard told everything, as it may have lost it."""
-        if self.groups or self._left:
-            self._behind.add(shard)
-            self._woken.set()
+        """Write everything to a shard that may have lost it."""
+        writer = self._writers[shard]
+        if self.groups or writer.remembers:
+            writer.write_again()
 
     def clear(self) -> None:
         """Forget everything; Redis is not told."""
         self.groups.clear()
         self._by_channel.clear()
-        self._left.clear()
-        self._woken.set()
+        self._rest()
+        for writer in self._writers:
+            writer.forget()
 
     async def close(self) -> None:
-        """Remove all channels from all groups.
+        """Remove all channels from all groups, and this process from Redis.
 
         Raises:
-            RedisUnavailable: Redis was not told of all.
+            RedisUnavailable: Redis does not reply, or refuses to.
         """
-        keeper, self._keeper = self._keeper, None
-        tasks = [*self._telling, *([] if keeper is None else [keeper])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        groups = {group: list(channels) for group, channels in self.groups.items()}
+        await asyncio.gather(*[writer.stop() for writer in self._writers])
+        groups = dict(self.groups)
         self.clear()
-        await asyncio.gather(
-            *[self.remove(group, *channels) for group, channels in groups.items()]
+        by_shard = names_by_shard(groups, len(self._shards))
+        results = await asyncio.gather(
+            *[
+                writer.say_goodbye(
+                    (group, channel)
+                    for group in by_shard.get(shard, ())
+                    for channel in groups[group]
+                )
+                for shard, writer in enumerate(self._writers)
+            ],
+            return_exceptions=True,
         )
+        for result in results:
+            if result is not None:
+                raise result
 
-    def _forget(self, group: str, channel: str) -> None:
-        channels = self.groups.get(group)
-        if channels is None or channel not in channels:
-            return
-        channels.remove(channel)
+    async def _change(self, group: str, channel: str) -> None:
+        writer = self._writer(group)
+        writer.note((group, channel))
+        await writer.written(group)
+
+    def _leave(self, group: str, channel: str) -> None:
+        self._drop(group, channel)
+        self._writer(group).note((group, channel))
+
+    def _drop(self, group: str, channel: str) -> None:
+        channels = self.groups.get(group, set())
+        channels.discard(channel)
         if not channels:
-            del self.groups[group]
-        groups = self._by_channel[channel]
-        groups.remove(group)
-        if not groups:
-            del self._by_channel[channel]
-        # Until Redis has confirmed that.
-        self._left[group, channel] = None
-        if len(self._left) > _FORGET:
-            del self._left[next(iter(self._left))]
+            self.groups.pop(group, None)
+        if not self.groups:
+            self._rest()
 
-    async def _tell(self, group: str, change: Coroutine[Any, Any, None]) -> None:
-        """Have a change made in Redis, and wait for it unless Redis is away."""
-        shard = self._shard(group)
-        task = asyncio.create_task(self._change(shard, change))
-        self._telling.add(task)
-        task.add_done_callback(self._told)
-        while not task.done() and not self._away(shard):
-            await asyncio.wait([task], timeout=_PATIENCE)
-        if task.done():
-            await task
+    def _rest(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _told(self, task: asyncio.Task[None]) -> None:
-        self._telling.discard(task)
-        if not task.cancelled():
-            # If nobody waits for it any more, it is logged when the group is renewed.
-            task.exception()
-
-    async def _change(self, shard: int, change: Coroutine[Any, Any, None]) -> None:
-        try:
-            await change
-        except RedisUnavailable:
-            self._behind.add(shard)
-            self._woken.set()
-
-    async def _keep(self) -> None:
+    def _beat(self) -> None:
+        """Renew the leases and, when it is time, what they are for."""
         loop = asyncio.get_running_loop()
-        renew_at = loop.time() + self._group_expiry / 3
-        while self.groups or self._left:
-            self._woken.clear()
-            if not self._behind:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(renew_at):
-                        await self._woken.wait()
-            if loop.time() >= renew_at:
-                renew_at = loop.time() + self._group_expiry / 3
-                self._behind.update(range(len(self._shards)))
-            for shard in list(self._behind):
-                await self._tell_all(shard)
-            if self._behind:
-                await asyncio.sleep(_RETRY)
-        self._keeper = None
+        self._timer = loop.call_later(self._pause, self._beat)
+        self._beats += 1
+        renews = loop.time() >= self._renew_at
+        if renews:
+            self._renew_at = loop.time() + self._group_expiry / 3
+        for writer in self._writers:
+            if not writer.registered:
+                continue
+            if renews:
+                writer.write_again()
+            writer.beat(compare=self._beats % self._beats_per_check == 0)
 
-    async def _tell_all(self, shard: int) -> None:
-        """Tell a shard everything that it should know."""
-        self._behind.discard(shard)
-        groups = names_by_shard(self.groups, len(self._shards)).get(shard, [])
-        left = [pair for pair in self._left if self._shard(pair[0]) == shard]
-        changes = [self._insert_all(group) for group in groups]
-        changes += [self._remove_again(group, channel) for group, channel in left]
-        for start in range(0, len(changes), _CHUNK):
-            results = await asyncio.gather(
-                *changes[start : start + _CHUNK], return_exceptions=True
-            )
-            for result in results:
-                if isinstance(result, RedisUnavailable):
-                    self._behind.add(shard)
-                elif isinstance(result, ResponseError):
-                    _logger.error("a group cannot be kept: %s", result)
+    def _is_member(self, pair: Pair) -> bool:
+        group, channel = pair
+        return channel in self.groups.get(group, ())
 
-    async def _insert_all(self, group: str) -> None:
-        channels = list(self.groups.get(group, ()))
-        for start in range(0, len(channels), _CHUNK):
-            # By the time that it is its turn, one may have left.
-            here = self.groups.get(group, ())
-            part = [each for each in channels[start : start + _CHUNK] if each in here]
-            if part:
-                await self._insert_own(group, part)
-
-    async def _insert_own(self, group: str, channels: Sequence[str]) -> None:
-        await self.insert(group, *channels)
-        # A server that did not know the script was told twice. Who left between the
-        # two has been added again.
-        gone = [each for each in channels if each not in self.groups.get(group, ())]
-        if gone:
-            await self.remove(group, *gone)
-
-    async def _remove_again(self, group: str, channel: str) -> None:
-        if (group, channel) in self._left:
-            await self.remove(group, channel)
+    def _pairs(self, shard: int) -> Iterator[Pair]:
+        """Return the pairs of a shard, while groups come and go."""
+        for group in list(self.groups):
+            if self._shard(group) == shard:
+                for channel in list(self.groups.get(group, ())):
+                    yield group, channel
 
     def _shard(self, group: str) -> int:
         return shard_of(group, len(self._shards))
+
+    def _writer(self, group: str) -> GroupWriter:
+        return self._writers[self._shard(group)]
 
     def _of(self, group: str) -> CommandConnection:
         return self._shards[self._shard(group)]

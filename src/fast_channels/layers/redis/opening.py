@@ -7,6 +7,7 @@ Whatever matters is therefore set here.
 
 import functools
 import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,11 @@ __all__ = ["connection_options", "plain_connection"]
 
 # For how many seconds to wait until a server accepts, unless the user says otherwise.
 _CONNECT_TIMEOUT = 5.0
+# Seconds without traffic after which TCP probes a connection, unless the user gives a
+# health_check_interval: firewalls and load balancers drop idle connections without a
+# word after a minute or more. A dead one is closed when it has missed all the probes.
+_IDLE = 30
+_PROBES = {"TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 # What users write so that no certificate is looked at.
 _UNCHECKED = ("none", ssl.CERT_NONE)
 # What redis-py tells the server about itself. Its later releases read their version
@@ -50,13 +56,20 @@ def connection_options(host: Host) -> dict[str, Any]:
     checks: dict[str, Any] = {}
     if host.tls and host.options.get("ssl_cert_reqs") not in _UNCHECKED:
         checks["ssl_check_hostname"] = True
+    options = dict(host.options)
+    idle = options.pop("health_check_interval", _IDLE)
+    probes: dict[str, Any] = {}
+    if host.kind != "unix":
+        probes["socket_keepalive"] = idle > 0
+        probes["socket_keepalive_options"] = _probes(idle)
     return {
         **_DRIVER,
         **checks,
+        **probes,
         "socket_connect_timeout": _CONNECT_TIMEOUT,
-        **host.options,
+        **options,
         "redis_connect_func": functools.partial(
-            _greet, host.options.get("redis_connect_func")
+            _greet, options.get("redis_connect_func")
         ),
         # Cheaper to read than RESP3, and what every server speaks.
         "protocol": 2,
@@ -93,3 +106,14 @@ async def _greet(
 
 def _without_arguments(text: object) -> object:
     return re.sub(r",? with args .*", "", text) if isinstance(text, str) else text
+
+
+def _probes(idle: int) -> dict[int, int]:
+    """Return the options of a socket that say when TCP probes it."""
+    # Linux and Windows, or macOS.
+    names = {"TCP_KEEPIDLE": idle, "TCP_KEEPALIVE": idle, **_PROBES}
+    return {
+        getattr(socket, name): value
+        for name, value in names.items()
+        if hasattr(socket, name)
+    }

@@ -172,8 +172,8 @@ class RedisChannelLayer(RedisBaseLayer):
 
         Raises:
             ChannelFull: The channel is at capacity; the message was not sent.
-            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
-                knows whether the message was sent.
+            RedisUnavailable: Redis cannot be reached, refuses the message, or did not
+                reply; in the last case the message may have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
             ValueError: The message has the key ``__asgi_channel__``.
@@ -326,12 +326,13 @@ class RedisChannelLayer(RedisBaseLayer):
 
         A channel that was made in an event loop of this process stays in the group
         until it leaves or is deleted, or that loop or the layer is closed. While Redis
-        is away this returns all the same, and Redis is told when it is back. Any other
-        channel stays for ``group_expiry``. Cancelling does not take it back.
+        is away or refuses the change this returns all the same, and the change is
+        written later. Any other channel stays for ``group_expiry``. Cancelling does not
+        take it back.
 
         Raises:
-            RedisUnavailable: The channel is any other, and Redis cannot be reached or
-                did not reply.
+            RedisUnavailable: The channel is any other, and Redis cannot be reached,
+                refuses the change, or did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
@@ -345,13 +346,13 @@ class RedisChannelLayer(RedisBaseLayer):
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; nothing changes if it is not in it.
 
-        While Redis is away this returns all the same for a channel that was made in an
-        event loop of this process, and Redis is told when it is back. Cancelling does
-        not take it back.
+        While Redis is away or refuses the change this returns all the same for a
+        channel that was made in an event loop of this process, and the change is
+        written later. Cancelling does not take it back.
 
         Raises:
-            RedisUnavailable: The channel is any other, and Redis cannot be reached or
-                did not reply.
+            RedisUnavailable: The channel is any other, and Redis cannot be reached,
+                refuses the change, or did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
@@ -369,8 +370,8 @@ class RedisChannelLayer(RedisBaseLayer):
         counts that. Cancelling does not take it back.
 
         Raises:
-            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
-                knows to whom the message was sent.
+            RedisUnavailable: Redis cannot be reached, refuses the message, or did not
+                reply; in the last case the message may have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
             ValueError: The message has the key ``__asgi_channel__``.
@@ -379,10 +380,12 @@ class RedisChannelLayer(RedisBaseLayer):
         self.require_valid_message(message)
         client = self._clients.get()
         run = functools.partial(client.run, client.shard_of(group))
-        keys = [f"{self.prefix}:group:{group}"]
+        keys = [f"{self.prefix}:group:{group}", f"{self.prefix}:processes"]
         if self._end is None:
-            members = await run(MEMBERS, keys, self.group_expiry)
-            full = await self._fan_out(client, _names(members), message)
+            # All that follows shares the time in which one command has to be answered.
+            deadline = client.commands[client.shard_of(group)].deadline()
+            members = await run(MEMBERS, keys, self.group_expiry, deadline=deadline)
+            full = await self._fan_out(client, _names(members), message, deadline)
         else:
             empty, tail, writer = self._end
             value = self.serialize({**message, CHANNEL_KEY: []})
@@ -457,7 +460,14 @@ class RedisChannelLayer(RedisBaseLayer):
         return self.get_capacity(channel) * len(self.hosts)
 
     async def _enqueue(
-        self, client: Client, shard: int, name: str, channel: str, value: bytes
+        self,
+        client: Client,
+        shard: int,
+        name: str,
+        channel: str,
+        value: bytes,
+        *,
+        deadline: float | None = None,
     ) -> int:
         sent: int = await client.run(
             shard,
@@ -466,11 +476,16 @@ class RedisChannelLayer(RedisBaseLayer):
             value,
             self.get_capacity(channel),
             self.expiry,
+            deadline=deadline,
         )
         return sent
 
     async def _fan_out(
-        self, client: Client, members: list[str], message: ChannelMessage
+        self,
+        client: Client,
+        members: list[str],
+        message: ChannelMessage,
+        deadline: float,
     ) -> list[str]:
         """Send one value to each process, for all of its channels.
 
@@ -491,6 +506,7 @@ class RedisChannelLayer(RedisBaseLayer):
                     name,
                     own[0],
                     self.serialize({**message, CHANNEL_KEY: own}),
+                    deadline=deadline,
                 )
                 for name, own in channels.items()
             ]

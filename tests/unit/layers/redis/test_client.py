@@ -10,7 +10,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from fast_channels.layers.mailbox import Mailbox
-from fast_channels.layers.redis import RedisChannelLayer
+from fast_channels.layers.redis import RedisChannelLayer, RedisUnavailable
 from fast_channels.layers.redis import client as module
 from fast_channels.layers.redis.client import CHANNEL_KEY, Client, Held
 from fast_channels.layers.redis.hosts import Host
@@ -282,7 +282,7 @@ async def test_a_new_master(
     client.want("jobs")
     assert watch.started
     server.refuses["ZREM"] = ResponseError("NOPERM")
-    with pytest.raises(ResponseError, match=r"NOPERM"):
+    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
         await client.memberships.remove("room", "x")
     await until(lambda: server.takes)
     assert layer.counters.reconnects == 0
@@ -304,7 +304,7 @@ async def test_watching_for_a_new_master(
     server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
 
     async def send() -> None:
-        with pytest.raises(ResponseError, match=r"NOPERM"):
+        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
             await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
 
     await send()
@@ -322,7 +322,7 @@ async def test_the_mark_of_a_prefix(
     marks = server.told["SET"]
 
     async def send(client: Client) -> None:
-        with pytest.raises(ResponseError, match=r"NOPERM"):
+        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
             await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
 
     for _ in range(2):
@@ -346,12 +346,12 @@ async def test_a_mark_that_is_given_up(
     server.refuses["EVALSHA"] = ResponseError("NOPERM")
     mark: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    def submit(*_: object) -> asyncio.Future[Any]:
+    def submit(*_: object, **__: object) -> asyncio.Future[Any]:
         monkeypatch.undo()
         return mark
 
     monkeypatch.setattr(client.commands[0], "submit", submit)
-    with pytest.raises(ResponseError, match=r"NOPERM"):
+    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
         await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
     assert mark.cancel()
     await turn()

@@ -4,13 +4,21 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+)
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
 )
@@ -18,6 +26,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fast_channels.layers.redis import connections
 from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.trouble import describe
 
 from .fake_server import Server
 
@@ -68,8 +77,8 @@ def cause(reply: "asyncio.Future[Any]") -> BaseException | None:
     error = reply.exception()
     assert isinstance(error, RedisUnavailable)
     cause = error.__cause__
-    why = str(cause) or type(cause).__name__
-    assert str(error) == f"redis-1 is not available: {why}"
+    assert cause is not None
+    assert str(error) == f"redis-1 is not available: {describe(cause)}"
     return cause
 
 
@@ -133,16 +142,30 @@ async def test_error_reply(server: Server, redis: CommandConnection) -> None:
     assert redis.connects == 1
 
 
-async def test_loading(server: Server, redis: CommandConnection) -> None:
-    """A command that comes while the server loads its data fails, and no other."""
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        BusyLoadingError("Redis is loading the dataset in memory"),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        ResponseError("BUSY Redis is busy running a script."),
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        NoPermissionError("this user has no permissions to run the 'set' command"),
+        AuthenticationError("Authentication required."),
+    ],
+    ids=lambda refusal: type(refusal).__name__ + str(refusal)[:5],
+)
+async def test_refusal(
+    server: Server, redis: CommandConnection, refusal: Exception
+) -> None:
+    """A command that the server refuses fails as if it were away, and no other does."""
     server.answers = False
     replies = [redis.submit(name) for name in "AB"]
     await until(lambda: server.writes)
-    loading = BusyLoadingError("Redis is loading the dataset in memory")
-    server.connection.replies.put_nowait(loading)
+    server.connection.replies.put_nowait(refusal)
     server.connection.replies.put_nowait("2")
     assert await replies[1] == "2"
-    assert cause(replies[0]) is loading
+    assert cause(replies[0]) is refusal
     assert redis.connects == 1
 
 
@@ -449,7 +472,7 @@ async def test_frozen(server: Server, where: str) -> None:
     """Commands fail when the server is silent for too long, wherever it froze."""
     server.answers = where != "read"
     server.stalls.add(where)
-    async with impatient(server) as redis:
+    async with impatient(server, 0.5) as redis:
         replies = [redis.submit("A"), redis.submit("B")]
         await asyncio.wait(replies)
         assert [type(cause(reply)) for reply in replies] == [TimeoutError] * 2
@@ -484,19 +507,85 @@ async def test_frozen_while_used(server: Server) -> None:
 
 
 async def test_slow(server: Server) -> None:
-    """A server that replies slowly, but steadily, is waited for."""
+    """A server that replies slowly, but steadily, keeps its connection.
+
+    Commands that it is too slow for fail, and their late replies go to no others.
+    """
     server.answers = False
-    loop = asyncio.get_running_loop()
     async with impatient(server, 0.5) as redis:
-        replies = [redis.submit(str(number)) for number in range(12)]
+        replies = [redis.submit(str(number)) for number in range(14)]
         await until(lambda: server.writes)
-        began = loop.time()
-        for reply in replies:
-            # So slow that all replies together take longer than it waits for one.
+        for _ in replies:
+            # So slow that all replies together take longer than one command waits.
             await asyncio.sleep(0.05)
             server.connection.replies.put_nowait("OK")
-            assert await reply == "OK"
-        assert loop.time() - began > 0.5
+        assert await replies[0] == "OK"
+        assert isinstance(cause(replies[-1]), TimeoutError)
+        server.answers = True
+        assert await redis.execute("A") == "A"
+        assert redis.connects == 1
+
+
+async def test_one_deadline(server: Server) -> None:
+    """A command fails in time although it waited for two connections, one by one."""
+    server.stalls.add("send")
+    loop = asyncio.get_running_loop()
+    async with impatient(server, 0.4) as redis:
+        first = redis.submit("A")
+        await until(lambda: server.stalled)
+        end = loop.time() + 0.2
+        await until(lambda: loop.time() > end)
+        second = redis.submit("B")
+        server.stalls = {"send", "connect"}
+        await asyncio.wait([first])
+        # The connection is dropped, and the next one is never opened.
+        await until(lambda: server.stalled == ["connect"])
+        assert not second.done()
+        await asyncio.wait([second])
+        assert isinstance(cause(second), TimeoutError)
+        # Had its time begun anew, the server would still be connected to.
+        assert server.stalled == ["connect"]
+        server.stalls.clear()
+        server.go_on.set()
+        assert await redis.execute("C") == "C"
+        assert server.writes == ["A;", "C;"]
+
+
+async def test_shared_deadline(server: Server, redis: CommandConnection) -> None:
+    """A command can have less time than others, which are sent all the same."""
+    server.answers = False
+    patient = redis.submit("A")
+    hasty = redis.submit("B", deadline=redis.deadline() - 4.9)
+    with pytest.raises(RedisUnavailable, match=r"it did not reply"):
+        await hasty
+    assert not patient.done()
+    for reply in "12":
+        server.connection.replies.put_nowait(reply)
+    assert await patient == "1"
+
+
+async def test_refused_arguments_and_eager_tasks() -> None:
+    """A connection that cannot be made fails its command where tasks start eagerly."""
+
+    def connect() -> AbstractConnection:
+        raise TypeError("an unknown argument")
+
+    def start(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
+        with pytest.raises(StopIteration):
+            work.send(None)
+        task: asyncio.Future[None] = loop.create_future()
+        task.set_result(None)
+        return task
+
+    redis = CommandConnection(connect, "redis-1")
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        loop.set_task_factory(start)
+        reply = redis.submit("A")
+        loop.set_task_factory(None)
+        with pytest.raises(RedisUnavailable, match=r"an unknown argument"):
+            await reply
+        assert not redis.connected
 
 
 async def test_blocked_loop(server: Server) -> None:

@@ -140,7 +140,6 @@ def test_several_hosts_keep_their_order() -> None:
     "name",
     [
         "decode_responses",
-        "health_check_interval",
         "max_connections",
         "protocol",
         "retry",
@@ -160,6 +159,20 @@ def test_what_layers_decide_is_dropped(name: str) -> None:
     ]
     for host in [*hosts, *hosts[2].sentinels]:
         assert name not in host.options
+
+
+def test_health_check_interval() -> None:
+    """It says when TCP probes an idle connection, so Unix sockets have none."""
+    tcp, pair, unix = parse_hosts(
+        ["redis://h?health_check_interval=20", ("h", 1), "unix:///a"],
+        connection_kwargs={"health_check_interval": 0},
+    )
+    assert tcp.options["health_check_interval"] == 20
+    assert pair.options["health_check_interval"] == 0
+    assert "health_check_interval" not in unix.options
+    for wrong, error in [(-1, ValueError), (40_000, ValueError), (1.5, TypeError)]:
+        with pytest.raises(error, match=r"health_check_interval of .*h.* must"):
+            parse_hosts([{"host": "h", "health_check_interval": wrong}])
 
 
 @pytest.mark.parametrize(

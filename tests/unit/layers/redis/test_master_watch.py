@@ -17,7 +17,7 @@ from fast_channels.layers.redis.sentinel import Address, Master
 
 OLD: Address = ("10.0.0.1", 7000)
 NEW = ("10.0.0.2", 7000)
-LOST = "can be listened to, and a new master will be noticed late: refused"
+LOST = "cannot be listened to: refused; trying again until it can"
 NAMES = ("a", "b", "c")
 
 
@@ -279,12 +279,12 @@ async def test_backoff(
         (
             master_watch.__name__,
             logging.WARNING,
-            f"No Sentinel of {place} {LOST}",
+            f"The Sentinel service of {place} {LOST}",
         ),
         (
             master_watch.__name__,
-            logging.INFO,
-            f"A Sentinel of {place} is listened to again",
+            logging.WARNING,
+            f"The Sentinel service of {place} can be listened to again",
         ),
     ]
 

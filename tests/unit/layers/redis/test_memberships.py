@@ -1,108 +1,18 @@
 """Memberships: the truth is kept here, and Redis is told of it whenever it can be."""
 
 import asyncio
-import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from typing import cast
+from collections.abc import AsyncIterator
 
 import pytest
-from redis.exceptions import NoScriptError, ResponseError
 
 from fast_channels.layers.redis import memberships as module
-from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
-from fast_channels.layers.redis.memberships import Memberships
-from fast_channels.layers.redis.scripts import GROUP_ADD
+from fast_channels.layers.redis.connections import RedisUnavailable
+from fast_channels.layers.redis.memberships import Memberships, Timing
 from fast_channels.layers.redis.sharding import shard_of
 
-WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+from .fake_groups import TIMING, Redis, join, make, others, until
 
-
-class Redis:
-    """A shard that goes away, stalls and refuses as a test asks."""
-
-    def __init__(self) -> None:
-        self.groups: defaultdict[str, set[str]] = defaultdict(set)
-        self.lifetimes: dict[str, int] = {}
-        # The group and the channels of each command.
-        self.added: list[tuple[str, ...]] = []
-        self.removed: list[tuple[str, ...]] = []
-        self.unreachable = False
-        self.known_to_be_away = False
-        # Whether it does not know the next script, as it was restarted.
-        self.forgets_scripts = False
-        # Groups that are something else.
-        self.wrong: set[str] = set()
-        # Commands have their effect at once, and wait for this for their reply.
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def execute(self, *command: str | int) -> None:
-        error = self._carry_out([str(word) for word in command])
-        await self.answers.wait()
-        if error is not None:
-            raise error
-
-    def _carry_out(self, command: list[str]) -> Exception | None:
-        _, key, *channels = command
-        add = key in {GROUP_ADD.sha, GROUP_ADD.text}
-        if add:
-            _, key, milliseconds, *channels = channels
-            self.lifetimes[key] = int(milliseconds)
-        else:
-            assert command[0] == "ZREM"
-        (self.added if add else self.removed).append((key, *channels))
-        if add and self.forgets_scripts:
-            self.forgets_scripts = False
-            return NoScriptError("No matching script. Please use EVAL.")
-        if self.unreachable:
-            return RedisUnavailable("redis is not available")
-        if key in self.wrong:
-            return ResponseError(WRONG_TYPE)
-        members = self.groups[key]
-        (members.update if add else members.difference_update)(channels)
-        return None
-
-    def holds(self, **groups: set[str]) -> bool:
-        """Return whether these are all members of groups."""
-        held = {key[11:]: channels for key, channels in self.groups.items() if channels}
-        return held == groups
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)
-
-
-def make(*shards: Redis, group_expiry: float = 60) -> Memberships:
-    return Memberships(
-        [cast("CommandConnection", shard) for shard in shards],
-        "asgi",
-        group_expiry,
-        lambda shard: shards[shard].known_to_be_away,
-    )
-
-
-async def join(memberships: Memberships, groups: str, channels: str) -> None:
-    """Add channels to groups, all of whose names are letters."""
-    for group in groups:
-        for channel in channels:
-            await memberships.add(group, channel)
-
-
-def others() -> set["asyncio.Task[object]"]:
-    """Return the tasks beside the test."""
-    return {*asyncio.all_tasks()} - {asyncio.current_task()}
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten what would make tests slow, or long."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.001)
-    monkeypatch.setattr(module, "_RETRY", 0.001)
-    monkeypatch.setattr(module, "_CHUNK", 2)
-    monkeypatch.setattr(module, "_FORGET", 4)
+AWAY = RedisUnavailable("redis-1 is not available: it did not reply in time")
 
 
 @pytest.fixture
@@ -114,8 +24,7 @@ async def redis() -> Redis:
 async def memberships(redis: Redis) -> AsyncIterator[Memberships]:
     memberships = make(redis)
     yield memberships
-    redis.unreachable = False
-    redis.wrong.clear()
+    redis.trouble = None
     redis.answers.set()
     await memberships.close()
 
@@ -128,7 +37,8 @@ async def test_adding_and_discarding(redis: Redis, memberships: Memberships) -> 
     await join(memberships, "a", "xy")
     await memberships.add("b", "x")
     assert redis.holds(a={"x", "y"}, b={"x"})
-    assert set(redis.lifetimes.values()) == {60_001}
+    assert redis.lifetimes == {60}
+    assert redis.processes == {"me.1"}
     await memberships.discard("a", "x")
     assert redis.holds(a={"y"}, b={"x"})
     assert memberships.groups == {"a": {"y"}, "b": {"x"}}
@@ -138,6 +48,7 @@ async def test_channels_of_others(redis: Redis, memberships: Memberships) -> Non
     """What is inserted into Redis only is not kept here, but may be discarded."""
     await memberships.insert("a", "x", "y", "z")
     assert redis.holds(a={"x", "y", "z"})
+    assert redis.processes == set(), "their process is not known"
     await memberships.remove("a", "x")
     for _ in range(2):
         await memberships.discard("a", "y")
@@ -145,26 +56,73 @@ async def test_channels_of_others(redis: Redis, memberships: Memberships) -> Non
     assert memberships.groups == {}
 
 
+async def test_together(redis: Redis, memberships: Memberships) -> None:
+    """Channels that join at once do so with one command."""
+    await asyncio.gather(*[memberships.add(group, "x") for group in "abc"])
+    assert redis.holds(a={"x"}, b={"x"}, c={"x"})
+    assert len(redis.added) == 1
+
+
 async def test_deleting_a_channel(redis: Redis, memberships: Memberships) -> None:
     """A channel leaves all its groups at once, not one after the other."""
     await join(memberships, "abc", "x")
     await join(memberships, "a", "y")
-    redis.answers.clear()
-    deleting = asyncio.create_task(memberships.delete("x"))
-    await until(lambda: len(redis.removed) == 3)
-    redis.answers.set()
-    await deleting
+    await memberships.delete("x")
     assert redis.holds(a={"y"})
+    assert len(redis.removed) == 1
     assert memberships.groups == {"a": {"y"}}
+    await memberships.delete("x")
+    assert len(redis.removed) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_deleting_in_steps(
+    redis: Redis,
+    memberships: Memberships,
+    monkeypatch: pytest.MonkeyPatch,
+    cancelled: bool,
+) -> None:
+    """The event loop goes on while a channel leaves many groups, whoever waits."""
+    monkeypatch.setattr(module, "_STEP", 2)
+    await join(memberships, "abcdefg", "x")
+    deleting = asyncio.create_task(memberships.delete("x"))
+    await until(lambda: len(memberships.groups) < 7)
+    assert len(memberships.groups) == 5
+    if cancelled:
+        deleting.cancel()
+    await asyncio.wait([deleting])
+    assert deleting.cancelled() is cancelled
+    assert memberships.groups == {}
+    await until(redis.holds)
 
 
 async def test_closing(redis: Redis, memberships: Memberships) -> None:
-    """All channels leave all groups, by one command for each group."""
+    """All channels leave all groups, and the process its lease, by few commands."""
     await join(memberships, "ab", "xy")
     await memberships.close()
     assert redis.holds()
-    assert len(redis.removed) == 2
+    assert redis.processes == set()
+    assert len(redis.removed) == 1
     assert memberships.groups == {}
+
+
+async def test_closing_while_redis_is_told(
+    redis: Redis, memberships: Memberships, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was about to be told is dropped, and nothing is left behind."""
+    monkeypatch.setattr("fast_channels.layers.redis.group_writer._BATCH", 2)
+    await join(memberships, "abcdef", "xyz")
+    redis.answers.clear()
+    redis.added.clear()
+    memberships.assert_again(0)
+    await until(lambda: redis.added)
+    closing = asyncio.create_task(memberships.close())
+    await until(lambda: redis.removed)
+    redis.answers.set()
+    await closing
+    assert len(redis.added) == 1
+    assert redis.holds()
+    assert not others()
 
 
 async def test_clearing(redis: Redis, memberships: Memberships) -> None:
@@ -176,10 +134,11 @@ async def test_clearing(redis: Redis, memberships: Memberships) -> None:
 
 
 async def test_no_task_left(redis: Redis, memberships: Memberships) -> None:
-    """Nothing runs before a channel joins, nor when the last has left."""
+    """Nothing runs before a channel joins, nor when it has."""
     memberships.assert_again(0)
     assert not others()
     await memberships.add("a", "x")
+    await until(lambda: not others())
     await memberships.discard("a", "x")
     await until(lambda: not others())
     assert len(redis.added) == len(redis.removed) == 1
@@ -201,7 +160,7 @@ async def test_cancelling(redis: Redis, memberships: Memberships) -> None:
 async def test_changes_while_away(redis: Redis, memberships: Memberships) -> None:
     """Whoever joins or leaves while Redis is away has done so when it is back."""
     await join(memberships, "a", "vxyz")
-    redis.unreachable = True
+    redis.trouble = AWAY
     for channel in "xz":
         await memberships.discard("a", channel)
     await memberships.delete("y")
@@ -211,7 +170,7 @@ async def test_changes_while_away(redis: Redis, memberships: Memberships) -> Non
     redis.added.clear()
     await until(lambda: len(redis.added) > 3)
     assert redis.holds(a={"v", "x", "y", "z"})
-    redis.unreachable = False
+    redis.trouble = None
     await until(lambda: redis.holds(a={"v", "z"}, b={"x"}))
 
 
@@ -228,23 +187,26 @@ async def test_not_waiting(redis: Redis, memberships: Memberships, known: bool) 
     assert redis.holds(a={"x"})
 
 
-async def test_who_left_long_ago(redis: Redis, memberships: Memberships) -> None:
-    """Of many that leave while Redis is away, the last are removed; others expire."""
-    await join(memberships, "a", "uvwxyz")
-    redis.unreachable = True
-    for channel in "uvwxyz":
-        await memberships.discard("a", channel)
-    redis.unreachable = False
-    await until(lambda: redis.holds(a={"u", "v"}))
+async def test_waiting_once(redis: Redis) -> None:
+    """Who joins several groups waits for Redis once, not once for each group."""
+    memberships = make(redis, timing=Timing(retry=60))
+    redis.trouble = AWAY
+    await join(memberships, "abcdef", "x")
+    assert len(redis.added) == 1
+    redis.trouble = None
+    memberships.assert_again(0)
+    await until(lambda: redis.holds(**{group: {"x"} for group in "abcdef"}))
+    await memberships.close()
 
 
 async def test_closing_while_away(redis: Redis, memberships: Memberships) -> None:
     """Who closes is told that Redis still holds members, and nothing goes on."""
     await memberships.add("a", "x")
-    redis.unreachable = True
-    with pytest.raises(RedisUnavailable, match=r"redis is not available"):
+    redis.trouble = AWAY
+    with pytest.raises(RedisUnavailable, match=r"did not reply"):
         await memberships.close()
     assert memberships.groups == {}
+    assert redis.processes == {"me.1"}, "what could not be removed ends with the lease"
     assert not others()
 
 
@@ -253,7 +215,7 @@ async def test_closing_while_away(redis: Redis, memberships: Memberships) -> Non
 
 async def test_telling_again() -> None:
     """A server that has lost everything is told everything, and others are not."""
-    shards = Redis(), Redis()
+    shards = Redis(), Redis("redis-2")
     memberships = make(*shards)
     await join(memberships, "abcdefgh", "xy")
     mine = {name: {"x", "y"} for name in "abcdefgh" if shard_of(name, 2) == 1}
@@ -271,79 +233,95 @@ async def test_renewing(redis: Redis) -> None:
     memberships = make(redis, group_expiry=0.03)
     started = asyncio.get_running_loop().time()
     await memberships.add("a", "x")
-    await until(lambda: len(redis.added) == 4)
-    assert asyncio.get_running_loop().time() - started >= 0.03
-    assert redis.lifetimes == {"asgi:group:a": 31}
+    await until(lambda: redis.modes.count("CH") == 4)
+    # uvloop's clock counts whole milliseconds, so each of three can be one too early.
+    assert asyncio.get_running_loop().time() - started >= 0.026
+    assert redis.lifetimes == {0.03}
     await memberships.close()
 
 
-async def test_many_members(redis: Redis, memberships: Memberships) -> None:
-    """Many groups, and groups of many members, are told in parts."""
-    await join(memberships, "abc", "vwxyz")
+async def test_beating(redis: Redis) -> None:
+    """The lease is renewed while a channel is in a group, on shards that have one."""
+    shards = redis, Redis("redis-2")
+    memberships = make(*shards, timing=Timing(beat=0.001, beats_per_check=1000))
+    await memberships.add("a", "x")
+    (used,) = [shard for shard in shards if shard.added]
+    await until(lambda: used.modes.count("NX") == 3)
+    assert used.added == [[("a", "x")], [], [], []]
+    assert [shard.processes for shard in shards if shard is not used] == [set()]
+    await memberships.discard("a", "x")
+    await until(lambda: not others())
+    beats = len(used.added)
+    end = asyncio.get_running_loop().time() + 0.01
+    await until(lambda: asyncio.get_running_loop().time() > end)
+    assert len(used.added) == beats
+    await memberships.close()
+
+
+async def test_what_redis_lost(redis: Redis) -> None:
+    """A member that Redis lost without a sign of it is put back, and no other."""
+    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=2))
+    await join(memberships, "ab", "xy")
+    redis.groups["a"].remove("x")
+    del redis.groups["b"]
+    await until(lambda: redis.holds(a={"x", "y"}, b={"x", "y"}))
+    assert redis.modes.count("CH") == 4, "each channel joined once"
+    await memberships.close()
+
+
+async def test_taken_for_dead(redis: Redis) -> None:
+    """A process that Redis took for dead asserts everything at its next beat."""
+    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=1000))
+    await join(memberships, "ab", "xy")
     redis.groups.clear()
-    redis.added.clear()
+    redis.processes.clear()
+    await until(lambda: redis.holds(a={"x", "y"}, b={"x", "y"}))
+    await memberships.close()
+
+
+async def test_an_old_state(redis: Redis, memberships: Memberships) -> None:
+    """Who left lately and was brought back, as by a failover, is removed again."""
+    await join(memberships, "a", "xy")
+    await memberships.discard("a", "x")
+    await memberships.discard("a", "y")
+    redis.groups["a"] |= {"x", "y", "other"}
     memberships.assert_again(0)
-    channels = set("vwxyz")
-    await until(lambda: redis.holds(a=channels, b=channels, c=channels))
-    assert sorted(len(command) for command in redis.added) == [2] * 3 + [3] * 6
+    await until(lambda: redis.holds(a={"other"}))
 
 
-async def test_refused_changes(
-    redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An error of Redis is the caller's; while groups are kept it is logged."""
-    redis.wrong.add("asgi:group:a")
-    with pytest.raises(ResponseError, match=r"WRONGTYPE"):
-        await memberships.add("a", "x")
+async def test_a_long_outage(redis: Redis) -> None:
+    """Who left at the beginning of a long outage is removed all the same."""
+    memberships = make(redis, timing=Timing(beat=0.001, retry=0.001, remembered=0.001))
+    await join(memberships, "a", "xy")
+    redis.trouble = AWAY
+    await memberships.discard("a", "x")
+    redis.removed.clear()
+    await until(lambda: len(redis.removed) > 5)
+    redis.trouble = None
+    await until(lambda: redis.holds(a={"y"}))
+    await memberships.close()
+
+
+async def test_a_very_old_state(redis: Redis) -> None:
+    """Who left long ago is not remembered for ever."""
+    memberships = make(redis, timing=Timing(beat=0.001, remembered=0.001))
     await memberships.add("b", "x")
-    redis.groups.clear()
-    memberships.assert_again(0)
-    error = (module.__name__, logging.ERROR, f"a group cannot be kept: {WRONG_TYPE}")
-    await until(lambda: error in caplog.record_tuples)
-    assert redis.holds(b={"x"})
-    with pytest.raises(ResponseError, match=r"WRONGTYPE"):
-        await memberships.discard("a", "x")
-
-
-@pytest.mark.parametrize("restarted", [True, False], ids=["restarted", "in parts"])
-async def test_leaving_while_redis_is_told(
-    redis: Redis, memberships: Memberships, restarted: bool
-) -> None:
-    """Who leaves while a server is told of everybody is not added again."""
-    await join(memberships, "a", "xyz")
-    redis.forgets_scripts = restarted
-    redis.added.clear()
-    redis.answers.clear()
-    memberships.assert_again(0)
-    await until(lambda: redis.added)
-    left = next(name for name in "xyz" if (name in redis.added[0]) is restarted)
-    leaving = asyncio.create_task(memberships.discard("a", left))
-    await until(lambda: redis.removed)
-    redis.answers.set()
-    await leaving
-    # By then everything that was to be told has been.
-    await memberships.add("b", "z")
-    await until(lambda: redis.holds(a=set("xyz") - {left}, b={"z"}))
-
-
-async def test_joining_while_redis_is_told(
-    redis: Redis, memberships: Memberships
-) -> None:
-    """Who comes back while a server is told who has left stays a member."""
-    await join(memberships, "a", "xyz")
-    redis.unreachable = True
-    for channel in "xyz":
-        await memberships.discard("a", channel)
-    # All three are tried in vain; when they are tried again, two are told at once.
+    await memberships.add("a", "x")
+    await memberships.discard("a", "x")
+    beats = len(redis.added)
+    await until(lambda: len(redis.added) > beats + 3)
+    redis.groups["a"].add("x")
     redis.removed.clear()
-    await until(lambda: redis.removed and redis.removed[-1][1] == "z")
-    redis.unreachable = False
-    redis.answers.clear()
-    redis.removed.clear()
-    await until(lambda: len(redis.removed) == 2)
-    joining = asyncio.create_task(memberships.add("a", "z"))
-    await until(lambda: redis.added[-1] == ("asgi:group:a", "z"))
-    redis.answers.set()
-    await joining
-    await memberships.add("b", "z")
-    await until(lambda: redis.holds(a={"z"}, b={"z"}))
+    memberships.assert_again(0)
+    beats = len(redis.added)
+    await until(lambda: len(redis.added) > beats + 3)
+    assert redis.removed == []
+    await memberships.close()
+
+
+def test_timing() -> None:
+    """Two beats can be lost before a lease ends, and a minute tells what was lost."""
+    timing = Timing()
+    assert 3 * timing.beat < timing.lease <= 60
+    assert timing.beat * timing.beats_per_check <= 60
+    assert TIMING.lease == timing.lease

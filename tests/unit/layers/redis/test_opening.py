@@ -1,6 +1,7 @@
 """Which connection of redis-py a host gets, and with which options."""
 
 import inspect
+import socket
 from typing import Any
 
 import pytest
@@ -73,6 +74,33 @@ def test_tls_options() -> None:
 def test_connect_timeout() -> None:
     """Unless the user says otherwise, connecting may take five seconds."""
     assert plain_connection(host_of("redis://a")).socket_connect_timeout == 5
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_idle_connections(scheme: str) -> None:
+    """TCP probes idle connections, when and whether the user says so."""
+    mine = plain_connection(host_of(f"{scheme}://a"))
+    assert isinstance(mine, Connection)
+    assert mine.socket_keepalive
+    options = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+    assert mine.socket_keepalive_options == options
+    other = plain_connection(host_of(f"{scheme}://a?health_check_interval=20"))
+    assert isinstance(other, Connection)
+    assert other.socket_keepalive_options == {**options, socket.TCP_KEEPIDLE: 20}
+    for off in ("health_check_interval=0", "socket_keepalive=no"):
+        silent = plain_connection(host_of(f"{scheme}://a?{off}"))
+        assert isinstance(silent, Connection)
+        assert not silent.socket_keepalive
+
+
+def test_idle_connections_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the option has another name, that is set."""
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
+    connection = plain_connection(host_of("redis://a"))
+    assert isinstance(connection, Connection)
+    options: Any = connection.socket_keepalive_options
+    assert options[0x10] == 30
 
 
 # As a user may write them, and as they would be if parse_hosts let them pass.

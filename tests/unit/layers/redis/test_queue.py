@@ -14,6 +14,7 @@ from fast_channels.layers.redis import RedisChannelLayer, client, core
 from fast_channels.layers.redis.client import CHANNEL_KEY
 from fast_channels.layers.redis.scripts import (
     GROUP_ADD,
+    GROUP_DISCARD,
     GROUP_SEND,
     MEMBERS,
     REQUEUE,
@@ -49,6 +50,7 @@ class Shard:
         self.redis = redis
         self.queues = redis.queues[shard]
         self.groups = redis.groups[shard]
+        self.name = f"redis-{shard}"
 
     def submit(self, *command: str | bytes | float) -> "asyncio.Future[Any]":
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -56,26 +58,41 @@ class Shard:
         reply.set_result(b"OK")
         return reply
 
-    async def execute(self, *command: Any) -> Any:
+    def deadline(self) -> float:
+        return 5.0
+
+    async def execute(self, *command: Any, deadline: float | None = None) -> Any:
+        del deadline
         await asyncio.sleep(0)
         if command[0] == "ZREM":
-            members = self.groups[command[1]]
-            members[:] = [member for member in members if member not in command[2:]]
+            self._remove(command[1], 1, command[2])
             return 1
         if command[0] == "ZRANGE":
             return self.queues[command[1]][: command[3] + 1]
-        _, sha, _, key, *arguments = command
+        _, sha, count, *rest = command
         script, run = self._scripts[sha]
         self.redis.scripts.append(script)
-        return run(self, key, *arguments)
+        keys, arguments = rest[:count], rest[count:]
+        return run(self, *keys, *arguments)
 
     async def close(self) -> None:
         """There is nothing to close."""
 
-    def _add(self, key: str, _: int, *channels: str) -> None:
-        self.groups[key] += channels
+    def _add(self, processes: str, key: str, *arguments: str | float) -> list[int]:
+        assert processes == "asgi:processes"
+        *_, count, channel = arguments
+        assert count == 1
+        self.groups[key].append(str(channel))
+        return [1]
 
-    def _members(self, key: str, _: float) -> list[bytes]:
+    def _remove(self, key: str, count: int, channel: str) -> list[int]:
+        assert count == 1
+        members = self.groups[key]
+        members[:] = [member for member in members if member != channel]
+        return []
+
+    def _members(self, key: str, processes: str, _: float) -> list[bytes]:
+        assert processes == "asgi:processes"
         return [member.encode() for member in self.groups[key]]
 
     def _send(self, key: str, value: bytes, capacity: int, _: float) -> int:
@@ -88,6 +105,7 @@ class Shard:
     def _group_send(
         self,
         key: str,
+        processes: str,
         lifetime: float,
         prefix: str,
         capacity: int,
@@ -96,7 +114,7 @@ class Shard:
         head: bytes,
         tail: bytes,
     ) -> list[bytes]:
-        assert (lifetime, expiry) == (86400, 60)
+        assert (processes, lifetime, expiry) == ("asgi:processes", 86400, 60)
         by_name: defaultdict[str, list[str]] = defaultdict(list)
         for member in self.groups[key]:
             by_name[member.partition("!")[0] + "!"].append(member)
@@ -115,6 +133,7 @@ class Shard:
     _scripts: dict[str, tuple[str, Callable[..., Any]]] = {
         REQUEUE.sha: ("requeue", _requeue),
         GROUP_ADD.sha: ("group_add", _add),
+        GROUP_DISCARD.sha: ("group_discard", _remove),
         GROUP_SEND.sha: ("group_send", _group_send),
         MEMBERS.sha: ("members", _members),
         SEND.sha: ("send", _send),

@@ -15,6 +15,7 @@ from fast_channels.layers.redis.connections import CommandConnection
 
 __all__ = [
     "GROUP_ADD",
+    "GROUP_DISCARD",
     "GROUP_SEND",
     "MEMBERS",
     "POP",
@@ -45,13 +46,14 @@ class Script:
         """Its name, for ``EVALSHA``."""
 
 
-GROUP_ADD: Script = Script("group_add")
-GROUP_SEND: Script = Script("enqueue", "group_send")
-MEMBERS: Script = Script("members")
+GROUP_ADD: Script = Script("clock", "processes", "group_add")
+GROUP_DISCARD: Script = Script("group_discard")
+GROUP_SEND: Script = Script("clock", "enqueue", "processes", "group_send")
+MEMBERS: Script = Script("clock", "processes", "members")
 POP: Script = Script("pop")
 RECOVER: Script = Script("recover")
 REQUEUE: Script = Script("requeue")
-SEND: Script = Script("enqueue", "send")
+SEND: Script = Script("clock", "enqueue", "send")
 TAKE: Script = Script("take")
 
 
@@ -60,15 +62,18 @@ async def run(
     script: Script,
     keys: Sequence[str],
     *arguments: str | bytes | float,
+    deadline: float | None = None,
 ) -> Any:
     """Run a script and return its reply.
 
     Raises:
         ResponseError: The script failed.
-        RedisUnavailable: There is no reply.
+        RedisUnavailable: Redis refuses the script, or does not reply in time.
     """
+    # A server that does not know the script is asked twice within the same time.
+    deadline = connection.deadline() if deadline is None else deadline
     rest = (len(keys), *keys, *arguments)
     try:
-        return await connection.execute("EVALSHA", script.sha, *rest)
+        return await connection.execute("EVALSHA", script.sha, *rest, deadline=deadline)
     except NoScriptError:
-        return await connection.execute("EVAL", script.text, *rest)
+        return await connection.execute("EVAL", script.text, *rest, deadline=deadline)

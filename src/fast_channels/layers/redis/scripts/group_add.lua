@@ -1,15 +1,42 @@
--- Adds channels to a group, or renews the time at which they joined.
+-- Adds channels to groups, or renews the time at which they joined, and renews the
+-- lease of the process that they belong to.
 --
--- KEYS: 1 the group
--- ARGV: 1 for how many milliseconds the group lives from now
---       2... the names of the channels, at most a few thousand
+-- KEYS: 1 the processes
+--       2... the groups
+-- ARGV: 1 for how many seconds a group lives from now
+--       2 the process, or '' if it is not known
+--       3 the seconds of its lease
+--       4 'NX' to leave channels alone that are in their group, 'CH' to renew them
+--       5... for each group: how many channels, and their names
+-- Returns whether the process was alive, as 1 or 0, and the indexes of the groups whose
+-- keys hold something else.
 
-local time = redis.call('TIME')
-local joined = time[1] + time[2] / 1000000
-local members = {}
-for i = 2, #ARGV do
-  members[#members + 1] = joined
-  members[#members + 1] = ARGV[i]
+local group_expiry = tonumber(ARGV[1])
+local now = seconds()
+local wrong = {}
+local at = 5
+for i = 2, #KEYS do
+  local members = {}
+  local count = tonumber(ARGV[at])
+  for j = at + 1, at + count do
+    members[#members + 1] = now
+    members[#members + 1] = ARGV[j]
+  end
+  at = at + count + 1
+  local added = redis.pcall('ZADD', KEYS[i], ARGV[4], unpack(members))
+  if type(added) == 'number' then
+    if added > 0 then
+      redis.call('PEXPIRE', KEYS[i], math.ceil(group_expiry * 1000))
+    end
+  elseif string.find(added.err, 'WRONGTYPE', 1, true) then
+    wrong[#wrong + 1] = i - 2
+  else
+    return added
+  end
 end
-redis.call('ZADD', KEYS[1], unpack(members))
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
+local alive = 0
+if ARGV[2] ~= '' then
+  alive = renew(KEYS[1], ARGV[2], tonumber(ARGV[3]), group_expiry)
+end
+table.insert(wrong, 1, alive)
+return wrong

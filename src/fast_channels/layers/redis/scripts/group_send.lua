@@ -2,6 +2,7 @@
 -- queue, whose name ends with a '!', and get one value, which lists them.
 --
 -- KEYS: 1 the group
+--       2 the processes
 -- ARGV: 1 for how many seconds a member stays
 --       2 what the keys of queues start with
 --       3 how many messages may wait in a queue
@@ -11,20 +12,7 @@
 --       7 the value after the list
 -- Returns the names of the queues that were full.
 
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', seconds() - tonumber(ARGV[1]))
-
-local names, channels = {}, {}
-for _, channel in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local mark = string.find(channel, '!', 1, true)
-  local name = mark and string.sub(channel, 1, mark) or channel
-  if channels[name] then
-    table.insert(channels[name], channel)
-  else
-    names[#names + 1] = name
-    channels[name] = { channel }
-  end
-end
-
+local names, channels, drop_others = living_members(KEYS[1], KEYS[2], tonumber(ARGV[1]))
 local capacity, expiry = tonumber(ARGV[3]), tonumber(ARGV[4])
 local write = ARGV[5] == 'json' and cjson.encode or cmsgpack.pack
 local full = {}
@@ -34,4 +22,5 @@ for _, name in ipairs(names) do
     full[#full + 1] = name
   end
 end
+drop_others()
 return full

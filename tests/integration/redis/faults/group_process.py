@@ -1,0 +1,44 @@
+"""A process with channels in one group, which prints what they get.
+
+Its arguments are the URL of the server, the prefix, the group, and how many channels.
+It prints "ready" when all have joined. It ends when it is killed.
+"""
+
+import asyncio
+import sys
+
+from fast_channels.layers import RedisChannelLayer
+from fast_channels.layers.redis.client import Client
+from fast_channels.layers.redis.group_writer import Timing
+
+__all__ = ["TIMING"]
+
+TIMING = Timing(beat=0.1, lease=0.6, beats_per_check=2)
+"""As by default, but sooner."""
+
+
+def say(word: object) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+async def main(url: str, prefix: str, group: str, channels: str) -> None:
+    """Join, and receive until the end."""
+    layer = RedisChannelLayer([url], prefix)
+
+    async def receive() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add(group, channel)
+        while True:
+            say((await layer.receive(channel))["number"])
+
+    receiving = [asyncio.create_task(receive()) for _ in range(int(channels))]
+    while layer.statistics()["channels"] < int(channels):  # noqa: ASYNC110 # it has no events
+        await asyncio.sleep(0.01)
+    say("ready")
+    await asyncio.gather(*receiving)
+
+
+if __name__ == "__main__":
+    Client.timing = TIMING
+    asyncio.run(main(*sys.argv[1:]))
