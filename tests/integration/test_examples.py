@@ -371,8 +371,8 @@ def test_bad_address_is_named(app: FastAPI, host: str, port: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("REDIS_URL", "localhost:6379", "REDIS_URL: 'localhost:6379' "),
-        ("REDIS_URL", "redis://a/database", "REDIS_URL: 'redis://a/database' "),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL: a str that begins with another"),
+        ("REDIS_URL", "redis://a/database", "REDIS_URL: 'redis://a...' has a path"),
         ("REDIS_LAYER", "quick", "REDIS_LAYER: 'quick' is neither 'queue' nor 'pub"),
         ("ALLOWED_HOSTS", "a/b", "ALLOWED_HOSTS: cannot allow the origin 'a/b'"),
     ],
@@ -429,8 +429,10 @@ async def test_people_stay_without_redis(
             await ada.send_json_to({"type": "message", "text": "Hello"})
             assert (await ada.receive_json_from())["text"] == "Hello"
     assert own_redis_server.keys("asgi:group:") == []
-    ours = [record for record in caplog.records if record.name != "asyncio"]
-    assert ["cannot be read" in record.message for record in ours] == [True]
+    ours = [each.message for each in caplog.records if each.name != "asyncio"]
+    # It may end before it has noted that the outage is over.
+    assert "cannot be read" in ours[0]
+    assert all(message.endswith("can be read again") for message in ours[1:])
 
 
 async def test_script_notifies(app: FastAPI, redis_server: RedisServer) -> None:

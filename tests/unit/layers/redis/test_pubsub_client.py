@@ -418,7 +418,7 @@ async def test_deleted_channel_of_many_groups(
     client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others get their turns while a channel leaves its groups."""
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(module, "_RUN", 2)
     for number in range(5):
         await client.join(f"group.{number}", OWN + "1")
     deleting = asyncio.create_task(client.delete(OWN + "1"))
