@@ -288,7 +288,7 @@ class Inbox:
             if listener is None and now >= track_again:
                 # Redis may tell of changes by now.
                 return
-            await self._sleep(listener)
+            await self._sleep(listener, now)
         await listener
 
     async def _open(
@@ -443,8 +443,13 @@ class Inbox:
 
     # Waiting
 
-    async def _sleep(self, listener: "asyncio.Task[None] | None") -> None:
-        """Wait until a queue changes, a reader comes, or it is time to ask again."""
+    async def _sleep(self, listener: "asyncio.Task[None] | None", now: float) -> None:
+        """Wait until a queue changes, a reader comes, or it is time to ask again.
+
+        Args:
+            listener: Ends when the connection has broken.
+            now: The time at which no queue was due.
+        """
         loop = asyncio.get_running_loop()
         sleeper = self._sleeper = loop.create_future()
 
@@ -452,7 +457,6 @@ class Inbox:
             if not sleeper.done():
                 sleeper.set_result(None)
 
-        now = loop.time()
         times = [queue.ask_again for queue in self._queues.values()]
         until = min([each for each in times if each > now], default=math.inf)
         until = min(until, self._next_check)
