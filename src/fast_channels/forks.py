@@ -35,7 +35,7 @@ def released(lock: _T) -> _T:
 
 
 def _release(lock: Any) -> None:
-    # What the locks of the standard library do; whoever shares the lock sees it.
+    # As the locks of the standard library do: every holder of a reference sees it.
     lock._at_fork_reinit()  # noqa: SLF001 # there is no public way
 
 

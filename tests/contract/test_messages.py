@@ -262,7 +262,7 @@ async def test_what_not_every_layer_carries_is_refused(
 
 
 async def test_deepest_message_reaches_every_member(pair: Pair) -> None:
-    """A message may be nested 100 levels deep, whoever it is for."""
+    """A message may be nested 100 levels deep, for every receiver."""
     channels = [await member(pair.layer) for _ in range(2)]
     message = {"type": "test.message", "value": nested(100)}
     await pair.other.send(channels[0], message)

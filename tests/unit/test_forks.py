@@ -14,7 +14,7 @@ def begin() -> None:
 
 
 def test_released() -> None:
-    """A lock that another thread holds is free in the child, whoever shares it."""
+    """A lock that another thread holds is free in the child, for all who share it."""
     lock, reentrant = released(threading.Lock()), released(threading.RLock())
 
     def hold() -> None:

@@ -51,7 +51,7 @@ def kind(
 
 @pytest.fixture
 def idle() -> Iterator[asyncio.AbstractEventLoop]:
-    """Make a loop that is open, and runs only when it is told to."""
+    """Make a loop that is open, and runs only on demand."""
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()

@@ -182,7 +182,7 @@ async def test_serializer_of_an_application(
 async def test_names_that_no_channel_has(
     redis_server: RedisServer, prefix: str, options: dict[str, Any]
 ) -> None:
-    """A member of a group that cannot be a channel costs nobody a message."""
+    """A member of a group that cannot be a channel costs no other a message."""
     async with RedisChannelLayer([redis_server.url], prefix=prefix, **options) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)

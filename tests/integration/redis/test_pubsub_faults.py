@@ -304,7 +304,7 @@ async def test_consumers_are_told(
 
 
 class Plain(AsyncWebsocketConsumer):
-    """Has no handler for what it is told of its connection."""
+    """Has no handler for notices about its connection."""
 
     channel_layer_alias = ALIAS
     groups = ["crowd"]
@@ -353,7 +353,7 @@ async def test_deep_message(
     make_layer: MakeLayer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Messages that no consumer can have are nobody's loss but their own room's."""
+    """Messages that no consumer can have harm no other room."""
     layer = make_layer(own_redis_server, **TOLD)
     channels = [await layer.new_channel() for _ in range(3)]
     for channel in channels[:2]:

@@ -134,7 +134,7 @@ async def test_client_is_gone() -> None:
 
 
 async def test_connection_that_was_accepted() -> None:
-    """An endpoint that has accepted the connection is told who is to do that."""
+    """An endpoint that has accepted the connection learns that connect() does that."""
     client = WebsocketCommunicator(app, "/accepted/tea?token=ann")
     await client.connect()
     with pytest.raises(RuntimeError, match=r"before Chat\.serve\(\): leave that to"):

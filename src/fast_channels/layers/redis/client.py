@@ -61,7 +61,7 @@ class Client:
     """
 
     timing: ClassVar[Timing] = Timing()
-    """When Redis is told of memberships."""
+    """When memberships are written to Redis."""
 
     def __init__(self, layer: RedisBaseLayer, name: str, max_deliveries: int) -> None:
         self._layer = layer

@@ -2,7 +2,7 @@
 
 The rules:
 
-1. A change is a pair of a group and a channel. What Redis is told of a pair is what is
+1. A change is a pair of a group and a channel. What is written of a pair is what is
    true when the command leaves: that the channel is in the group, or that it is not.
    So a change can be written late, twice, or together with others.
 2. One batch is under way at a time, so no batch overtakes another. Changes that callers

@@ -300,7 +300,7 @@ class RedisChannelLayer(RedisBaseLayer):
         """Drop a channel's messages and memberships; a second call does nothing.
 
         What is on its way to a channel that ``new_channel()`` made is lost. While Redis
-        is away, it is told later.
+        is away, the change is written later.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete, channel)

@@ -45,7 +45,7 @@ _GRACE = 0.05
 # Seconds between two attempts to connect: they grow, with jitter. All is heard half a
 # second after a server is back.
 _BACKOFF = (0.01, 0.35)
-# How many names one command has, and how many are told in one turn of the event loop.
+# Names in one command, and names that are sent in one turn of the event loop.
 _CHUNK = 1000
 _TURN = 10_000
 # After so many messages in a row others get their turn.

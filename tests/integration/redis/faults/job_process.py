@@ -1,7 +1,7 @@
 """A worker that does ten jobs of one channel at once, and prints what it does.
 
-Its arguments are the URL of the server, the prefix, the channel, and after how many
-deliveries a message is a dead letter, 0 for any number. It prints "ready",
+Its arguments are the URL of the server, the prefix, the channel, and the
+deliveries after which a message is a dead letter, 0 for any number. It prints "ready",
 and for each job "begun" and "ended" with the job's number. A job of type "job.kill"
 kills the process. SIGTERM stops it.
 """

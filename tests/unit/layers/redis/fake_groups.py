@@ -61,7 +61,7 @@ class Redis:
         keys, arguments = rest[:count], rest[count:]
         if self.forgets_scripts:
             self.forgets_scripts = False
-            # It is told of the same once more.
+            # The same is written once more.
             return NoScriptError("No matching script. Please use EVAL.")
         if script in {GROUP_ADD.sha, GROUP_ADD.text}:
             return self._add(keys, arguments)

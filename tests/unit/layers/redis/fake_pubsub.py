@@ -34,7 +34,7 @@ class FakePubSub:
         # Whether confirmations are held back, and those that are.
         self.holds = False
         self.held: deque[tuple[Connection, list[Any]]] = deque()
-        # Names to which nobody may subscribe, and what the answer is.
+        # Names that are refused, and what the answer is.
         self.forbidden: dict[str, Exception] = {}
         # Whether nobody can connect; how the next attempts fail, and the next writes.
         self.unreachable = False
@@ -71,7 +71,7 @@ class FakePubSub:
             connection.reply(reply)
 
     def cut(self, error: BaseException | None = None) -> None:
-        """Break all connections, as seen by whoever reads."""
+        """Break all connections, as a reader sees it."""
         for connection in self.open:
             connection.reply(error or RedisConnectionError("the line was cut"))
 
@@ -101,7 +101,7 @@ class Connection:
         return self.open
 
     def reply(self, reply: Any) -> None:
-        """Send a reply, or break as seen by whoever reads."""
+        """Send a reply, or break as a reader sees it."""
         self._reader.feed_data(b"?")
         self._replies.put_nowait(reply)
 

@@ -210,7 +210,7 @@ class Connection:
         return reply
 
     def fail(self, error: BaseException | None = None) -> None:
-        """Break, as seen by whoever reads."""
+        """Break, as a reader sees it."""
         self.replies.put_nowait(error or RedisConnectionError("the line was cut"))
 
     def push(self, key: str | None) -> None:

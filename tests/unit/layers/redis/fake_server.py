@@ -92,7 +92,7 @@ class Connection:
         self.open = False
 
     def fail(self, error: BaseException | None = None) -> None:
-        """Break, as seen by whoever reads."""
+        """Break, as a reader sees it."""
         self.replies.put_nowait(error or RedisConnectionError("the line was cut"))
 
 

@@ -178,7 +178,7 @@ async def test_a_cancelled_caller(
 async def test_leaving_while_redis_is_told(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Who leaves while a server is told of everybody is not added again."""
+    """A channel that leaves while all are written again is not added again."""
     await join(memberships, "a", "xyz")
     for restarted in (True, False):
         redis.forgets_scripts = restarted
@@ -198,7 +198,7 @@ async def test_leaving_while_redis_is_told(
 async def test_joining_while_redis_is_told(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Who comes back while a server is told who has left stays a member."""
+    """A channel that comes back while those that left are removed stays a member."""
     await join(memberships, "a", "xyz")
     redis.answers.clear()
     leaving = asyncio.create_task(memberships.discard("a", "z"))

@@ -262,7 +262,7 @@ async def test_acknowledging_together(server: FakeRedis, plain: Reader) -> None:
 
 
 async def test_acknowledging_what_was_lost(server: FakeRedis, plain: Reader) -> None:
-    """Redis is told again of what was acknowledged when the reply was lost."""
+    """What was acknowledged is acknowledged again when the reply was lost."""
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")

@@ -82,7 +82,7 @@ async def test_deleting_in_steps(
     monkeypatch: pytest.MonkeyPatch,
     cancelled: bool,
 ) -> None:
-    """The event loop goes on while a channel leaves many groups, whoever waits."""
+    """The event loop goes on while a channel leaves many groups."""
     monkeypatch.setattr(module, "_STEP", 2)
     await join(memberships, "abcdefg", "x")
     deleting = asyncio.create_task(memberships.delete("x"))
@@ -109,7 +109,7 @@ async def test_closing(redis: Redis, memberships: Memberships) -> None:
 async def test_closing_while_redis_is_told(
     redis: Redis, memberships: Memberships, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was about to be told is dropped, and nothing is left behind."""
+    """What was about to be written is dropped, and nothing is left behind."""
     monkeypatch.setattr("fast_channels.layers.redis.group_writer._BATCH", 2)
     await join(memberships, "abcdef", "xyz")
     redis.answers.clear()

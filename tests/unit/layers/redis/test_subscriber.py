@@ -97,7 +97,7 @@ async def test_many_names_are_several_commands(
 async def test_others_get_their_turn_between_names(
     server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is told of very many names in several turns of the event loop."""
+    """Very many names are sent in several turns of the event loop."""
     monkeypatch.setattr(module, "_TURN", 5)
     names = [f"name{number}" for number in range(12)]
     for change in (subscriber.listen, subscriber.ignore):

@@ -3,7 +3,7 @@
 --
 -- KEYS: 1 the processes
 --       2... the groups
--- ARGV: 1 for how many seconds a group lives from now
+-- ARGV: 1 seconds that a group lives from now
 --       2 the process, or '' if it is not known
 --       3 the seconds of its lease
 --       4 'NX' to leave channels alone that are in their group, 'CH' to renew them

@@ -1,6 +1,6 @@
 -- Takes the next batch of messages from the queue of a process. The batch is kept until
 -- the receiver says that it has it: when the reply was lost, or an old connection has
--- taken a batch that nobody was waiting for any more, the receiver gets that one.
+-- taken a batch whose reply no one reads, the receiver gets that one.
 --
 -- KEYS: 1 the queue
 --       2 where the batch is kept: its messages, and its number as the score of a mark
