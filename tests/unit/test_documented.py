@@ -31,6 +31,7 @@ _MODULES = PUBLIC.keys() | {
 _RETURNED = {
     "fast_channels.consumer.base.ConsumerApplication",
     "fast_channels.consumer.groups.AsyncGroupConsumer",
+    "fast_channels.consumer.websocket.Connection",
     "fast_channels.layers.mailbox.Mailbox",
     "fast_channels.testing.http.HttpResponse",
 }
