@@ -307,8 +307,10 @@ class PlainQueue(Queue):
         super().__init__(name, terms)
         self.dead: list[str] = []
         """Receivers that have died, and whose messages are to be recovered."""
-        self.recovered = self.dead_letters = 0
-        """How many messages the last request has recovered, and given up on."""
+        self.recovered: int = 0
+        """How many messages the last request has recovered."""
+        self.dead_letters: int = 0
+        """How many messages it has given up on."""
         self._waiting = waiting
         self._wake = wake
         # What Redis holds in our name, as far as its replies have told.
