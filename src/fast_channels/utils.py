@@ -1,6 +1,6 @@
 """Functions that are useful outside the library too."""
 
-from .loop import await_many_dispatch
+from .dispatching import await_many_dispatch
 
 __all__ = ["await_many_dispatch", "is_same_domain"]
 

@@ -82,7 +82,7 @@ def _fast_channels(kind: str, options: Message) -> Library:
     layer_class = getattr(layers, _LAYERS[kind][0])
     layer = layer_class(**options)
     layers.register_channel_layer(_ALIAS, layer)
-    loop_class = import_module("fast_channels.loop").DispatchLoop
+    loop_class = import_module("fast_channels.dispatching").DispatchLoop
 
     async def serve(receive: Receive, channel: str, dispatch: Dispatch) -> None:
         loop = loop_class(dispatch)

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, overload
 
+from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.foreign import as_layer
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.registry import channel_layers
-from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,

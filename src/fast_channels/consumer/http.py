@@ -22,8 +22,8 @@ from collections.abc import (
 )
 from typing import Any, TypeAlias, cast
 
+from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import StopConsumer
-from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ChannelMessage,

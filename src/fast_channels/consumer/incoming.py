@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from fast_channels.loop import DispatchLoop
+from fast_channels.dispatching import DispatchLoop
 from fast_channels.type_defs import ASGIReceiveCallable, ChannelMessage
 
 __all__ = ["Incoming"]

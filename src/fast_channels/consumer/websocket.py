@@ -11,12 +11,12 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
+from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import (
     AcceptConnection,
     DenyConnection,
     StopConsumer,
 )
-from fast_channels.loop import DispatchLoop
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,

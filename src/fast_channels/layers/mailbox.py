@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from fast_channels.forks import released
-from fast_channels.loop import wake
+from fast_channels.waking import wake
 
 __all__ = ["Mailbox"]
 

@@ -31,9 +31,9 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import ParamSpec, Self, TypeAlias
 
-from fast_channels.first_steps import running_loop
 from fast_channels.forks import in_child
 from fast_channels.type_defs import ChannelLayerProtocol, ChannelMessage
+from fast_channels.waking import running_loop
 
 from .base import BaseChannelLayer
 from .foreign import as_layer, is_layer

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from fast_channels.consumer.incoming import Incoming
-from fast_channels.loop import DispatchLoop
+from fast_channels.dispatching import DispatchLoop
 from fast_channels.type_defs import ChannelMessage
 
 

@@ -30,7 +30,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from fast_channels.loop import wake
+from fast_channels.waking import wake
 
 from .packing import pack
 from .trouble import describe, is_refusal

@@ -34,7 +34,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from fast_channels.loop import wake
+from fast_channels.waking import wake
 
 from .batches import Call, PlainQueue, Popped, ProcessQueue, Queue, Terms
 from .connections import CommandConnection

@@ -25,7 +25,7 @@ from typing import Any, cast
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from fast_channels.loop import wake
+from fast_channels.waking import wake
 
 from .attempts import open_connection
 from .outage import Outage

@@ -13,8 +13,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from fast_channels.first_steps import RUN, FirstSteps
-from fast_channels.loop import DispatchLoop
+from fast_channels.dispatching import DispatchLoop
+from fast_channels.eager import RUN, FirstSteps
 from fast_channels.type_defs import ChannelMessage
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color")

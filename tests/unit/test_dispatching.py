@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeAlias
 
 import pytest
 
+from fast_channels.dispatching import DispatchLoop, await_many_dispatch
 from fast_channels.exceptions import StopConsumer
-from fast_channels.loop import DispatchLoop, await_many_dispatch, wake
 from fast_channels.type_defs import ChannelMessage
+from fast_channels.waking import wake
 
 LAST = "last"
 

@@ -17,7 +17,7 @@ time, all in the task that runs it. The rules:
    its sleeper first and looks for messages second, so that it may be called in any
    thread.
 5. While the loop sleeps in a task of its own, messages of the mailbox are dispatched
-   without waking it, see ``first_steps``; it wakes for what has to be awaited.
+   without waking it, see ``eager``; it wakes for what has to be awaited.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import Any, TypeAlias, cast
 
-from .first_steps import RUN, Begun, FirstSteps, enter_task, leave_task, running_loop
+from .eager import RUN, Begun, FirstSteps, enter_task, leave_task
 from .type_defs import ChannelMessage
+from .waking import resolve, running_loop, wake
 
-__all__ = ["DispatchLoop", "await_many_dispatch", "wake"]
+__all__ = ["DispatchLoop", "await_many_dispatch"]
 
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -38,29 +39,6 @@ _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
 _ENDED = object()
 
 _Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
-
-
-def wake(sleeper: asyncio.Future[None]) -> bool:
-    """Resolve the future that a task sleeps on. Safe in any thread.
-
-    Returns:
-        False if the task will not wake any more, since its event loop is closed.
-    """
-    loop = sleeper.get_loop()
-    if loop is running_loop():
-        if not sleeper.done():
-            sleeper.set_result(None)
-        return True
-    try:
-        loop.call_soon_threadsafe(_resolve, sleeper)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _resolve(sleeper: asyncio.Future[None]) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
 
 
 async def _wait_for(awaitable: Awaitable[None]) -> None:
@@ -145,7 +123,7 @@ class DispatchLoop:
             return
         if new > RUN:
             # It lets others have their turn.
-            _resolve(sleeper)
+            resolve(sleeper)
             return
         loop, worker, context = first_steps.loop, self._worker, self._context
         assert worker is not None
@@ -155,7 +133,7 @@ class DispatchLoop:
             enter_task(loop, worker)
         except RuntimeError:
             # A task runs the event loop inside of one of its steps.
-            _resolve(sleeper)
+            resolve(sleeper)
             return
         try:
             while (message := take()) is not None:
@@ -179,7 +157,7 @@ class DispatchLoop:
             self._begun = exc
         finally:
             leave_task(loop, worker)
-        _resolve(sleeper)
+        resolve(sleeper)
 
     async def run(
         self,
@@ -307,7 +285,7 @@ class DispatchLoop:
         for item in list(self._received):
             if not isinstance(item, BaseException) and unwanted(item[0]):
                 self._received.remove(item)
-                _resolve(item[1])
+                resolve(item[1])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Return a task for the work."""
@@ -358,7 +336,7 @@ class DispatchLoop:
     def _open_gate(self) -> None:
         gate, self._gate = self._gate, None
         if gate is not None:
-            _resolve(gate)
+            resolve(gate)
 
     async def _run_alone(self, source: _Source) -> None:
         """Serve a single source, which needs neither a pump nor a sleeper."""
@@ -403,7 +381,7 @@ class DispatchLoop:
         self._received.append(item)
         # Nothing is heard before somebody asks for it.
         assert self._sleeper is not None
-        _resolve(self._sleeper)
+        resolve(self._sleeper)
 
 
 async def await_many_dispatch(

@@ -24,7 +24,6 @@ __all__ = [
     "Stepper",
     "enter_task",
     "leave_task",
-    "running_loop",
 ]
 
 RUN = 64
@@ -38,9 +37,6 @@ enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignor
 
 leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
 """Says that it no longer does."""
-
-running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 # exported for what serves event loops
-"""Returns the event loop that runs in this thread, or None."""
 
 
 class Stepper(Protocol):
