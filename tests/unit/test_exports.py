@@ -127,8 +127,8 @@ ALSO: dict[str, set[str]] = {
         "WebsocketDenier",
     },
     "fast_channels.layers.redis.core": {"RedisChannelLayer"},
-    "fast_channels.layers.redis.pubsub": {"RedisPubSubChannelLayer"},
-    "fast_channels.layers.redis.queue": {"RedisChannelLayer"},
+    "fast_channels.layers.redis.pubsub.layer": {"RedisPubSubChannelLayer"},
+    "fast_channels.layers.redis.queue.layer": {"RedisChannelLayer"},
     "fast_channels.layers.registry": {
         "ChannelLayerRegistry",
         "channel_layers",

@@ -8,7 +8,7 @@ import pytest
 
 from fast_channels.consumer import AsyncWebsocketConsumer
 from fast_channels.layers import RedisPubSubChannelLayer, register_channel_layer
-from fast_channels.layers.redis import subscriber
+from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer

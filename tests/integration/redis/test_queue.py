@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from fast_channels.layers.redis import RedisChannelLayer, inbox
+from fast_channels.layers.redis import RedisChannelLayer
+from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from fast_channels.layers.redis import RedisChannelLayer, inbox
+from fast_channels.layers.redis import RedisChannelLayer
+from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
 

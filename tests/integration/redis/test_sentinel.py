@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from tests.redis_servers.binary import ServerBinary

@@ -13,7 +13,7 @@ import pytest
 
 from fast_channels.exceptions import ChannelFull
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis import client
+from fast_channels.layers.redis.queue import endpoint as client
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,

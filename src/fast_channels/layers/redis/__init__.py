@@ -1,9 +1,9 @@
 """The layers that carry messages through Redis."""
 
 try:
-    from .connections import RedisUnavailable
-    from .pubsub import RedisPubSubChannelLayer
-    from .queue import RedisChannelLayer
+    from .commands import RedisUnavailable
+    from .pubsub.layer import RedisPubSubChannelLayer
+    from .queue.layer import RedisChannelLayer
 except ImportError as _exc:
     _missing = (_exc.name or "").partition(".")[0]
     if _missing not in {"msgpack", "redis"}:

@@ -2,6 +2,6 @@
 
 from fast_channels.exceptions import ChannelFull
 
-from .queue import RedisChannelLayer
+from .queue.layer import RedisChannelLayer
 
 __all__ = ["ChannelFull", "RedisChannelLayer"]

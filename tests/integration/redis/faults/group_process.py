@@ -8,8 +8,8 @@ import asyncio
 import sys
 
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis.client import Client
-from fast_channels.layers.redis.group_writer import Timing
+from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
+from fast_channels.layers.redis.queue.group_writer import Timing
 
 __all__ = ["TIMING"]
 
@@ -40,5 +40,5 @@ async def main(url: str, prefix: str, group: str, channels: str) -> None:
 
 
 if __name__ == "__main__":
-    Client.timing = TIMING
+    QueueEndpoint.timing = TIMING
     asyncio.run(main(*sys.argv[1:]))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis.client import Client
-from fast_channels.layers.redis.group_writer import Timing
+from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
+from fast_channels.layers.redis.queue.group_writer import Timing
 from tests.redis_servers.server import RedisServer
 
 from .group_process import TIMING
@@ -25,7 +25,7 @@ _MESSAGE = {"type": "number", "number": 1}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have leases end in less than a second."""
-    monkeypatch.setattr(Client, "timing", TIMING)
+    monkeypatch.setattr(QueueEndpoint, "timing", TIMING)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ async def test_time_without_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While Redis hears from no process, as when it is frozen, none counts as dead."""
-    monkeypatch.setattr(Client, "timing", Timing(beat=60, lease=0.2))
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(beat=60, lease=0.2))
     own = await layer.new_channel()
     await layer.group_add(_GROUP, own)
     async with RedisChannelLayer([redis_server.url], prefix) as other:

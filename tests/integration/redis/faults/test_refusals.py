@@ -9,7 +9,8 @@ import pytest
 
 from fast_channels.consumer import AsyncWebsocketConsumer
 from fast_channels.layers import RedisChannelLayer, register_channel_layer
-from fast_channels.layers.redis import RedisUnavailable, group_writer
+from fast_channels.layers.redis import RedisUnavailable
+from fast_channels.layers.redis.queue import group_writer
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from fast_channels.layers.redis import inbox
-from fast_channels.layers.redis.connections import RedisUnavailable
+from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.server import RedisServer
 
 from .conftest import MakeLayer

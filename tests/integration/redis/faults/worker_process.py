@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis import inbox
+from fast_channels.layers.redis.queue import inbox
 
 __all__ = ["LEASE", "shorten_leases"]
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fast_channels.layers.redis import inbox as inbox_module
+from fast_channels.layers.redis.queue import inbox as inbox_module
 
-from .fake_redis import FakeRedis, turn, until
-from .reader import Logged, Reader, reading
+from .queue.fake_redis import FakeRedis, turn, until
+from .queue.reader import Logged, Reader, reading
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 from fast_channels.layers.redis import attempts as module
 from fast_channels.layers.redis.attempts import open_connection
 
-from .fake_redis import turn, until
+from .queue.fake_redis import turn, until
 
 
 class Connection:

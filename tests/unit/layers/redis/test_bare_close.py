@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fast_channels.layers.redis.subscriber import Subscriber
+from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 
-from .fake_pubsub import FakePubSub, Log, hear
-from .fake_redis import FakeRedis, until
-from .reader import Reader
+from .pubsub.fake_pubsub import FakePubSub, Log, hear
+from .queue.fake_redis import FakeRedis, until
+from .queue.reader import Reader
 
 
 async def read() -> object:

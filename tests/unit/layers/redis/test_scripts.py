@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import NoScriptError, ResponseError
 
 from fast_channels.layers.redis import scripts
-from fast_channels.layers.redis.connections import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
 from fast_channels.layers.redis.scripts import POP, Script, run
 
 TEXTS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from fast_channels.layers.redis.connections import CommandConnection
+from fast_channels.layers.redis.commands import CommandConnection
 
 __all__ = [
     "GROUP_ADD",

@@ -1,0 +1,302 @@
+"""What the pub/sub layer has in one event loop: connections, and who hears what."""
+
+import asyncio
+import functools
+import itertools
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from fast_channels.layers.copies import copies_of
+from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.notices import Notice
+from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, complain
+from fast_channels.layers.redis.master_watch import MasterWatch
+from fast_channels.layers.redis.patterns import starting_with
+from fast_channels.layers.redis.sentinel import Master, make_connection
+from fast_channels.layers.redis.serializers import UndecodableMessage
+from fast_channels.layers.redis.sharding import shard_of
+
+from .subscriber import Pattern, Subscriber
+
+__all__ = ["PubSubEndpoint"]
+
+# How often in seconds to ask whether waiting for Redis to confirm is still of use.
+_PATIENCE = 0.1
+# How many groups a channel leaves before others get their turn.
+_RUN = 500
+# How much of a name, and of what went wrong with its message, goes to the log.
+_SHOWN = 200
+
+
+class PubSubEndpoint:
+    """One event loop's part of a layer.
+
+    Args:
+        layer: The layer.
+        name: What tells it from all others: the part of the names of its channels
+            between the last dot but one and the ``!``.
+        on_disconnect: The type of the message for all channels when a connection has
+            broken, if there is to be one.
+        on_reconnect: The same for when everything is heard again.
+    """
+
+    def __init__(
+        self,
+        layer: RedisBaseLayer,
+        name: str,
+        on_disconnect: str | None,
+        on_reconnect: str | None,
+    ) -> None:
+        self._layer = layer
+        self.name: str = name
+        """What tells it from all others."""
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        """The event loop."""
+        self.groups: dict[str, set[str]] = {}
+        """The channels in each group, by the name of the group's Redis channel."""
+        # The same the other way round.
+        self._by_channel: dict[str, set[str]] = {}
+        # Those channels in groups that ``new_channel()`` has not made here.
+        self._foreign: set[str] = set()
+        # What the names of its channels have in common.
+        self._end_of_own = f".{name}!"
+        self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
+        """The mailboxes of channels that ``new_channel()`` has not made here."""
+        self._made_at = self.loop.time()
+        # By the prefix of the channels that they stand for.
+        self._patterns: dict[str, Pattern] = {}
+        # Channels of nobody in particular, and what looks whether they are still read.
+        self._plain: dict[str, asyncio.TimerHandle] = {}
+        self._commands: list[CommandConnection] = []
+        self._subscribers: list[Subscriber] = []
+        self._watches: list[MasterWatch] = []
+        for shard, host in enumerate(layer.hosts):
+            place = Master(host) if host.kind == "sentinel" else host
+            connect = functools.partial(make_connection, place)
+            timeout = host.command_timeout or TIMEOUT
+            self._commands.append(
+                CommandConnection(connect, str(host), timeout=timeout)
+            )
+            self._subscribers.append(
+                Subscriber(
+                    connect,
+                    name=str(host),
+                    received=self._deliver,
+                    lost=functools.partial(self._lost, on_disconnect),
+                    restored=functools.partial(self._tell_everybody, on_reconnect),
+                    timeout=timeout,
+                )
+            )
+            if isinstance(place, Master):
+                switched = functools.partial(self._switched, shard)
+                self._watches.append(MasterWatch(place, switched))
+
+    def owns(self, channel: str) -> bool:
+        """Return whether a channel was made here."""
+        # Prefixes may have a "!" too.
+        return self._end_of_own in channel
+
+    # Sending
+
+    async def publish(self, name: str, message: bytes) -> None:
+        """Publish a message on a Redis channel."""
+        # Who sends once and ends needs no watch.
+        if self.loop.time() > self._made_at + SHORT:
+            self._watch()
+        await self._commands[self._shard(name)].execute("PUBLISH", name, message)
+
+    # Listening
+
+    async def listen_to_own(self, prefix: str) -> None:
+        """Listen to all channels whose names start so; returns when they are heard."""
+        pattern = self._patterns.get(prefix)
+        if pattern is None:
+            pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
+            self._watch()
+            for subscriber in self._subscribers:
+                subscriber.listen(pattern)
+        for subscriber in self._subscribers:
+            await self._heard(subscriber, pattern)
+
+    def listen_for_reader(self, channel: str) -> None:
+        """Listen to a channel of nobody in particular, as long as it is read."""
+        timer = self._plain.get(channel)
+        if timer is None:
+            self._watch()
+            self._subscribers[self._shard(channel)].listen(channel)
+        else:
+            timer.cancel()
+        self._expect_reader(channel)
+
+    def _expect_reader(self, channel: str) -> None:
+        self._plain[channel] = self.loop.call_later(
+            self._layer.expiry, self._look_for_reader, channel
+        )
+
+    def _look_for_reader(self, channel: str) -> None:
+        mailbox = self.plain.by_channel.get(channel)
+        if mailbox is not None and mailbox.readers:
+            self._expect_reader(channel)
+        else:
+            del self._plain[channel]
+            self._subscribers[self._shard(channel)].ignore(channel)
+
+    async def join(self, group: str, channel: str) -> None:
+        """Add a channel to a group; returns when the group is heard."""
+        subscriber = self._subscribers[self._shard(group)]
+        members = self.groups.setdefault(group, set())
+        if channel not in members:
+            members.add(channel)
+            self._by_channel.setdefault(channel, set()).add(group)
+            if not self.owns(channel):
+                self._foreign.add(channel)
+            self._watch()
+            subscriber.listen(group)
+        await self._heard(subscriber, group)
+
+    async def leave(self, group: str, channel: str) -> None:
+        """Remove a channel from a group."""
+        self._leave(group, channel)
+
+    def _leave(self, group: str, channel: str) -> None:
+        members = self.groups.get(group, set())
+        if channel not in members:
+            return
+        members.remove(channel)
+        if not members:
+            del self.groups[group]
+        groups = self._by_channel[channel]
+        groups.remove(group)
+        if not groups:
+            del self._by_channel[channel]
+            self._foreign.discard(channel)
+        self._subscribers[self._shard(group)].ignore(group)
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Read a channel for somebody who does not wait."""
+        return self._layer.mailboxes.attach(channel, listener)
+
+    async def delete(self, channel: str) -> None:
+        """Drop what waits in a channel, and whatever may still come for it."""
+        if self.owns(channel):
+            self._layer.mailboxes.bury(channel)
+        else:
+            self.plain.delete(channel)
+            timer = self._plain.get(channel)
+            if timer is not None:
+                timer.cancel()
+                self._look_for_reader(channel)
+        await self._leave_all(channel)
+
+    async def forget(self) -> None:
+        """Leave all groups, and drop what waits in channels of nobody in particular."""
+        self.plain.clear()
+        while self._by_channel:
+            await self._leave_all(next(iter(self._by_channel)))
+
+    async def _leave_all(self, channel: str) -> None:
+        """Remove a channel from all its groups; others get their turn meanwhile."""
+        while groups := self._by_channel.get(channel):
+            for group in list(itertools.islice(groups, _RUN)):
+                self._leave(group, channel)
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for timer in self._plain.values():
+            timer.cancel()
+        self._plain.clear()
+        self._patterns.clear()
+        self.groups.clear()
+        self._by_channel.clear()
+        self._foreign.clear()
+        self.plain.clear()
+        await asyncio.gather(
+            *[watch.close() for watch in self._watches],
+            *[subscriber.close() for subscriber in self._subscribers],
+            *[commands.close() for commands in self._commands],
+        )
+
+    async def _heard(self, subscriber: Subscriber, name: str) -> None:
+        """Wait until a name is heard, unless Redis is away."""
+        while (pending := subscriber.pending(name)) is not None:
+            if subscriber.away:
+                return
+            await asyncio.wait([pending], timeout=_PATIENCE)
+
+    def _watch(self) -> None:
+        for watch in self._watches:
+            watch.start()
+
+    def _shard(self, name: str) -> int:
+        return shard_of(name, len(self._commands))
+
+    # What happens
+
+    def _deliver(self, name: bytes, data: bytes) -> None:
+        """Put a message into the mailboxes of the channels that it is for.
+
+        Whatever is wrong with it is logged, and raises nothing: the connection and the
+        messages behind it are other senders'.
+        """
+        heard = name.decode(errors="replace")
+        try:
+            self._hand_out(heard, self._layer.deserialize(data))
+        except UndecodableMessage as exc:
+            complain(self._layer, _shorten(heard), _shorten(str(exc)))
+        except Exception as exc:  # noqa: BLE001 # a serializer may be the user's
+            problem = f"{type(exc).__name__}: {exc}"
+            complain(self._layer, _shorten(heard), _shorten(problem))
+
+    def _hand_out(self, heard: str, message: dict[str, Any]) -> None:
+        members = self.groups.get(heard)
+        if members is not None:
+            copies = message.copy if len(members) == 1 else copies_of(message)
+            own = members - self._foreign
+            self._put(own, members & self._foreign, copies, heard)
+        elif self.owns(heard):
+            self._put((heard,), (), message.copy)
+        # Anything else was on its way to a group whose last member has just left.
+        elif heard in self._plain:
+            self._put((), (heard,), message.copy)
+
+    def _put(
+        self,
+        own: Collection[str],
+        others: Collection[str],
+        message: Callable[[], dict[str, Any]],
+        group: str | None = None,
+    ) -> None:
+        """Put a message into mailboxes: of channels that are our own, and of others."""
+        layer = self._layer
+        now = time.monotonic()
+        deadline = now + layer.expiry
+        for mailboxes, channels in ((layer.mailboxes, own), (self.plain, others)):
+            mailboxes.sweep_if_due(now)
+            if channels:
+                put = mailboxes.put_each(channels, message, deadline)
+                layer.counters.count(put, group)
+
+    def _lost(self, message_type: str | None) -> None:
+        self._layer.counters.count_reconnect()
+        self._tell_everybody(message_type)
+
+    def _tell_everybody(self, message_type: str | None) -> None:
+        if message_type is not None:
+            mailboxes = self._layer.mailboxes
+            with mailboxes.lock:
+                read = list(mailboxes.by_channel)
+            own = set(filter(self.owns, (*read, *self._by_channel)))
+            others = {*self._plain, *self._foreign}
+            self._put(own, others, functools.partial(Notice, type=message_type))
+
+    def _switched(self, shard: int) -> None:
+        self._commands[shard].reconnect()
+        self._subscribers[shard].reconnect()
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -1,0 +1,494 @@
+"""What a reader of queues asks Redis for, and what it makes of the replies.
+
+Plain code without I/O: the inbox sends what :meth:`Queue.ask` returns and hands the
+replies to :meth:`Queue.accept`.
+
+The queue of a process has one reader. A batch that it has received is done with: Redis
+keeps it only until the reader says, with its next request, that it has it::
+
+    in the queue --> kept by Redis as batch N --> received --> gone
+                          ^          |
+                          +----------+  asked again: the reply was lost
+
+A plain channel has readers in many processes. A message that one of them has taken is
+held in its name until the work is done::
+
+    in the queue --> held --> acknowledged: gone
+         ^            | |
+         +------------+ +--> its process died: recovered --> held by another
+          given back                |
+                                    +--> too many processes died: a dead letter
+
+In both, what Redis says is compared with what the reader knows, so that a reply that is
+lost, a command that arrives late and a server that has lost its latest data make no
+difference: nothing is lost, and nothing that was received is received again.
+"""
+
+import abc
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from typing_extensions import override
+
+from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE, Script
+
+__all__ = [
+    "Call",
+    "PlainQueue",
+    "Popped",
+    "ProcessQueue",
+    "Queue",
+    "Terms",
+    "private_key",
+]
+
+Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
+"""A script to run, its keys and its arguments."""
+
+_BATCH = 100
+"""The most messages that one request takes."""
+_BATCH_BYTES = 1_000_000
+"""The most bytes that one request takes, unless a single message has more."""
+_KEPT = 60.0
+"""Seconds for which Redis keeps a batch longer than its messages could wait."""
+_QUICK = 0.001
+"""A reader of a plain channel is quick if it comes back within so many seconds."""
+_REMEMBERED = 10_000
+"""Messages after which what was received is forgotten, in two steps."""
+_DEATHS_KEPT = 86_400.0
+"""Seconds for which Redis remembers how often the receivers of a message died."""
+_DEAD_LETTERS_KEPT, _MOST_DEAD_LETTERS = 7 * 86_400.0, 1000
+"""Seconds to keep the dead letters of a channel, and how many."""
+
+_numbers = itertools.count(1)
+
+
+def private_key(prefix: str, kind: str, name: str) -> str:
+    """Return a key that belongs to a queue, and that nothing but this library reads.
+
+    The queue's own key, in braces, is the part that is hashed: in a cluster, all keys
+    of a queue are on one node.
+    """
+    return f"{prefix}:{kind}:{{{prefix}{name}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all queues of an inbox have in common."""
+
+    prefix: str
+    """What keys start with."""
+    receiver: str
+    """The name of the inbox, which no other has."""
+    expiry: float
+    """Seconds that a message can wait in Redis."""
+    lease: float
+    """Seconds after which a receiver that has not been heard of counts as dead."""
+    max_deliveries: int
+    """Deliveries after which a message is a dead letter, if each receiver died.
+
+    0 stands for any number.
+    """
+
+    def key(self, kind: str, name: str, *rest: str) -> str:
+        """Return a private key of a queue."""
+        return ":".join((private_key(self.prefix, kind, name), *rest))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Popped:
+    """A message that came out of a queue."""
+
+    queue: "Queue"
+    value: bytes
+    score: bytes
+    left: float
+    """Seconds that it can wait from now on."""
+
+    def acknowledge(self, *, soon: bool = True) -> None:
+        """Say that the message was handled; a second call has no effect.
+
+        Args:
+            soon: False if Redis can learn of it with any later request.
+        """
+        self.queue.settle(self, acknowledged=True, soon=soon)
+
+    def give_back(self) -> None:
+        """Leave the message to others; no effect if it was acknowledged."""
+        self.queue.settle(self, acknowledged=False, soon=True)
+
+
+class Queue(abc.ABC):
+    """A queue in Redis, as its reader knows it.
+
+    Args:
+        name: The channel, or what all channels of a process have in common.
+        terms: What all queues have in common.
+    """
+
+    def __init__(self, name: str, terms: Terms) -> None:
+        self.name: str = name
+        """The channel, or what all channels of a process have in common."""
+        self.key: str = terms.prefix + name
+        """The key of the queue."""
+        self.readers: int = 0
+        """How many wait for a message."""
+        self.changed: bool = True
+        """Whether there may be something in it."""
+        self.asked: bool = False
+        """Whether a request was sent, and the reply has not come."""
+        self.checks: bool = False
+        """Whether to send a request for its own sake: leases end, batches are kept."""
+        self.ask_again: float = -math.inf
+        """When to ask again after Redis has refused to, on the event loop's clock."""
+        self._terms = terms
+        # When nothing was in it, on the clock of the event loop.
+        self._emptied = -math.inf
+        # Whether it may hold messages that were received before: a server that has lost
+        # its latest data has them again, until it was seen empty.
+        self._may_repeat = False
+        # Where messages are kept that were taken, and for how long.
+        self._held = terms.key("inflight", name, terms.receiver)
+        self._kept = math.ceil((terms.expiry + _KEPT) * 1000)
+
+    @property
+    @abc.abstractmethod
+    def idle(self) -> bool:
+        """Whether there is nothing to do with it, now or later."""
+
+    def due(self, now: float) -> bool:
+        """Return whether to send a request, on behalf of readers or not."""
+        return now >= self.ask_again and self._is_due()
+
+    @abc.abstractmethod
+    def ask(self, now: float) -> list[Call]:
+        """Return the next request: scripts, of which the last one takes messages."""
+
+    @abc.abstractmethod
+    def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
+        """Return the messages of a reply, and note what it says.
+
+        Args:
+            replies: One for each script of the request.
+            waiting: How many messages are in the queue now.
+            now: The time on the event loop's clock.
+        """
+
+    @abc.abstractmethod
+    def leave(self) -> Call:
+        """Return the last request, which says what was received, and takes nothing."""
+
+    @abc.abstractmethod
+    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
+        """Note that a message was handled, or goes back."""
+
+    def fail(self) -> None:
+        """Note that Redis has refused the request."""
+        self.asked = False
+        self.changed = True
+
+    def note_change(self, now: float) -> None:
+        """Note that there may be something in it."""
+        if not (self.changed or self.asked):
+            self._emptied = now
+        self.changed = True
+
+    def reconnected(self) -> None:
+        """Note that Redis may hold older data than before."""
+        self.changed = self._may_repeat = True
+        self._emptied = -math.inf
+
+    def _is_due(self) -> bool:
+        return self.asked or (self.changed and self.readers > 0)
+
+    def _sent(self) -> None:
+        self.changed = self.checks = False
+        self.asked = True
+
+    def _received(self, waiting: int, now: float) -> None:
+        self.asked = False
+        if waiting:
+            self.changed = True
+            return
+        self._may_repeat = False
+        if not self.changed:
+            self._emptied = now
+
+    def _drops_old(self, now: float) -> int:
+        # What came after the queue was seen empty cannot have waited for longer than
+        # since then, whatever the clock of its sender says.
+        return int(now - self._emptied >= self._terms.expiry)
+
+
+class ProcessQueue(Queue):
+    """The queue of this process, which no other reads."""
+
+    def __init__(self, name: str, terms: Terms) -> None:
+        super().__init__(name, terms)
+        # The number of the last batch that was received; 0 if Redis keeps none.
+        self._last = 0
+        self._recent = _Recent()
+
+    @property
+    @override
+    def idle(self) -> bool:
+        return not (self.readers or self.asked or self._last)
+
+    @override
+    def _is_due(self) -> bool:
+        # Without readers, a check says that the last batch has come.
+        return super()._is_due() or (self.checks and self._last > 0)
+
+    @override
+    def ask(self, now: float) -> list[Call]:
+        call = self._pop(_BATCH if self.readers else 0, now)
+        self._sent()
+        return [call]
+
+    @override
+    def leave(self) -> Call:
+        return self._pop(0, 0)
+
+    @override
+    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
+        """Do nothing: its messages are done when they have been received."""
+
+    @override
+    def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
+        time, number, *messages = replies[-1]
+        self._last = int(number) if messages else 0
+        left_at_least = self._terms.expiry - (now - self._emptied)
+        may_repeat = self._may_repeat
+        self._received(waiting, now)
+        taken: list[Popped] = []
+        for value, score in zip(messages[::2], messages[1::2], strict=True):
+            if self._recent.add(value, score) or not may_repeat:
+                left = float(score) + self._terms.expiry - float(time)
+                left = min(max(left, left_at_least), self._terms.expiry)
+                taken.append(Popped(self, value, score, left))
+        return taken
+
+    def _pop(self, count: int, now: float) -> Call:
+        return (
+            POP,
+            [self.key, self._held],
+            [
+                next(_numbers),
+                self._last,
+                count,
+                _BATCH_BYTES,
+                self._terms.expiry,
+                self._drops_old(now),
+                self._kept,
+            ],
+        )
+
+
+class PlainQueue(Queue):
+    """The queue of a plain channel, which readers in other processes share.
+
+    Args:
+        name: The channel.
+        terms: What all queues have in common.
+        waiting: Returns how many messages wait in this process for a reader.
+        wake: Called when there is something to tell Redis soon.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        terms: Terms,
+        waiting: Callable[[str], int],
+        wake: Callable[[], None],
+    ) -> None:
+        super().__init__(name, terms)
+        self.dead: list[str] = []
+        """Receivers that have died, and whose messages are to be recovered."""
+        self.recovered: int = 0
+        """How many messages the last request has recovered."""
+        self.dead_letters: int = 0
+        """How many messages it has given up on."""
+        self._waiting = waiting
+        self._wake = wake
+        # What Redis holds in our name, as far as its replies have told.
+        self._taken: dict[bytes, Popped] = {}
+        # Messages to acknowledge and to give back, and those of the request under way.
+        self._settled: tuple[dict[bytes, None], dict[bytes, None]] = {}, {}
+        self._settling: list[bytes] = []
+        # Whether Redis has to learn of them soon.
+        self._hurries = False
+        self._recent = _Recent()
+        # How many messages to take at least, and when some were taken last.
+        self._ahead = 1
+        self._taken_at = -math.inf
+
+    @property
+    @override
+    def idle(self) -> bool:
+        return not (self.readers or self._taken or self.dead or self.asked)
+
+    @override
+    def _is_due(self) -> bool:
+        if self.asked or self.dead or (self.checks and self._taken):
+            return True
+        # While messages wait here, readers have enough to do.
+        return self._hurries or (not self._waiting(self.name) and super()._is_due())
+
+    @override
+    def ask(self, now: float) -> list[Call]:
+        count = 0
+        if self.readers and not self._waiting(self.name):
+            quick = now - self._taken_at < _QUICK * self._ahead
+            self._ahead = min(2 * self._ahead, _BATCH) if quick else 1
+            count = min(max(self.readers, self._ahead), _BATCH)
+        calls = [self._recover(receiver) for receiver in self.dead]
+        calls.append(self._take(count, now))
+        if count:
+            self._sent()
+        self.asked = True
+        self.checks = self._hurries = False
+        return calls
+
+    @override
+    def leave(self) -> Call:
+        return self._take(-1, 0)
+
+    @override
+    def fail(self) -> None:
+        super().fail()
+        self._hurries = any(self._settled)
+
+    @override
+    def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
+        *recovered, (_, differs, more, dead, messages) = replies
+        self.recovered = sum(reply[0] for reply in recovered)
+        self.dead_letters = sum(reply[1] for reply in recovered)
+        self.dead = [receiver.decode() for receiver in dead]
+        self._forget_settled()
+        may_repeat = self._may_repeat
+        self._received(waiting, now)
+        if messages:
+            self._taken_at = now
+        pairs = dict(zip(messages[::2], messages[1::2], strict=True))
+        known = self._taken
+        if differs == b"1":
+            # Others have recovered what is missing here.
+            known = {value: known[value] for value in pairs if value in known}
+            self._taken = known.copy()
+        if more == b"1" or differs == b"1":
+            self.changed = True
+        taken: list[Popped] = []
+        for value, score in pairs.items():
+            if differs == b"1" and value in known:
+                continue
+            popped = self._taken[value] = Popped(self, value, score, math.inf)
+            if may_repeat and self._recent.has(value, score):
+                popped.acknowledge()
+            else:
+                taken.append(popped)
+        return taken
+
+    @override
+    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
+        if self._taken.get(popped.value) is not popped:
+            # Another process has recovered it.
+            return
+        if any(popped.value in settled for settled in self._settled):
+            return
+        self._settled[0 if acknowledged else 1][popped.value] = None
+        if soon:
+            self._hurries = True
+            self._wake()
+
+    def _forget_settled(self) -> None:
+        """Forget the messages of which Redis has just been told."""
+        done, _ = self._settled
+        for value in self._settling:
+            popped = self._taken.pop(value, None)
+            if popped is not None and value in done:
+                self._recent.add(value, popped.score)
+            for settled in self._settled:
+                settled.pop(value, None)
+
+    def _take(self, count: int, now: float) -> Call:
+        terms = self._terms
+        done, back = map(list, self._settled)
+        self._settling = [*done, *back]
+        return (
+            TAKE,
+            [
+                self.key,
+                self._held,
+                terms.key("receivers", self.name),
+                terms.key("suspects", self.name),
+                terms.key("deaths", self.name),
+            ],
+            [
+                terms.receiver,
+                terms.lease,
+                self._kept,
+                terms.expiry,
+                self._drops_old(now),
+                count,
+                _BATCH_BYTES,
+                len(self._taken) - len(self._settling),
+                len(done),
+                *done,
+                *back,
+            ],
+        )
+
+    def _recover(self, receiver: str) -> Call:
+        terms = self._terms
+        return (
+            RECOVER,
+            [
+                self.key,
+                terms.key("receivers", self.name),
+                terms.key("inflight", self.name, receiver),
+                terms.key("suspects", self.name),
+                terms.key("deaths", self.name),
+                terms.key("deadletters", self.name),
+            ],
+            [
+                receiver,
+                terms.expiry,
+                math.ceil(_DEATHS_KEPT * 1000),
+                terms.max_deliveries,
+                math.ceil(_DEAD_LETTERS_KEPT * 1000),
+                _MOST_DEAD_LETTERS,
+            ],
+        )
+
+
+class _Recent:
+    """Remembers which messages were received lately, by a hash of each."""
+
+    __slots__ = ("_latest", "_older")
+
+    def __init__(self) -> None:
+        self._latest: set[int] = set()
+        self._older: set[int] = set()
+
+    def has(self, value: bytes, score: bytes) -> bool:
+        """Return whether a message is remembered."""
+        key = _hash(value, score)
+        return key in self._latest or key in self._older
+
+    def add(self, value: bytes, score: bytes) -> bool:
+        """Remember a message; return whether it is new."""
+        key = _hash(value, score)
+        if key in self._latest or key in self._older:
+            return False
+        self._latest.add(key)
+        if len(self._latest) >= _REMEMBERED:
+            self._older, self._latest = self._latest, set()
+        return True
+
+
+def _hash(value: bytes, score: bytes) -> int:
+    # Scores are times and seldom equal: the beginning tells equal ones apart.
+    return hash((value[:64], score))

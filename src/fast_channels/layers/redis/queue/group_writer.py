@@ -1,0 +1,385 @@
+"""Keeps one shard up to date with who is in which group.
+
+The rules:
+
+1. A change is a pair of a group and a channel. What is written of a pair is what is
+   true when the command leaves: that the channel is in the group, or that it is not.
+   So a change can be written late, twice, or together with others.
+2. One batch is under way at a time, so no batch overtakes another. Changes that callers
+   wait for come before what is only written again.
+3. A batch that fails, for whatever reason that can pass, is written again every second;
+   callers no longer wait then.
+4. Every command renews the lease of this process in Redis. If Redis held none, it may
+   have dropped this process from its groups, and everything is written again.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, cast
+
+from redis.exceptions import ResponseError
+
+from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.outage import Outage
+from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, run
+
+__all__ = ["GroupWriter", "Pair", "Timing"]
+
+_logger = logging.getLogger(__name__)
+
+Pair: TypeAlias = tuple[str, str]
+"""A group and a channel."""
+
+# Pairs in one command: Redis and the event loop take a millisecond or two for them.
+_BATCH = 500
+# Channels that left lately and are remembered, for each shard.
+_REMEMBERED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When Redis is written to, in seconds."""
+
+    beat: float = 15.0
+    """Between two renewals of the lease of this process."""
+    lease: float = 60.0
+    """Until Redis takes this process for dead, after the last renewal."""
+    beats_per_check: int = 4
+    """Beats between two comparisons of what Redis holds with what is true."""
+    retry: float = 1.0
+    """Between two attempts while Redis cannot be written to."""
+    patience: float = 0.1
+    """Between two looks at whether Redis is known to be away, while a caller waits."""
+    remembered: float = 120.0
+    """How long a channel that left is remembered, in case that Redis brings it back."""
+
+
+class GroupWriter:
+    """Writes the memberships of one process to one shard. Belongs to one event loop.
+
+    Args:
+        connection: The command connection to the shard.
+        prefix: What keys start with.
+        group_expiry: Seconds after which Redis drops a member that is not renewed.
+        process: The name of the process.
+        members: Returns the pairs that should be in Redis, all of them.
+        is_member: Returns whether a pair should be in Redis.
+        away: Returns whether the shard is known to be unreachable, which was logged.
+        timing: When to write.
+    """
+
+    def __init__(
+        self,
+        connection: CommandConnection,
+        prefix: str,
+        group_expiry: float,
+        process: str,
+        *,
+        members: Callable[[], Iterator[Pair]],
+        is_member: Callable[[Pair], bool],
+        away: Callable[[], bool],
+        timing: Timing,
+    ) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._group_expiry = group_expiry
+        self._process = process
+        self._members = members
+        self._is_member = is_member
+        self._away = away
+        self._timing = timing
+        # Pairs that callers wait for, with the number of the change.
+        self._changed: dict[Pair, int] = {}
+        self._changes = 0
+        # The callers, each with the number of the change that it waits for. They get
+        # the error with which it ended, if Redis is not to blame.
+        self._waiting: deque[tuple[int, asyncio.Future[ResponseError | None]]] = deque()
+        # Pairs whose batch failed; all pairs, while they are written again; all pairs,
+        # while Redis is asked for those that it lacks.
+        self._failed: dict[Pair, None] = {}
+        self._again: Iterator[Pair] = iter(())
+        self._compared: Iterator[Pair] | None = None
+        # Pairs that left, with the time at which they can be forgotten.
+        self._left: dict[Pair, float] = {}
+        # Groups whose keys hold something else, which was logged.
+        self._wrong: set[str] = set()
+        self.registered: bool = False
+        """Whether Redis holds a lease of this process, as far as that is known."""
+        # Whether the last batch failed, and what the log says about that.
+        self._behind = False
+        self._outage = Outage(
+            _logger, connection.name, "updated with group memberships"
+        )
+        self._task: asyncio.Task[None] | None = None
+        # Looks whether the shard is away, while callers wait.
+        self._look: asyncio.TimerHandle | None = None
+        # What the task sleeps on before it tries again.
+        self._hurried = asyncio.Event()
+
+    # What changes
+
+    def note(self, pair: Pair) -> None:
+        """Write a pair soon, as it has changed."""
+        self._changes += 1
+        self._forget_old()
+        self._failed.pop(pair, None)
+        self._changed.pop(pair, None)
+        self._changed[pair] = self._changes
+        self._left.pop(pair, None)
+        if not self._is_member(pair):
+            loop = asyncio.get_running_loop()
+            self._left[pair] = loop.time() + self._timing.remembered
+            if len(self._left) > _REMEMBERED:
+                self._forget(next(iter(self._left)))
+        self._start()
+
+    async def written(self, group: str | None = None) -> None:
+        """Wait until what was noted is written, or is known to take longer.
+
+        Args:
+            group: The group of the change, if there is one.
+
+        Raises:
+            ResponseError: Redis cannot keep the group, for a reason that does not pass.
+        """
+        if not (self._behind or self._away()):
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[ResponseError | None] = loop.create_future()
+            self._waiting.append((self._changes, waiter))
+            self._look_whether_away()
+            error = await waiter
+            if error is not None:
+                raise error
+        if group in self._wrong:
+            raise ResponseError(f"WRONGTYPE {self._complaint(group)}")
+
+    def write_again(self) -> None:
+        """Write everything again, as Redis may have lost it, or have an older state."""
+        self._again = itertools.chain(list(self._left), self._members())
+        self._hurried.set()
+        self._start()
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a channel left lately, or Redis may still have it in its group."""
+        return bool(self._left)
+
+    def beat(self, *, compare: bool) -> None:
+        """Renew the lease.
+
+        Args:
+            compare: Whether to put back what Redis has lost without a sign of it.
+        """
+        self._forget_old()
+        if self._compared is None:
+            self._compared = self._members() if compare else iter(())
+        self._start()
+
+    def forget(self) -> None:
+        """Forget all changes; Redis is not told."""
+        for pending in (self._changed, self._failed, self._left):
+            pending.clear()
+        self._again = iter(())
+        self._compared = None
+        self._release()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    async def stop(self) -> None:
+        """Stop writing."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def say_goodbye(self, pairs: Iterator[Pair]) -> None:
+        """Remove pairs and the lease.
+
+        Raises:
+            RedisUnavailable: Redis does not reply, or refuses to.
+        """
+        while batch := list(itertools.islice(pairs, _BATCH)):
+            await self._remove(batch)
+        if self.registered:
+            self.registered = False
+            # The last step: what could not be removed ends with the lease.
+            await self._connection.execute("ZREM", self._processes, self._process)
+
+    def _forget_old(self) -> None:
+        now = asyncio.get_running_loop().time()
+        # While Redis is behind it may not have heard of any of them.
+        while self._left and not self._behind:
+            pair, until = next(iter(self._left.items()))
+            if until > now:
+                break
+            del self._left[pair]
+
+    def _forget(self, pair: Pair) -> None:
+        for pending in (self._left, self._changed, self._failed):
+            pending.pop(pair, None)
+
+    # Writing
+
+    def _start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Write until there is nothing left to write."""
+        while (batch := self._take()) or self._compared is not None:
+            if batch:
+                await self._try(batch)
+            else:
+                await self._compare()
+
+    async def _compare(self) -> None:
+        """Put back what Redis lacks of the next pairs; there may be none."""
+        assert self._compared is not None
+        batch = list(itertools.islice(self._compared, _BATCH))
+        if len(batch) < _BATCH:
+            self._compared = None
+        await self._try(batch, only_missing=True)
+
+    async def _try(self, batch: Sequence[Pair], *, only_missing: bool = False) -> None:
+        try:
+            await self._write_batch(batch, only_missing)
+        except RedisUnavailable as exc:
+            self._defer(batch, exc)
+            self._hurried.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.retry):
+                    await self._hurried.wait()
+        except ResponseError as exc:
+            # Trying again soon would be no use; the next comparison does.
+            _logger.error("%s cannot keep groups: %s", self._connection.name, exc)  # noqa: TRY400 # a traceback would add nothing
+            self._release(exc)
+        else:
+            self._behind = False
+            self._outage.end()
+            self._release()
+
+    def _take(self) -> list[Pair]:
+        """Return the next pairs to write: first those that callers wait for."""
+        for pending in (self._changed, self._failed):
+            if pending:
+                batch = list(itertools.islice(pending, _BATCH))
+                for pair in batch:
+                    del pending[pair]
+                return batch
+        return list(itertools.islice(self._again, _BATCH))
+
+    def _defer(self, batch: Sequence[Pair], why: RedisUnavailable) -> None:
+        pending = [*batch, *self._changed]
+        self._changed.clear()
+        self._failed.update(dict.fromkeys(pending))
+        self._behind = True
+        if not self._away():
+            self._outage.begin(why.__cause__ or why)
+        self._release()
+
+    def _release(self, error: ResponseError | None = None) -> None:
+        """Let the callers go on of whose changes none is left to write."""
+        first = next(iter(self._changed.values()), math.inf)
+        self._release_before(first, error)
+
+    def _release_before(
+        self, change: float, error: ResponseError | None = None
+    ) -> None:
+        while self._waiting and self._waiting[0][0] < change:
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(error)
+
+    def _look_whether_away(self, *, now: bool = False) -> None:
+        """Look now and then whether callers wait for a shard that is known to be away.
+
+        One timer for all of them.
+        """
+        if now:
+            self._look = None
+            if self._away():
+                self._release_before(math.inf)
+        if self._look is None and self._waiting:
+            loop = asyncio.get_running_loop()
+            look = partial(self._look_whether_away, now=True)
+            self._look = loop.call_later(self._timing.patience, look)
+
+    async def _write_batch(self, batch: Sequence[Pair], only_missing: bool) -> None:
+        """Write what is true of some pairs, and renew the lease.
+
+        Raises:
+            ResponseError: Redis cannot do it.
+            RedisUnavailable: Redis does not reply, or refuses to.
+        """
+        joined = [pair for pair in batch if self._is_member(pair)]
+        left = [pair for pair in batch if not self._is_member(pair)]
+        if not left or only_missing:
+            await self._add(joined, only_missing)
+        elif not joined:
+            await self._remove(left)
+        else:
+            both = self._add(joined, only_missing), self._remove(left)
+            for result in await asyncio.gather(*both, return_exceptions=True):
+                if result is not None:
+                    raise result
+
+    async def _add(self, pairs: Iterable[Pair], only_missing: bool) -> None:
+        groups, keys, words = self._by_group(pairs)
+        reply = await run(
+            self._connection,
+            GROUP_ADD,
+            [self._processes, *keys],
+            self._group_expiry,
+            self._process,
+            self._timing.lease,
+            "NX" if only_missing else "CH",
+            *words,
+        )
+        was_alive, *wrong = cast("list[int]", reply)
+        self._look_at(groups, wrong)
+        if self.registered and not was_alive:
+            self.write_again()
+        self.registered = True
+
+    async def _remove(self, pairs: Iterable[Pair]) -> None:
+        groups, keys, words = self._by_group(pairs)
+        reply = await run(self._connection, GROUP_DISCARD, keys, *words)
+        self._look_at(groups, cast("list[int]", reply))
+
+    def _look_at(self, groups: Sequence[str], wrong: Iterable[int]) -> None:
+        """Note which groups' keys hold something else, and log those that are new."""
+        found = {groups[index] for index in wrong}
+        for group in found - self._wrong:
+            _logger.error("%s", self._complaint(group))
+        self._wrong -= set(groups)
+        self._wrong |= found
+
+    def _complaint(self, group: str | None) -> str:
+        return f"the key {self._key(group)!r} of group {group!r} holds something else"
+
+    def _by_group(
+        self, pairs: Iterable[Pair]
+    ) -> tuple[list[str], list[str], list[str | int]]:
+        """Return groups, their keys, and the arguments in which scripts list pairs."""
+        by_group: dict[str, list[str]] = {}
+        for group, channel in pairs:
+            by_group.setdefault(group, []).append(channel)
+        words: list[str | int] = []
+        for channels in by_group.values():
+            words += [len(channels), *channels]
+        return [*by_group], [self._key(group) for group in by_group], words
+
+    @property
+    def _processes(self) -> str:
+        return f"{self._prefix}:processes"
+
+    def _key(self, group: str | None) -> str:
+        return f"{self._prefix}:group:{group}"

@@ -1,0 +1,509 @@
+"""The inbox: the one reader of a shard in an event loop.
+
+Tasks that receive never speak to Redis. They wait at mailboxes of this process, and the
+inbox fills those from the queues in Redis, so that cancelling a task can lose nothing.
+``batches`` has what is asked of Redis and what becomes of the replies; this module has
+the connections. The rules:
+
+1. A queue is read while readers wait for what is in it. What the inbox has taken out
+   goes into a mailbox, in the same step in which it arrives.
+2. Two connections are needed: one takes messages, and Redis tells the other, by
+   client-side caching, when a queue has changed. Only then the inbox asks again, so
+   that waiting costs nothing. Where Redis refuses that, the inbox polls.
+3. All replies of a round trip are read before any of them can raise: a queue that Redis
+   refuses has no effect on the others.
+4. A server is judged by its silence. While the bytes of a large reply arrive, however
+   slowly, the connection is alive.
+5. Whatever goes wrong with a connection, the inbox opens both anew, until it is closed.
+"""
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import (
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.outage import Outage
+from fast_channels.layers.redis.packing import pack
+from fast_channels.layers.redis.progress import Progress, limit_silence
+from fast_channels.layers.redis.scripts import run
+from fast_channels.layers.redis.trouble import is_refusal
+from fast_channels.waking import wake
+
+from .batches import Call, PlainQueue, Popped, ProcessQueue, Queue, Terms
+
+__all__ = ["Inbox", "Popped"]
+
+_logger = logging.getLogger(__name__)
+
+# How often in seconds everything is asked for, so that nothing that went wrong without
+# a trace lasts: a push that was lost, a server that is frozen. Leases are renewed, too.
+_INTERVAL = 5.0
+# Seconds after which a receiver that was not heard of counts as dead. As leases are
+# renewed at each interval, its event loop can be blocked for half a minute.
+_LEASE = 35.0
+# Seconds between two attempts to connect: they grow, with jitter.
+_BACKOFF = (0.01, 0.5)
+# Seconds between two looks into queues where Redis does not tell of changes.
+_POLL = 0.1
+# Seconds after which Redis is asked once more to tell of changes.
+_TRACK_AGAIN = 60.0
+# Seconds until a queue is read again that Redis has refused to read.
+_REFUSED = 0.5
+
+
+class Inbox:
+    """Reads queues of one shard, and delivers what they hold.
+
+    It connects when a reader comes first, and stays connected until ``close()``.
+    Belongs to one event loop.
+
+    Args:
+        connect: Makes a connection of redis-py, which is not open yet.
+        commands: The command connection to the same server.
+        name: What the log calls the server.
+        prefix: What keys start with.
+        receiver: The name of this inbox, which no other has.
+        expiry: Seconds that a message can wait in Redis.
+        max_deliveries: Deliveries after which a message of a plain channel is a dead
+            letter, if each of its receivers died; 0 for any number.
+        deliver: Called with each message that was popped.
+        waiting: Returns how many messages wait in the mailbox of a plain channel.
+        connected: Called each time that it has connected.
+        flushed: Called when all keys of the server have been deleted.
+        timeout: Seconds without a byte after which a server that owes a reply is left.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        commands: CommandConnection,
+        *,
+        name: str,
+        prefix: str,
+        receiver: str,
+        expiry: float,
+        max_deliveries: int,
+        deliver: Callable[[Popped], None],
+        waiting: Callable[[str], int],
+        connected: Callable[[], None],
+        flushed: Callable[[], None],
+        timeout: float,
+    ) -> None:
+        self._connect = connect
+        self._commands = commands
+        self._name = name
+        self._terms = Terms(prefix, receiver, expiry, _LEASE, max_deliveries)
+        self._deliver = deliver
+        self._waiting = waiting
+        self._connected = connected
+        self._flushed = flushed
+        self._timeout = timeout
+        self._queues: dict[str, Queue] = {}
+        self._task: asyncio.Task[None] | None = None
+        # What the task uses its connections in: it expires to drop them.
+        self._reading: asyncio.Timeout | None = None
+        # What the task sleeps on while no queue has changed.
+        self._sleeper: asyncio.Future[None] | None = None
+        # Whether Redis tells of changes on these connections, and whether the log says
+        # that it refuses to.
+        self._tracks = False
+        self._refusal_logged = False
+        # When something was last heard on the connection that is told of changes, and
+        # when it was last made to answer.
+        self._heard = self._pinged = 0.0
+        # When to ask for everything, whatever has changed.
+        self._next_check = 0.0
+        # Whether scripts are sent as a whole, since the server does not know them.
+        self._whole_scripts = False
+        # Whether everything that was asked for has come, on this connection.
+        self._works = False
+        self._outage = Outage(_logger, name, "read")
+        # When to ask again after Redis has refused to be read, whatever the queue.
+        self._ask_again = 0.0
+        # Queues that Redis alone refuses, or that are none.
+        self._refused: dict[str, Outage] = {}
+        self.connects: int = 0
+        """How many times it has connected."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether Redis could not be read at the last attempt."""
+        return self._outage.lasts
+
+    # What readers say
+
+    def want(self, name: str) -> None:
+        """Read a queue, for one reader more."""
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = self._make_queue(name)
+        elif not queue.readers:
+            # At the end: the reader that has waited for longest is served first.
+            self._queues[name] = self._queues.pop(name)
+        queue.readers += 1
+        self.wake()
+
+    def unwant(self, name: str) -> None:
+        """Read a queue for one reader less."""
+        queue = self._queues.get(name)
+        if queue is not None and queue.readers:
+            queue.readers -= 1
+            if queue.readers and queue.changed:
+                # It was left alone until this reader had taken its message.
+                self.wake()
+
+    def wake(self) -> None:
+        """Look at the queues soon."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        elif self._sleeper is not None:
+            wake(self._sleeper)
+
+    def reconnect(self) -> None:
+        """Open the connections anew."""
+        if self._reading is not None and not self._reading.expired():
+            self._reading.reschedule(0)
+
+    async def stop(self) -> None:
+        """Stop reading; nothing is delivered any more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self) -> None:
+        """Stop reading. What was taken and not handled goes back, if it can."""
+        await self.stop()
+        queues, self._queues = self._queues, {}
+        # What Redis does not learn now it finds out when leases and keys expire.
+        await asyncio.gather(
+            *[self._leave(queue) for queue in queues.values()], return_exceptions=True
+        )
+
+    async def _leave(self, queue: Queue) -> None:
+        queue.readers = 0
+        if not queue.idle:
+            script, keys, arguments = queue.leave()
+            reply = await run(self._commands, script, keys, *arguments)
+            # In the queue of a process, a batch may have been on its way.
+            self._accept(queue, [reply, 0])
+
+    def _make_queue(self, name: str) -> Queue:
+        if name.endswith("!"):
+            return ProcessQueue(name, self._terms)
+        return PlainQueue(name, self._terms, self._waiting, self._wake_if_open)
+
+    def _wake_if_open(self) -> None:
+        # What is acknowledged after close() is of no use to Redis any more.
+        if self._task is not None:
+            self.wake()
+
+    # The task
+
+    async def _run(self) -> None:
+        """Connect and read, again and again."""
+        delay, longest = _BACKOFF
+        while True:
+            self._works = False
+            reading = self._reading = asyncio.timeout(None)
+            try:
+                async with reading:
+                    await self._read()
+            except (RedisError, OSError, RuntimeError) as exc:
+                # RuntimeError: what uvloop has for a transport that was closed.
+                if not reading.expired():
+                    self._outage.begin(exc)
+            except Exception:
+                # A fault of ours, but readers go on.
+                _logger.exception("%s cannot be read", self._name)
+            finally:
+                self._reading = None
+            if self._works:
+                delay = _BACKOFF[0]
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
+            delay = min(2 * delay, longest)
+
+    async def _read(self) -> None:
+        """Connect, and read until the connection breaks."""
+        pops, changes = self._connect(), self._connect()
+        listener: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._open(pops, changes)
+            if self._tracks:
+                listener = asyncio.create_task(self._listen(changes))
+            for queue in self._queues.values():
+                queue.reconnected()
+            self._heard = self._pinged = loop.time()
+            self._next_check = self._heard + _INTERVAL
+            self.connects += 1
+            self._connected()
+            await self._serve(pops, changes, listener)
+        finally:
+            # Otherwise a bare loop.close() has left this to the garbage collector.
+            if not loop.is_closed():
+                # First, as this waits for nothing: nothing can keep it from being done.
+                for connection in (pops, changes):
+                    await connection.disconnect(nowait=True)
+                if listener is not None:
+                    listener.cancel()
+                    await asyncio.gather(listener, return_exceptions=True)
+
+    async def _serve(
+        self,
+        pops: AbstractConnection,
+        changes: AbstractConnection,
+        listener: "asyncio.Task[None] | None",
+    ) -> None:
+        """Send what is due, again and again, until the connection breaks."""
+        loop = asyncio.get_running_loop()
+        track_again = loop.time() + _TRACK_AGAIN
+        progress = Progress(pops)
+        while listener is None or not listener.done():
+            now = loop.time()
+            if now >= self._next_check:
+                await self._check(changes)
+            due = [queue for queue in self._queues.values() if queue.due(now)]
+            if due:
+                async with limit_silence(progress, self._timeout):
+                    await self._exchange(pops, due)
+                continue
+            if now >= self._ask_again:
+                self._works = True
+                self._outage.end()
+            if listener is None and now >= track_again:
+                # Redis may tell of changes by now.
+                return
+            await self._sleep(listener, now)
+        await listener
+
+    async def _open(
+        self, pops: AbstractConnection, changes: AbstractConnection
+    ) -> None:
+        """Open what is needed; without tracking, that is one connection."""
+        await pops.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        await changes.connect()  # type: ignore[no-untyped-call] # as above
+        try:
+            await self._track(pops, changes)
+            self._tracks = True
+            self._refusal_logged = False
+        except ResponseError as exc:
+            denied = isinstance(exc, NoPermissionError)
+            # "redirect": they are connected to two servers, as the master has changed.
+            if "redirect" in str(exc).lower() or (is_refusal(exc) and not denied):
+                raise
+            self._tracks = False
+            await changes.disconnect(nowait=True)
+            if not self._refusal_logged:
+                self._refusal_logged = True
+                _logger.warning(
+                    "%s refuses to tell when a queue changes (%s), so it is asked "
+                    "every %s seconds",
+                    self._name,
+                    exc,
+                    _POLL,
+                )
+
+    async def _track(
+        self, pops: AbstractConnection, changes: AbstractConnection
+    ) -> None:
+        told = cast("int", await _ask(changes, "CLIENT", "ID"))
+        await _ask(changes, "SUBSCRIBE", "__redis__:invalidate")
+        # NOLOOP: skip notifications for keys that this connection pops.
+        await _ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
+
+    async def _listen(self, changes: AbstractConnection) -> None:
+        """Note which queues change, until the connection breaks."""
+        loop = asyncio.get_running_loop()
+        while True:
+            push = cast(
+                "list[Any]", await changes.read_response(disconnect_on_error=False)
+            )
+            self._heard = loop.time()
+            if push[0] != b"message":
+                continue
+            if push[2] is None:
+                # It stands for all keys.
+                names = list(self._queues)
+                self._flushed()
+            else:
+                names = [self._name_of(key) for key in push[2]]
+            for name in names:
+                queue = self._queues.get(name)
+                if queue is not None:
+                    queue.note_change(self._heard)
+                    if queue.readers and self._sleeper is not None:
+                        wake(self._sleeper)
+
+    # Requests
+
+    async def _exchange(self, pops: AbstractConnection, due: list[Queue]) -> None:
+        """Send the request of each queue, and deliver what comes."""
+        loop = asyncio.get_running_loop()
+        requests: list[tuple[Queue, list[Call]]] = []
+        packed: list[bytes] = []
+        for queue in due:
+            calls = queue.ask(loop.time())
+            requests.append((queue, calls))
+            packed += [self._pack(call) for call in calls]
+            # Makes Redis tell when the queue changes again.
+            packed.append(pack(("ZCARD", queue.key)))
+        self._whole_scripts = False
+        await pops.send_packed_command(b"".join(packed), check_health=False)
+        problems: list[tuple[Queue, ResponseError]] = []
+        for queue, calls in requests:
+            replies = [await _reply(pops) for _ in range(len(calls) + 1)]
+            errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+            if errors:
+                problems.append((queue, errors[0]))
+            else:
+                self._accept(queue, replies)
+        for queue, error in problems:
+            self._refuse(queue, error)
+
+    def _pack(self, call: Call) -> bytes:
+        script, keys, arguments = call
+        how = ("EVAL", script.text) if self._whole_scripts else ("EVALSHA", script.sha)
+        return pack((*how, len(keys), *keys, *arguments))
+
+    def _accept(self, queue: Queue, replies: list[Any]) -> None:
+        *replies, waiting = replies
+        if queue.name in self._refused:
+            self._refused.pop(queue.name).end()
+        now = asyncio.get_running_loop().time()
+        for popped in queue.accept(replies, waiting, now):
+            try:
+                self._deliver(popped)
+            except Exception:
+                # A fault of ours, but the next message is not to suffer from it.
+                _logger.exception("a message of %r was lost", queue.name)
+                popped.acknowledge()
+        if isinstance(queue, PlainQueue):
+            self._log_deaths(queue)
+
+    def _log_deaths(self, queue: PlainQueue) -> None:
+        if queue.recovered:
+            _logger.warning(
+                "%d messages of channel %r are delivered again: the process that had "
+                "taken them has died, or was not heard of for %s seconds",
+                queue.recovered,
+                queue.name,
+                _LEASE,
+            )
+        if queue.dead_letters:
+            _logger.error(
+                "%d messages of channel %r have each been taken by %d processes that "
+                "died, and are not delivered again; dead_letters(%r) of the layer "
+                "returns them",
+                queue.dead_letters,
+                queue.name,
+                self._terms.max_deliveries,
+                queue.name,
+            )
+
+    def _refuse(self, queue: Queue, error: ResponseError) -> None:
+        """Deal with a script that failed, which has changed nothing then."""
+        now = asyncio.get_running_loop().time()
+        queue.fail()
+        if isinstance(error, NoScriptError):
+            self._whole_scripts = True
+        elif "WRONGTYPE" in str(error) or _is_about_keys(error):
+            # Asking again soon is of no use, but others can be read.
+            queue.ask_again = now + _INTERVAL
+            use = f"asked for channel {queue.name!r}"
+            refused = self._refused.setdefault(
+                queue.name, Outage(_logger, self._name, use)
+            )
+            refused.begin(error)
+        elif is_refusal(error) and not isinstance(
+            error, ReadOnlyError | MasterDownError
+        ):
+            queue.ask_again = self._ask_again = now + _REFUSED
+            self._outage.begin(error)
+        else:
+            # Another server is the master, or a new connection may help.
+            raise error
+
+    def _name_of(self, key: bytes) -> str:
+        return key.decode(errors="replace").removeprefix(self._terms.prefix)
+
+    # Waiting
+
+    async def _sleep(self, listener: "asyncio.Task[None] | None", now: float) -> None:
+        """Wait until a queue changes, a reader comes, or it is time to ask again.
+
+        Args:
+            listener: Ends when the connection has broken.
+            now: The time at which no queue was due.
+        """
+        loop = asyncio.get_running_loop()
+        sleeper = self._sleeper = loop.create_future()
+
+        def stop(_: object = None) -> None:
+            if not sleeper.done():
+                sleeper.set_result(None)
+
+        times = [queue.ask_again for queue in self._queues.values()]
+        until = min([each for each in times if each > now], default=math.inf)
+        until = min(until, self._next_check)
+        if listener is None:
+            until = min(until, now + _POLL)
+        timer = loop.call_at(until, stop)
+        if listener is not None:
+            listener.add_done_callback(stop)
+        try:
+            await sleeper
+        finally:
+            self._sleeper = None
+            timer.cancel()
+            if listener is not None:
+                listener.remove_done_callback(stop)
+        if listener is None:
+            for queue in self._queues.values():
+                queue.changed = True
+
+    async def _check(self, changes: AbstractConnection) -> None:
+        """Ask for everything, and whether the server still answers."""
+        now = asyncio.get_running_loop().time()
+        if self._tracks:
+            if self._heard < self._pinged:
+                raise TimeoutError(f"it did not answer for {_INTERVAL} seconds")
+            self._pinged = now
+            await changes.send_command("PING", check_health=False)
+        self._next_check = now + _INTERVAL
+        for name, queue in list(self._queues.items()):
+            queue.changed = queue.checks = True
+            if queue.idle:
+                del self._queues[name]
+
+
+def _is_about_keys(error: ResponseError) -> bool:
+    """Return whether Redis refuses the keys of one channel."""
+    text = str(error)
+    return "access at least one of the keys" in text or "access a key" in text
+
+
+async def _ask(connection: AbstractConnection, *command: str | float) -> Any:
+    await connection.send_command(*command, check_health=False)
+    return cast("Any", await connection.read_response(disconnect_on_error=False))
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return cast("Any", await connection.read_response(disconnect_on_error=False))
+    except ResponseError as exc:
+        return exc

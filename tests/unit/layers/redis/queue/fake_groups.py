@@ -1,0 +1,147 @@
+"""A shard that holds groups, and goes away, stalls and refuses as a test asks."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis.exceptions import NoScriptError
+
+from fast_channels.layers.redis.queue.group_writer import Timing
+from fast_channels.layers.redis.queue.memberships import Memberships
+from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD
+
+# Nothing happens by itself in the time that a test takes, but trying again does.
+TIMING = Timing(beat=60, retry=0.001, patience=0.001)
+
+
+class Redis:
+    """Stands in for the command connection to a shard."""
+
+    def __init__(self, name: str = "redis-1") -> None:
+        self.name = name
+        self.groups: defaultdict[str, set[str]] = defaultdict(set)
+        # The processes that have a lease.
+        self.processes: set[str] = set()
+        # The pairs of each command, and how channels were added.
+        self.added: list[list[tuple[str, str]]] = []
+        self.removed: list[list[tuple[str, str]]] = []
+        self.modes: list[str] = []
+        self.lifetimes: set[float] = set()
+        # What each command is answered with.
+        self.trouble: Exception | None = None
+        self.known_to_be_away = False
+        # Whether it does not know the next script, as it was restarted.
+        self.forgets_scripts = False
+        # Groups whose keys hold something else.
+        self.wrong: set[str] = set()
+        # Commands have their effect at once, and wait for this for their reply.
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    def deadline(self) -> float:
+        return asyncio.get_running_loop().time() + 5
+
+    async def execute(self, *command: Any, deadline: float | None = None) -> Any:
+        del deadline
+        reply = self._carry_out(*command)
+        await self.answers.wait()
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _carry_out(self, name: str, *words: Any) -> Any:
+        if name == "ZREM":
+            key, member = words
+            if self.trouble is None:
+                self.processes.discard(member)
+                self.groups[key.removeprefix("asgi:group:")].discard(member)
+            return self.trouble
+        script, count, *rest = words
+        keys, arguments = rest[:count], rest[count:]
+        if self.forgets_scripts:
+            self.forgets_scripts = False
+            # The same is written once more.
+            return NoScriptError("No matching script. Please use EVAL.")
+        if script in {GROUP_ADD.sha, GROUP_ADD.text}:
+            return self._add(keys, arguments)
+        assert script in {GROUP_DISCARD.sha, GROUP_DISCARD.text}
+        return self._discard(keys, arguments)
+
+    def _add(self, keys: list[str], arguments: list[Any]) -> Any:
+        assert keys[0] == "asgi:processes"
+        group_expiry, process, _, mode, *words = arguments
+        pairs = pairs_of(keys[1:], words)
+        self.added.append(pairs)
+        self.modes.append(mode)
+        self.lifetimes.add(group_expiry)
+        if self.trouble is not None:
+            return self.trouble
+        for group, channel in pairs:
+            if group not in self.wrong:
+                self.groups[group].add(channel)
+        alive = process in self.processes
+        if process:
+            self.processes.add(process)
+        return [int(alive), *self._wrong_ones(keys[1:])]
+
+    def _discard(self, keys: list[str], arguments: list[Any]) -> Any:
+        pairs = pairs_of(keys, arguments)
+        self.removed.append(pairs)
+        if self.trouble is not None:
+            return self.trouble
+        for group, channel in pairs:
+            self.groups[group].discard(channel)
+        return self._wrong_ones(keys)
+
+    def _wrong_ones(self, keys: list[str]) -> list[int]:
+        names = [key.removeprefix("asgi:group:") for key in keys]
+        return [index for index, name in enumerate(names) if name in self.wrong]
+
+    def holds(self, **groups: set[str]) -> bool:
+        """Return whether these are all members of groups."""
+        return {name: held for name, held in self.groups.items() if held} == groups
+
+
+def pairs_of(keys: list[str], words: list[Any]) -> list[tuple[str, str]]:
+    """Return the groups and channels that the arguments of a script list."""
+    pairs: list[tuple[str, str]] = []
+    words = list(words)
+    for key in keys:
+        count = words.pop(0)
+        group = key.removeprefix("asgi:group:")
+        pairs += [(group, channel) for channel in words[:count]]
+        del words[:count]
+    assert words == []
+    return pairs
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 # fakes have no events
+            await asyncio.sleep(0)
+
+
+def make(
+    *shards: Redis, group_expiry: float = 60, timing: Timing = TIMING
+) -> Memberships:
+    return Memberships(
+        [cast("Any", shard) for shard in shards],
+        "asgi",
+        group_expiry,
+        process="me.1",
+        away=lambda shard: shards[shard].known_to_be_away,
+        timing=timing,
+    )
+
+
+async def join(memberships: Memberships, groups: str, channels: str) -> None:
+    """Add channels to groups, all of whose names are letters."""
+    for group in groups:
+        for channel in channels:
+            await memberships.add(group, channel)
+
+
+def others() -> set["asyncio.Task[object]"]:
+    """Return the tasks beside the test."""
+    return {*asyncio.all_tasks()} - {asyncio.current_task()}

@@ -1,0 +1,87 @@
+"""An inbox of a fake Redis, and what it delivers."""
+
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeAlias
+
+from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.queue.inbox import Inbox, Popped
+
+from .fake_redis import FakeRedis, until
+
+Logged: TypeAlias = Callable[[], list[tuple[int, str]]]
+
+
+class Reader:
+    """An inbox and what it delivers; its channels are those of one process."""
+
+    def __init__(self, server: FakeRedis, timeout: float) -> None:
+        self.got: list[Popped] = []
+        # How many messages wait in mailboxes of plain channels.
+        self.waiting: dict[str, int] = {}
+        # What is called with each message, after it was noted.
+        self.deliver: Callable[[Popped], None] = lambda _: None
+        # How often it has connected, and heard that all keys were deleted.
+        self.connected = 0
+        self.flushed = 0
+        self.commands = CommandConnection(server.connect, "redis-1", timeout=timeout)
+        self.inbox = Inbox(
+            server.connect,
+            self.commands,
+            name="redis-1",
+            prefix="asgi:",
+            receiver="me",
+            expiry=60,
+            max_deliveries=5,
+            deliver=self._deliver,
+            waiting=lambda name: self.waiting.get(name, 0),
+            connected=self._connected,
+            flushed=self._flushed,
+            timeout=timeout,
+        )
+
+    @property
+    def values(self) -> list[bytes]:
+        """What was delivered."""
+        return [popped.value for popped in self.got]
+
+    def _deliver(self, popped: Popped) -> None:
+        self.got.append(popped)
+        self.deliver(popped)
+
+    def _connected(self) -> None:
+        self.connected += 1
+
+    def _flushed(self) -> None:
+        self.flushed += 1
+
+
+@contextlib.asynccontextmanager
+async def reading(server: FakeRedis, timeout: float = 5) -> AsyncGenerator[Reader]:
+    """Make an inbox, and expect that it leaves no connection when it is closed."""
+    reader = Reader(server, timeout)
+    try:
+        yield reader
+    finally:
+        await reader.inbox.close()
+        await reader.commands.close()
+    assert server.open == []
+
+
+async def works(server: FakeRedis, reader: Reader, key: str = "asgi:mine!") -> None:
+    """See that a message comes through."""
+    before = len(reader.got)
+    value = b"message %d" % before
+    server.add(key, value)
+    await until(lambda: len(reader.got) > before)
+    assert reader.values[before:] == [value]
+
+
+def fails(why: str) -> list[tuple[int, str]]:
+    """Return what is logged when the inbox fails and recovers."""
+    trying = "trying again until it can"
+    return [
+        (logging.WARNING, f"redis-1 cannot be read: {why}; {trying}"),
+        (logging.WARNING, "redis-1 can be read again"),
+    ]

@@ -1,0 +1,61 @@
+"""What a reader asks Redis for, and what it makes of the replies, on paper."""
+
+import pytest
+
+from fast_channels.layers.redis.queue import batches
+from fast_channels.layers.redis.queue.batches import ProcessQueue, Terms, private_key
+
+TERMS = Terms(prefix="asgi", receiver="me", expiry=60, lease=35, max_deliveries=5)
+
+
+def reply(number: int, *values: bytes) -> list[list[bytes]]:
+    """Return what Redis replies: the time, the number of the batch, messages."""
+    messages = [part for value in values for part in (value, b"1000.5")]
+    return [[b"1000.5", b"%d" % number, *messages]]
+
+
+def received(
+    queue: ProcessQueue, number: int, *values: bytes, waiting: int = 1
+) -> list[bytes]:
+    """Return what a queue makes of a reply."""
+    taken = queue.accept(reply(number, *values), waiting, now=0)
+    return [popped.value for popped in taken]
+
+
+def test_keys_of_a_queue_share_a_slot_of_a_cluster() -> None:
+    """What is in braces is hashed: the key of the queue itself."""
+    assert private_key("asgi", "receivers", "jobs") == "asgi:receivers:{asgijobs}"
+    assert TERMS.key("inflight", "jobs", "me") == "asgi:inflight:{asgijobs}:me"
+
+
+def test_what_an_older_server_has_again_is_received_once() -> None:
+    """After a reconnect, until it was seen empty, a queue may repeat messages."""
+    queue = ProcessQueue("mine!", TERMS)
+    assert received(queue, 1, b"1", b"2") == [b"1", b"2"]
+    queue.reconnected()
+    assert received(queue, 2, b"2", b"3") == [b"3"]
+    assert received(queue, 3, b"1", waiting=0) == []
+    assert received(queue, 4, b"1", b"2") == [b"1", b"2"]
+
+
+def test_only_the_latest_messages_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory is bounded: at least so many messages, and at most twice as many."""
+    monkeypatch.setattr(batches, "_REMEMBERED", 2)
+    queue = ProcessQueue("mine!", TERMS)
+    queue.reconnected()
+    assert received(queue, 1, b"1", b"2", b"3") == [b"1", b"2", b"3"]
+    assert received(queue, 2, b"2", b"3") == []
+    assert received(queue, 3, b"4", b"5", b"1") == [b"4", b"5", b"1"]
+
+
+def test_acknowledging_has_no_effect_on_the_queue_of_a_process() -> None:
+    """Its messages are done when they have been received."""
+    queue = ProcessQueue("mine!", TERMS)
+    queue.readers = 1
+    queue.ask(now=0)
+    [popped] = queue.accept(reply(1, b"1"), 0, now=0)
+    popped.acknowledge()
+    popped.give_back()
+    assert not queue.due(now=0)

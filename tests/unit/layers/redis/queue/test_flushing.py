@@ -1,0 +1,128 @@
+"""Which keys a flush deletes: those of its prefix, and of no other."""
+
+import re
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from fast_channels.layers.redis.queue import flushing
+from fast_channels.layers.redis.queue.flushing import flush_keys
+
+if TYPE_CHECKING:
+    from fast_channels.layers.redis.commands import CommandConnection
+
+
+class Redis:
+    """The keys of a server."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = [key.encode() for key in keys]
+        self.commands: list[str] = []
+
+    async def execute(self, *command: str | bytes | int) -> object:
+        self.commands.append(str(command[0]))
+        if command[0] == "SCAN":
+            _, cursor, _, pattern, _, count = command
+            assert isinstance(pattern, str)
+            assert isinstance(count, int)
+            start = int(cursor)
+            page = self.keys[start : start + count]
+            end = start + count if start + count < len(self.keys) else 0
+            regex = "".join(
+                _WILD.get(part) or re.escape(part.removeprefix("\\") or part)
+                for part in re.findall(r"\\.|.", pattern)
+            )
+            found = [key for key in page if re.fullmatch(regex, key.decode())]
+            return str(end).encode(), found
+        assert command[0] == "UNLINK"
+        assert command[1:], "Redis refuses the command without keys"
+        self.keys = [key for key in self.keys if key not in command]
+        return len(command) - 1
+
+    async def flush(self, prefix: str) -> list[str]:
+        """Return the keys that are left after a flush."""
+        await flush_keys(cast("CommandConnection", self), prefix)
+        return sorted(key.decode() for key in self.keys)
+
+
+# What a pattern may match with, unless there is a backslash before it.
+_WILD = {"*": ".*", "?": ".", "[": "["}
+
+OWN = [
+    "app:layer",
+    "app:group:room",
+    "app:receivers:{appjobs}",
+    "app:inflight:{appjobs}:me.0",
+    "app:deadletters:{appjobs}",
+    "app:inflight:{appp.1!}:me.1",
+    "appjobs",
+    "apps",
+    "appp.1!",
+]
+NAMES = [
+    ":layer",
+    ":group:room",
+    ":receivers:{{{0}jobs}}",
+    ":inflight:{{{0}jobs}}:me.0",
+    ":deadletters:{{{0}jobs}}",
+    ":inflight:{{{0}p.1!}}:me.1",
+    "jobs",
+    "p.1!",
+]
+
+
+async def test_all_keys_of_a_prefix() -> None:
+    """Groups, queues, and what layers write beside them, are deleted."""
+    assert await Redis(*OWN).flush("app") == []
+
+
+async def test_no_keys() -> None:
+    """Nothing is deleted where nothing is."""
+    redis = Redis("other")
+    assert await redis.flush("app") == ["other"]
+    assert redis.commands == ["SCAN"]
+
+
+@pytest.mark.parametrize("other", ["app2", "apps", "app:x"])
+@pytest.mark.parametrize("sign", NAMES[:-2])
+async def test_longer_prefix(other: str, sign: str) -> None:
+    """Keys stay that may be of a longer prefix of which there is a sign."""
+    theirs = [f"{other}{name.format(other)}" for name in (sign, "jobs", "p.1!")]
+    redis = Redis(*theirs, "app:group:room", "appjobs", "appp.1!")
+    assert await redis.flush("app") == sorted(theirs)
+    assert await redis.flush(other) == []
+
+
+@pytest.mark.parametrize("key", ["app:group:layer", "app:receivers:{applayer}"])
+async def test_names_that_look_like_signs(key: str) -> None:
+    """A group and a channel may be called "layer", and are no sign of a prefix then."""
+    assert await Redis(key, "app:group:room", "applayer").flush("app") == []
+
+
+async def test_longer_prefix_without_a_sign() -> None:
+    """A queue alone does not tell of a longer prefix."""
+    assert await Redis("app2jobs", "app:group:room").flush("app") == []
+
+
+async def test_shorter_and_unlike_prefixes() -> None:
+    """Keys stay that do not start with the prefix."""
+    redis = Redis("app:layer", "appjobs", "App2jobs", "my-app2jobs")
+    assert await redis.flush("app2") == sorted(
+        ["app:layer", "appjobs", "App2jobs", "my-app2jobs"]
+    )
+
+
+@pytest.mark.parametrize("wild", ["a*p", "a?p", "a[b]p", "a\\p", "a^-p", "*"])
+async def test_wildcards(wild: str) -> None:
+    """What is a wildcard in a pattern is a character like others in a prefix."""
+    others = ["abp:layer", "abpjobs", "axxp:layer", "apjobs"]
+    redis = Redis(*others, *(wild + name.format(wild) for name in NAMES))
+    assert await redis.flush(wild) == sorted(others)
+
+
+async def test_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are looked for and deleted in steps, which hold up nobody for long."""
+    monkeypatch.setattr(flushing, "_STEP", 2)
+    redis = Redis(*(f"app{number}" for number in range(5)), "other")
+    assert await redis.flush("app") == ["other"]
+    assert redis.commands == ["SCAN"] * 3 + ["UNLINK"] * 3

@@ -1,0 +1,224 @@
+"""The writer of one shard: batches, refusals, and what the log says about them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.exceptions import ResponseError
+
+from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.layers.redis.queue import group_writer as module
+from fast_channels.layers.redis.queue.memberships import Memberships, Timing
+
+from .fake_groups import Redis, join, make, until
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make what is bounded small enough for tests to reach the bounds."""
+    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "_REMEMBERED", 4)
+
+
+@pytest.fixture
+async def redis() -> Redis:
+    return Redis()
+
+
+@pytest.fixture
+async def memberships(redis: Redis) -> AsyncIterator[Memberships]:
+    memberships = make(redis)
+    yield memberships
+    redis.trouble = None
+    redis.answers.set()
+    await memberships.close()
+
+
+def records(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [
+        (level, text)
+        for name, level, text in caplog.record_tuples
+        if name == module.__name__
+    ]
+
+
+async def test_many_members(redis: Redis, memberships: Memberships) -> None:
+    """Many groups, and groups of many members, are written in batches."""
+    await join(memberships, "abc", "vwxyz")
+    redis.groups.clear()
+    redis.added.clear()
+    memberships.assert_again(0)
+    channels = set("vwxyz")
+    await until(lambda: redis.holds(a=channels, b=channels, c=channels))
+    assert [len(pairs) for pairs in redis.added] == [2] * 7 + [1]
+
+
+async def test_many_lost_members(redis: Redis) -> None:
+    """What Redis has lost is looked for in batches, too."""
+    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=1))
+    await join(memberships, "abc", "wxy")
+    redis.groups.clear()
+    channels = set("wxy")
+    await until(lambda: redis.holds(a=channels, b=channels, c=channels))
+    assert max(map(len, redis.added)) == 2
+    await memberships.close()
+
+
+async def test_callers_come_first(redis: Redis, memberships: Memberships) -> None:
+    """Who joins while everything is written again waits for one batch, not for all."""
+    await join(memberships, "abc", "wxyz")
+    redis.answers.clear()
+    redis.added.clear()
+    memberships.assert_again(0)
+    await until(lambda: redis.added)
+    joining = asyncio.create_task(memberships.add("d", "x"))
+    await asyncio.sleep(0)
+    redis.answers.set()
+    await joining
+    assert redis.added[1] == [("d", "x")]
+    await until(lambda: len(redis.added) == 7)
+
+
+async def test_who_left_long_ago(redis: Redis, memberships: Memberships) -> None:
+    """Of many that leave while Redis is away, the last are removed; others expire."""
+    await join(memberships, "a", "uvwxyz")
+    redis.trouble = RedisUnavailable("redis-1 is not available")
+    for channel in "uvwxyz":
+        await memberships.discard("a", channel)
+    redis.trouble = None
+    await until(lambda: redis.holds(a={"u", "v"}))
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known to be away"])
+async def test_refusals(
+    redis: Redis,
+    memberships: Memberships,
+    caplog: pytest.LogCaptureFixture,
+    known: bool,
+) -> None:
+    """A refusal is logged once however many groups there are, and so is its end."""
+    caplog.set_level(logging.INFO, module.__name__)
+    await join(memberships, "abcd", "x")
+    redis.groups.clear()
+    refusal = RedisUnavailable("redis-1 is not available: OOM")
+    refusal.__cause__ = ResponseError("OOM command not allowed")
+    redis.trouble = refusal
+    redis.known_to_be_away = known
+    for _ in range(5):
+        memberships.assert_again(0)
+        redis.added.clear()
+        await until(lambda: len(redis.added) > 3)
+    await memberships.add("e", "x")
+    await memberships.discard("a", "x")
+    redis.trouble = None
+    await until(lambda: redis.holds(b={"x"}, c={"x"}, d={"x"}, e={"x"}))
+    can = "redis-1 can be updated with group memberships again"
+    cannot = (
+        "redis-1 cannot be updated with group memberships: OOM command not allowed; "
+        "trying again until it can"
+    )
+    expected = [] if known else [(logging.WARNING, cannot), (logging.WARNING, can)]
+    await until(lambda: records(caplog) == expected)
+
+
+async def test_other_keys(
+    redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that holds something else is an error for its group, and logged once."""
+    redis.wrong.add("a")
+    for _ in range(2):
+        with pytest.raises(ResponseError, match=r"WRONGTYPE .*'asgi:group:a'"):
+            await memberships.add("a", "x")
+    await memberships.add("b", "x")
+    with pytest.raises(ResponseError, match=r"WRONGTYPE"):
+        await memberships.insert("a", "other")
+    redis.groups.clear()
+    memberships.assert_again(0)
+    await until(lambda: redis.holds(b={"x"}))
+    with pytest.raises(ResponseError, match=r"WRONGTYPE"):
+        await memberships.discard("a", "x")
+    complaint = "the key 'asgi:group:a' of group 'a' holds something else"
+    assert records(caplog) == [(logging.ERROR, complaint)]
+    redis.wrong.clear()
+    await memberships.add("a", "x")
+    assert redis.holds(a={"x"}, b={"x"})
+
+
+async def test_other_errors(
+    redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that no later attempt can cure is raised and logged."""
+    redis.trouble = ResponseError("ERR unknown command")
+    with pytest.raises(ResponseError, match=r"unknown command"):
+        await memberships.add("a", "x")
+    error = "redis-1 cannot keep groups: ERR unknown command"
+    assert records(caplog) == [(logging.ERROR, error)]
+    redis.trouble = None
+    await memberships.add("b", "x")
+    assert redis.holds(b={"x"})
+
+
+async def test_a_cancelled_caller(
+    redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that no caller waits for any more is logged, and that is all."""
+    redis.trouble = ResponseError("ERR unknown command")
+    redis.answers.clear()
+    joining = asyncio.create_task(memberships.add("a", "x"))
+    await until(lambda: redis.added)
+    joining.cancel()
+    await asyncio.wait([joining])
+    redis.answers.set()
+    await until(lambda: records(caplog))
+    redis.trouble = None
+    await memberships.add("b", "x")
+
+
+async def test_leaving_while_redis_is_told(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A channel that leaves while all are written again is not added again."""
+    await join(memberships, "a", "xyz")
+    for restarted in (True, False):
+        redis.forgets_scripts = restarted
+        redis.added.clear()
+        redis.answers.clear()
+        memberships.assert_again(0)
+        await until(lambda: not redis.forgets_scripts)
+        leaving = [asyncio.create_task(memberships.discard("a", each)) for each in "xy"]
+        await asyncio.sleep(0)
+        redis.answers.set()
+        await asyncio.gather(*leaving)
+        await memberships.add("b", "z")
+        await until(lambda: redis.holds(a={"z"}, b={"z"}))
+        await join(memberships, "a", "xy")
+
+
+async def test_joining_while_redis_is_told(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A channel that comes back while those that left are removed stays a member."""
+    await join(memberships, "a", "xyz")
+    redis.answers.clear()
+    leaving = asyncio.create_task(memberships.discard("a", "z"))
+    await until(lambda: redis.removed)
+    joining = asyncio.create_task(memberships.add("a", "z"))
+    await asyncio.sleep(0)
+    redis.answers.set()
+    await leaving
+    await joining
+    assert redis.holds(a={"x", "y", "z"})
+
+
+async def test_both_at_once(redis: Redis, memberships: Memberships) -> None:
+    """Channels that join and others that leave share a batch, and its errors."""
+    await join(memberships, "a", "x")
+    redis.added.clear()
+    await asyncio.gather(memberships.discard("a", "x"), memberships.add("b", "x"))
+    assert redis.removed == [[("a", "x")]]
+    assert redis.added == [[("b", "x")]]
+    redis.trouble = RedisUnavailable("redis-1 is not available")
+    await asyncio.gather(memberships.discard("b", "x"), memberships.add("a", "x"))
+    redis.trouble = None
+    await until(lambda: redis.holds(a={"x"}))

@@ -1,0 +1,441 @@
+"""The queue layer: where messages go, as what, and what is refused."""
+
+import asyncio
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from fast_channels.exceptions import ChannelFull
+from fast_channels.layers.redis import RedisChannelLayer, core
+from fast_channels.layers.redis.queue import endpoint as client
+from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
+from fast_channels.layers.redis.scripts import (
+    GROUP_ADD,
+    GROUP_DISCARD,
+    GROUP_SEND,
+    MEMBERS,
+    REQUEUE,
+    SEND,
+)
+from fast_channels.layers.redis.serializers import JSONSerializer, registry
+from fast_channels.layers.redis.sharding import shard_of
+
+MESSAGE = {"type": "test.message"}
+
+
+class Redis:
+    """The servers: what scripts do, on dicts."""
+
+    def __init__(self) -> None:
+        # By the index of the host.
+        self.queues: list[defaultdict[str, list[bytes]]] = []
+        self.groups: list[defaultdict[str, list[str]]] = []
+        self.scripts: list[str] = []
+        # The capacity that each message was sent with.
+        self.capacities: list[int] = []
+
+    def add_host(self) -> "Shard":
+        self.queues.append(defaultdict(list))
+        self.groups.append(defaultdict(list))
+        return Shard(self, len(self.queues) - 1)
+
+
+class Shard:
+    """Stands in for the command connection to one of them."""
+
+    def __init__(self, redis: Redis, shard: int) -> None:
+        self.redis = redis
+        self.queues = redis.queues[shard]
+        self.groups = redis.groups[shard]
+        self.name = f"redis-{shard}"
+
+    def submit(self, *command: str | bytes | float) -> "asyncio.Future[Any]":
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        assert command[:2] == ("SET", "asgi:layer")
+        reply.set_result(b"OK")
+        return reply
+
+    def deadline(self) -> float:
+        return 5.0
+
+    async def execute(self, *command: Any, deadline: float | None = None) -> Any:
+        del deadline
+        await asyncio.sleep(0)
+        if command[0] == "ZREM":
+            self._remove(command[1], 1, command[2])
+            return 1
+        if command[0] == "ZRANGE":
+            return self.queues[command[1]][: command[3] + 1]
+        _, sha, count, *rest = command
+        script, run = self._scripts[sha]
+        self.redis.scripts.append(script)
+        keys, arguments = rest[:count], rest[count:]
+        return run(self, *keys, *arguments)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    def _add(self, processes: str, key: str, *arguments: str | float) -> list[int]:
+        assert processes == "asgi:processes"
+        *_, count, channel = arguments
+        assert count == 1
+        self.groups[key].append(str(channel))
+        return [1]
+
+    def _remove(self, key: str, count: int, channel: str) -> list[int]:
+        assert count == 1
+        members = self.groups[key]
+        members[:] = [member for member in members if member != channel]
+        return []
+
+    def _members(self, key: str, processes: str, _: float) -> list[bytes]:
+        assert processes == "asgi:processes"
+        return [member.encode() for member in self.groups[key]]
+
+    def _send(self, key: str, value: bytes, capacity: int, _: float) -> int:
+        self.redis.capacities.append(capacity)
+        if len(self.queues[key]) >= capacity:
+            return 0
+        self.queues[key].append(value)
+        return 1
+
+    def _group_send(
+        self,
+        key: str,
+        processes: str,
+        lifetime: float,
+        prefix: str,
+        capacity: int,
+        expiry: float,
+        writer: str,
+        head: bytes,
+        tail: bytes,
+    ) -> list[bytes]:
+        assert (processes, lifetime, expiry) == ("asgi:processes", 86400, 60)
+        by_name: defaultdict[str, list[str]] = defaultdict(list)
+        for member in self.groups[key]:
+            by_name[member.partition("!")[0] + "!"].append(member)
+        full: list[bytes] = []
+        for name, own in by_name.items():
+            written = json.dumps(own).encode() if writer == "json" else msgpack(own)
+            if not self._send(prefix + name, head + written + tail, capacity, 60):
+                full.append(name.encode())
+        return full
+
+    def _requeue(self, key: str, letters: str, _: int) -> int:
+        moved = self.queues.pop(letters, [])
+        self.queues[key] += moved
+        return len(moved)
+
+    _scripts: dict[str, tuple[str, Callable[..., Any]]] = {
+        REQUEUE.sha: ("requeue", _requeue),
+        GROUP_ADD.sha: ("group_add", _add),
+        GROUP_DISCARD.sha: ("group_discard", _remove),
+        GROUP_SEND.sha: ("group_send", _group_send),
+        MEMBERS.sha: ("members", _members),
+        SEND.sha: ("send", _send),
+    }
+
+
+def msgpack(names: list[str]) -> bytes:
+    """Write a short list of short names as MessagePack."""
+    assert len(names) < 16
+    assert all(31 < len(name) < 256 for name in names)
+    return bytes([0x90 + len(names)]) + b"".join(
+        bytes([0xD9, len(name)]) + name.encode() for name in names
+    )
+
+
+class CompactJSON(JSONSerializer):
+    """As the users of another library may have registered it."""
+
+    def as_bytes(self, message: Mapping[str, Any]) -> bytes:
+        return json.dumps(message, separators=(",", ":")).encode()
+
+
+class SortedJSON(JSONSerializer):
+    """One in which the list of channels is not at the end."""
+
+    def as_bytes(self, message: Mapping[str, Any]) -> bytes:
+        return json.dumps(message, sort_keys=True).encode()
+
+
+@pytest.fixture
+def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """Give every layer that is made from now on these servers."""
+    redis = Redis()
+
+    def connect(*_: object, timeout: float) -> Shard:
+        assert timeout
+        return redis.add_host()
+
+    monkeypatch.setattr(client, "CommandConnection", connect)
+    return redis
+
+
+@pytest.fixture
+def more_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register two formats, for one test."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    registry.register_serializer("compact", CompactJSON)
+    registry.register_serializer("sorted", SortedJSON)
+
+
+@pytest.fixture
+def layer(redis: Redis) -> RedisChannelLayer:
+    assert not redis.queues, "the layer connects when it is used first"
+    return RedisChannelLayer()
+
+
+# Names
+
+
+def test_the_module_of_channels_redis() -> None:
+    """The layer has the address that it has in channels_redis, too."""
+    assert core.RedisChannelLayer is RedisChannelLayer
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a!", "a" * 90, None])
+async def test_prefix_of_a_channel(layer: RedisChannelLayer, prefix: str) -> None:
+    """A prefix that makes no valid name is refused."""
+    with pytest.raises(TypeError, match=r"channel name"):
+        await layer.new_channel(prefix)
+
+
+async def test_channels_of_a_process(layer: RedisChannelLayer) -> None:
+    """Channels of one event loop of a process have one queue, with its name in it."""
+    first, second = [await layer.new_channel(prefix) for prefix in ("a.b", "x")]
+    name = layer.non_local_name(first).removeprefix("a.b.")
+    assert layer.non_local_name(second) == f"x.{name}"
+    await layer.close()
+
+
+def test_channels_of_a_fork(
+    layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event loop has a name, and each process, also one that was forked."""
+
+    def name() -> list[str]:
+        channel = asyncio.run(layer.new_channel())
+        return layer.non_local_name(channel).split(".")[1:]
+
+    with_first_process = name(), name()
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    names = [*with_first_process, name()]
+    processes, event_loops = zip(*names, strict=True)
+    assert processes[0] == processes[1] != processes[2]
+    assert len(set(event_loops)) == 3
+
+
+@pytest.mark.parametrize(
+    "channel", ["specific.abc.1!x", "x!y", "x.1!y", "specific.{}.x", "specific.x.{}!y"]
+)
+async def test_channels_of_others(layer: RedisChannelLayer, channel: str) -> None:
+    """Only the process that has made a channel may receive from it."""
+    own = await layer.new_channel()
+    channel = channel.format(own.split(".")[1])
+    if "!" in channel:
+        with pytest.raises(ValueError, match=rf"{channel}.* new_channel\(\)"):
+            await layer.receive(channel)
+        with pytest.raises(ValueError, match=rf"{channel}.* new_channel\(\)"):
+            layer.attach(channel, lambda: None)
+    else:
+        assert layer.attach(channel, lambda: None) is None
+    await layer.close()
+
+
+# Sending
+
+
+async def test_reserved_key(layer: RedisChannelLayer) -> None:
+    """The key under which the layer writes whom a message is for is refused."""
+    message = {**MESSAGE, CHANNEL_KEY: "x"}
+    for send in (layer.send, layer.group_send):
+        with pytest.raises(ValueError, match=r"not have the key '__asgi_channel__'"):
+            await send("name", message)
+
+
+async def test_sending(layer: RedisChannelLayer, redis: Redis) -> None:
+    """A message for a process says for which of its channels; others need not."""
+    await layer.send("specific.abc.1!x", MESSAGE)
+    await layer.send("jobs", MESSAGE)
+    assert {
+        key: [layer.serializer.deserialize(value) for value in values]
+        for key, values in redis.queues[0].items()
+    } == {
+        "asgispecific.abc.1!": [{**MESSAGE, CHANNEL_KEY: "specific.abc.1!x"}],
+        "asgijobs": [MESSAGE],
+    }
+    await layer.close()
+
+
+async def test_sending_to_a_full_channel(redis: Redis) -> None:
+    """As many messages wait as the capacity of that channel says."""
+    layer = RedisChannelLayer(channel_capacity={"jobs*": 1})
+    await layer.send("jobs", MESSAGE)
+    with pytest.raises(ChannelFull, match=r"jobs"):
+        await layer.send("jobs", MESSAGE)
+    await layer.send("others", MESSAGE)
+    assert redis.capacities == [1, 1, 100]
+    await layer.close()
+
+
+async def test_sending_to_several_hosts(redis: Redis) -> None:
+    """Plain channels take turns; what is for a process goes where it looks."""
+    layer = RedisChannelLayer(["redis://one", "redis://two"])
+    for _ in range(4):
+        await layer.send("jobs", MESSAGE)
+    assert [len(queues["asgijobs"]) for queues in redis.queues] == [2, 2]
+    names = [f"specific.{number}!" for number in range(40)]
+    assert {shard_of(name, 2) for name in names} == {0, 1}
+    for name in names:
+        await layer.send(f"{name}x", MESSAGE)
+        assert len(redis.queues[shard_of(name, 2)][f"asgi{name}"]) == 1
+    await layer.close()
+
+
+# Groups
+
+PROCESSES = [f"specific.{number:012}.1!" for number in range(2)]
+MEMBERS_OF_ROOM = [f"{name}{number:016}" for name in PROCESSES for number in range(2)]
+
+
+@pytest.mark.usefixtures("more_formats")
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 1),
+        ({"random_prefix_length": 0}, 1),
+        ({"serializer_format": "json"}, 1),
+        ({"serializer_format": "compact"}, 2),
+        ({"serializer_format": "sorted"}, 2),
+        ({"symmetric_encryption_keys": ["secret"]}, 2),
+        ({"hosts": ["redis://one", "redis://two"]}, 2),
+        ({"channel_capacity": {"*": 7}}, 2),
+    ],
+    ids=str,
+)
+async def test_sending_to_a_group(
+    redis: Redis, options: dict[str, Any], steps: int
+) -> None:
+    """Each process gets one value for its members, whoever lists them."""
+    layer = RedisChannelLayer(**options)
+    for channel in MEMBERS_OF_ROOM:
+        await layer.group_add("room", channel)
+    redis.scripts.clear()
+    await layer.group_send("room", MESSAGE)
+    assert redis.scripts == (
+        ["members"] + ["send"] * 2 if steps == 2 else ["group_send"]
+    )
+    for name in PROCESSES:
+        [value] = redis.queues[shard_of(name, len(redis.queues))][f"asgi{name}"]
+        assert layer.serializer.deserialize(value) == {
+            **MESSAGE,
+            CHANNEL_KEY: [member for member in MEMBERS_OF_ROOM if name in member],
+        }
+    await layer.group_discard("room", MEMBERS_OF_ROOM[0])
+    [members] = [groups["asgi:group:room"] for groups in redis.groups if any(groups)]
+    assert members == MEMBERS_OF_ROOM[1:]
+    await layer.close()
+
+
+@pytest.mark.parametrize("channel_capacity", [{}, {f"{PROCESSES[0]}*": 1}])
+async def test_full_members(redis: Redis, channel_capacity: dict[Any, int]) -> None:
+    """A process that is full does not get a message to a group, which is counted."""
+    capacity = 2 if channel_capacity else 1
+    layer = RedisChannelLayer(capacity=capacity, channel_capacity=channel_capacity)
+    for channel in MEMBERS_OF_ROOM[:2]:
+        await layer.group_add("room", channel)
+    for _ in range(3):
+        await layer.group_send("room", MESSAGE)
+    assert len(redis.queues[0][f"asgi{PROCESSES[0]}"]) == 1
+    assert layer.statistics()["dropped"] == 2
+    await layer.close()
+
+
+@pytest.mark.parametrize("options", [{}, {"channel_capacity": {"x": 1}}], ids=str)
+async def test_full_members_are_logged(
+    redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    """The log names the queue of the process and the group; many at once are exact."""
+    layer = RedisChannelLayer(capacity=1, **options)
+    for channel in MEMBERS_OF_ROOM:
+        await layer.group_add("room", channel)
+    await asyncio.gather(*[layer.group_send("room", MESSAGE) for _ in range(5)])
+    assert layer.statistics()["dropped"] == 8
+    assert (
+        f"queue '{PROCESSES[0]}' is full, so a message to group 'room'"
+        in (caplog.messages[0])
+    )
+    await layer.close()
+
+
+async def test_members_that_cannot_be_channels(redis: Redis) -> None:
+    """Names that are not ASCII are left out where this process lists the members."""
+    layer = RedisChannelLayer(symmetric_encryption_keys=["secret"])
+    await layer.group_add("room", MEMBERS_OF_ROOM[0])
+    redis.groups[0]["asgi:group:room"].append(f"{PROCESSES[0]}\u00e9")
+    await layer.group_send("room", MESSAGE)
+    [value] = redis.queues[0][f"asgi{PROCESSES[0]}"]
+    assert {*layer.deserialize(value)[CHANNEL_KEY]} == {MEMBERS_OF_ROOM[0]}
+    await layer.close()
+
+
+async def test_capacity_of_the_members_of_a_process(redis: Redis) -> None:
+    """The queue of a process has the capacity of the first member, which may differ."""
+    capacities: dict[Any, int] = {"a.*": 1, "b.*": 3}
+    layer = RedisChannelLayer(channel_capacity=capacities)
+    for member in ("a.p.1!x", "a.p.1!y", "b.p.1!x"):
+        await layer.group_add("room", member)
+    await layer.group_send("room", MESSAGE)
+    assert redis.capacities == [1, 3]
+    await layer.close()
+
+
+async def test_own_channels_in_groups(layer: RedisChannelLayer, redis: Redis) -> None:
+    """A channel of the process leaves its groups when the layer is closed."""
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    await layer.group_add("room", MEMBERS_OF_ROOM[0])
+    assert layer.statistics()["groups"] == 1
+    await layer.close()
+    assert redis.groups[0]["asgi:group:room"] == [MEMBERS_OF_ROOM[0]]
+
+
+# Dead letters
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+async def test_dead_letters(redis: Redis, hosts: int) -> None:
+    """Messages that nothing delivers any more are returned, and put back."""
+    layer = RedisChannelLayer([("localhost", 6379)] * hosts)
+    assert await layer.dead_letters("jobs") == []
+    for number in range(3):
+        shard = redis.queues[number % hosts]
+        value = layer.serializer.serialize({"type": "test", "number": number})
+        shard["asgi:deadletters:{asgijobs}"].append(value)
+    letters = await layer.dead_letters("jobs")
+    assert sorted(letter["number"] for letter in letters) == [0, 1, 2]
+    assert len(await layer.dead_letters("jobs", limit=1)) == hosts
+    assert await layer.requeue_dead_letters("jobs") == 3
+    assert await layer.dead_letters("jobs") == []
+    assert sum(len(shard["asgijobs"]) for shard in redis.queues) == 3
+    await layer.close()
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
+def test_max_deliveries_that_make_no_sense(most: Any) -> None:
+    """The most deliveries is a positive int, or None for any number."""
+    with pytest.raises((TypeError, ValueError), match="max_deliveries"):
+        RedisChannelLayer(max_deliveries=most)
+
+
+def test_any_number_of_deliveries() -> None:
+    """None is accepted, and five is the default."""
+    assert RedisChannelLayer(max_deliveries=None).max_deliveries is None
+    assert RedisChannelLayer().max_deliveries == 5

@@ -1,0 +1,265 @@
+"""What both Redis layers share: their options, and how they report on themselves."""
+
+import importlib
+import math
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+
+from fast_channels import layers
+from fast_channels.layers.redis import RedisChannelLayer
+from fast_channels.layers.redis.layer import RedisBaseLayer
+from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
+from fast_channels.layers.redis.serializers import (
+    JSONSerializer,
+    MsgPackSerializer,
+    SerializerDoesNotExist,
+    UndecodableMessage,
+    registry,
+)
+
+SECRETS = ["hunter2", "sesame", "key-of-keys"]
+
+
+class MyLayer(RedisBaseLayer):
+    """A layer that has the options, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            None,
+            "asgi",
+            60,
+            86400,
+            100,
+            None,
+            None,
+            12,
+            "msgpack",
+            age_limit=None,
+            sentinels=None,
+            service_name=None,
+            sentinel_kwargs=None,
+            connection_kwargs=None,
+        )
+
+
+def test_attributes() -> None:
+    """The options are attributes, with the values that they have in channels_redis."""
+    layer = RedisChannelLayer()
+    assert (layer.prefix, layer.expiry, layer.group_expiry) == ("asgi", 60, 86400)
+    assert (layer.capacity, layer.channel_capacity) == (100, [])
+    assert [str(host) for host in layer.hosts] == ["redis://localhost:6379/0"]
+    assert isinstance(layer.serializer, MsgPackSerializer)
+    assert layer.serializer.random_prefix_length == 12
+    assert layer.serializer.crypter is None
+
+
+def test_order_of_arguments() -> None:
+    """Arguments may be given by position, in the order of channels_redis."""
+    layer = RedisChannelLayer(
+        ["redis://one"], "p", 5, 50, 7, {"a*": 3}, ["secret"], 4, "json"
+    )
+    assert [str(host) for host in layer.hosts] == ["redis://one:6379/0"]
+    assert (layer.prefix, layer.expiry, layer.group_expiry) == ("p", 5, 50)
+    assert (layer.capacity, layer.get_capacity("abc")) == (7, 3)
+    assert isinstance(layer.serializer, JSONSerializer)
+    assert layer.serializer.random_prefix_length == 4
+    assert layer.serializer.crypter is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"prefix": ""}, TypeError, "prefix must be a str that is not empty, not ''"),
+        ({"prefix": None}, TypeError, "prefix must be a str that is not empty"),
+        ({"prefix": b"asgi"}, TypeError, "prefix must be a str that is not empty"),
+        ({"expiry": 0}, ValueError, "expiry must be positive, not 0"),
+        ({"expiry": math.inf}, ValueError, "expiry must be finite, not inf"),
+        ({"expiry": math.nan}, ValueError, "expiry must be positive, not nan"),
+        ({"expiry": "60"}, TypeError, "expiry must be a number, not '60'"),
+        ({"group_expiry": -1}, ValueError, "group_expiry must be positive, not -1"),
+        ({"group_expiry": math.inf}, ValueError, "group_expiry must be finite"),
+        ({"group_expiry": None}, TypeError, "group_expiry must be a number"),
+        ({"capacity": 0}, ValueError, "capacity must be at least 1, not 0"),
+        ({"capacity": 1.5}, TypeError, "capacity must be an int, not 1.5"),
+        ({"channel_capacity": ["a"]}, TypeError, "channel_capacity must be a dict"),
+        ({"hosts": "redis://one"}, TypeError, "hosts must be a list"),
+        ({"hosts": []}, ValueError, "hosts must not be empty"),
+        ({"symmetric_encryption_keys": "s"}, TypeError, "must be a list of str"),
+        ({"random_prefix_length": "12"}, TypeError, "must be an int, not '12'"),
+        ({"serializer_format": "xml"}, SerializerDoesNotExist, "the format 'xml'"),
+    ],
+    ids=str,
+)
+def test_refused_options(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """The error names the option, and what is wrong with its value."""
+    with pytest.raises(error, match=re.escape(message)):
+        RedisChannelLayer(**options)
+
+
+@pytest.mark.parametrize("report", [repr, RedisChannelLayer.statistics])
+def test_no_secrets(report: Callable[[RedisChannelLayer], object]) -> None:
+    """What a layer reports on itself shows no password, and no key."""
+    layer = RedisChannelLayer(
+        ["redis://me:hunter2@one", {"host": "two", "password": "sesame"}],
+        symmetric_encryption_keys=["key-of-keys"],
+    )
+    assert not any(secret in str(report(layer)) for secret in SECRETS)
+
+
+def test_repr() -> None:
+    """The repr says where Redis is, and what the layer holds."""
+    layer = RedisChannelLayer(["redis://me:hunter2@one", ("two", 1)], prefix="p")
+    layer.counters.dropped = 3
+    layer.mailboxes.put("x", dict, math.inf)
+    assert repr(layer) == (
+        "<RedisChannelLayer [redis://me:***@one:6379/0, redis://two:1/0, prefix 'p', "
+        "1 channels, 0 groups, 1 messages waiting, 3 dropped]>"
+    )
+
+
+def test_room_for_each_host() -> None:
+    """A mailbox has room for as much as several hosts may hold for it."""
+    layer = RedisChannelLayer(["redis://one", "redis://two"], capacity=2)
+    assert [layer.mailboxes.put("x", dict, math.inf) for _ in range(5)] == [
+        *[True] * 4,
+        False,
+    ]
+
+
+def nested(depth: int) -> list[Any]:
+    """Return lists in one another, so many that a message of them has that depth."""
+    value: list[Any] = []
+    for _ in range(depth - 2):
+        value = [value]
+    return value
+
+
+class Pickling:
+    """A serializer of an application, which carries more than those of the package."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def serialize(self, message: object) -> bytes:
+        """Encode a message."""
+        return pickle.dumps(message)
+
+    def deserialize(self, data: bytes) -> object:
+        """Decode a message."""
+        return pickle.loads(data)  # noqa: S301 # the test wrote it
+
+
+@pytest.fixture
+def pickling(monkeypatch: pytest.MonkeyPatch) -> RedisChannelLayer:
+    """Give a test a layer with a serializer that no class of ours knows."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    registry.register_serializer("pickle", Pickling)
+    return RedisChannelLayer(
+        serializer_format="pickle", symmetric_encryption_keys=["secret"]
+    )
+
+
+def test_serializer_by_its_methods(pickling: RedisChannelLayer) -> None:
+    """A class with both methods gets the options, and decides what it carries."""
+    assert isinstance(pickling.serializer, Pickling)
+    assert pickling.serializer.options == {
+        "symmetric_encryption_keys": ["secret"],
+        "random_prefix_length": 12,
+        "expiry": 60,
+    }
+    message = {"type": "a", "when": date(2020, 2, 29), "deep": nested(100)}
+    pickling.require_valid_message(message)
+    assert pickling.deserialize(pickling.serialize(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"type": "a", "deep": nested(101)}, r"more than 100 levels deep"),
+        ({1: 2}, r"keys of a message must be str"),
+        ("text", r"must be a dict"),
+        ({CHANNEL_KEY: "a"}, r"must not have the key"),
+    ],
+)
+def test_what_no_serializer_is_asked_for(
+    pickling: RedisChannelLayer, message: Any, error: str
+) -> None:
+    """The shape of a message is the layer's to decide, for every serializer."""
+    for layer in (pickling, RedisChannelLayer()):
+        with pytest.raises((TypeError, ValueError), match=error):
+            layer.require_valid_message(message)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"garbage", r"Pickling cannot decode these 7 bytes: UnpicklingError: "),
+        (pickle.dumps([1]), r"a message must be a dict; these \d+ bytes are a list"),
+        (pickle.dumps({"deep": nested(101)}), r"nested more than 100 levels deep"),
+    ],
+)
+def test_undecodable(pickling: RedisChannelLayer, data: bytes, error: str) -> None:
+    """Whatever a serializer raises or returns, the bytes are no message."""
+    with pytest.raises(UndecodableMessage, match=error):
+        pickling.deserialize(data)
+
+
+@pytest.mark.parametrize("serializer_format", ["msgpack", "json"])
+@pytest.mark.parametrize("depth", [101, 500, 5000])
+def test_too_deep_to_receive(serializer_format: str, depth: int) -> None:
+    """A message that is nested too deep is undecodable, at any depth."""
+    layer = RedisChannelLayer(
+        serializer_format=serializer_format, random_prefix_length=0
+    )
+    if serializer_format == "json":
+        data = b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    else:
+        data = b"\x81\xa1a" + b"\x91" * (depth - 2) + b"\x90"
+    with pytest.raises(UndecodableMessage):
+        layer.deserialize(data)
+    assert layer.deserialize(layer.serialize({"a": nested(100)})) == {"a": nested(100)}
+
+
+def test_error_names_the_place_only() -> None:
+    """What JSON cannot carry is named, and nothing of what the layer adds."""
+    layer = RedisChannelLayer(serializer_format="json")
+    with pytest.raises(TypeError, match=r"message\['a'\] is of type bytes") as caught:
+        layer.serialize({"a": b"b", CHANNEL_KEY: []})
+    assert CHANNEL_KEY not in str(caught.value)
+
+
+def test_layers_of_the_package() -> None:
+    """The package has the layers for Redis when they are asked for, and no others."""
+    assert layers.RedisChannelLayer is RedisChannelLayer
+    with pytest.raises(
+        AttributeError, match=r"'fast_channels.layers' has no attribute 'KafkaLayer'"
+    ):
+        _ = layers.KafkaLayer
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("msgpack", r"need msgpack, .* pip install 'fast-channels\[redis\]'"),
+        ("fast_channels.layers.redis.queue.layer", r"^import of fast_channels\."),
+    ],
+)
+def test_what_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, missing: str, message: str
+) -> None:
+    """The error names the extra if a library is missing, and nothing else is hidden."""
+    for name in [*sys.modules]:
+        if name.startswith("fast_channels.layers.redis"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=message) as caught:
+        importlib.import_module("fast_channels.layers.redis")
+    assert caught.value.name == missing
