@@ -4,11 +4,19 @@ Errors say that something went wrong::
 
     Exception
     ├── ValueError
-    │   └── InvalidChannelLayerError   a consumer needs a layer and has none
+    │   ├── InvalidChannelLayerError   a consumer needs a layer and has none
+    │   └── UndecodableMessage         these bytes are no message
+    ├── KeyError
+    │   └── SerializerDoesNotExist     no serializer is registered for a format
+    ├── ConnectionError
+    │   └── RedisUnavailable           Redis cannot be reached or refuses commands
     ├── ChannelFull                    a channel holds as many messages as it may
     ├── MessageTooLarge                a message exceeds what a layer carries
     └── RequestAborted                 an HTTP client went away before its request ended
         └── RequestTimeout             an HTTP request took too long to arrive
+
+``MessageTooLarge``, ``RequestAborted`` and ``RequestTimeout`` are those of Django
+Channels, for code that raises or catches them; this library raises none of them.
 
 Signals are exceptions in form only: user code raises them to tell the framework
 what to do next, and nothing has gone wrong::
@@ -19,15 +27,20 @@ what to do next, and nothing has gone wrong::
     └── StopConsumer                   this consumer is done
 """
 
+from collections.abc import Iterable
+
 __all__ = [
     "AcceptConnection",
     "ChannelFull",
     "DenyConnection",
     "InvalidChannelLayerError",
     "MessageTooLarge",
+    "RedisUnavailable",
     "RequestAborted",
     "RequestTimeout",
+    "SerializerDoesNotExist",
     "StopConsumer",
+    "UndecodableMessage",
 ]
 
 
@@ -64,6 +77,37 @@ class RequestAborted(Exception):
 
 class RequestTimeout(RequestAborted):
     """The HTTP request was not complete in time."""
+
+
+class RedisUnavailable(ConnectionError):
+    """Redis cannot be reached, did not reply in time, or refuses what it is asked.
+
+    The text gives the reason. Refusals are, for example, too few replicas
+    (``NOREPLICAS``), no memory (``OOM``), a full disk (``MISCONF``), a script that runs
+    too long (``BUSY``), and the access list (``NOPERM``).
+    """
+
+
+class UndecodableMessage(ValueError):
+    """These bytes are no message of ours: another format, another key, or garbage."""
+
+
+class SerializerDoesNotExist(KeyError):
+    """No serializer is registered for a format."""
+
+    def __init__(self, name: object, known: Iterable[str] = ()) -> None:
+        super().__init__(name)
+        self.format: object = name
+        """The format that was asked for."""
+        self.known: list[str] = sorted(known)
+        """The formats that are registered."""
+
+    def __str__(self) -> str:
+        return (
+            f"no serializer is registered for the format {self.format!r}, only for "
+            f"{', '.join(map(repr, self.known)) or 'none'}; add yours with "
+            "registry.register_serializer()"
+        )
 
 
 class AcceptConnection(Exception):

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers import InMemoryChannelLayer
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.redis.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MsgPackSerializer,
-    UndecodableMessage,
 )
 
 from .strategies import deep, messages, odd_messages, odd_values

@@ -10,9 +10,11 @@ from fast_channels.exceptions import (
     DenyConnection,
     InvalidChannelLayerError,
     MessageTooLarge,
+    RedisUnavailable,
     RequestAborted,
     RequestTimeout,
     StopConsumer,
+    UndecodableMessage,
 )
 
 
@@ -20,6 +22,8 @@ from fast_channels.exceptions import (
     ("exception", "base"),
     [
         (InvalidChannelLayerError, ValueError),
+        (UndecodableMessage, ValueError),
+        (RedisUnavailable, ConnectionError),
         (ChannelFull, Exception),
         (MessageTooLarge, Exception),
         (RequestAborted, Exception),

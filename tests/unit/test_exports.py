@@ -24,9 +24,12 @@ PUBLIC: dict[str, set[str]] = {
         "DenyConnection",
         "InvalidChannelLayerError",
         "MessageTooLarge",
+        "RedisUnavailable",
         "RequestAborted",
         "RequestTimeout",
+        "SerializerDoesNotExist",
         "StopConsumer",
+        "UndecodableMessage",
     },
     "fast_channels.layers": {
         "BaseChannelLayer",

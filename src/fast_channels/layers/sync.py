@@ -62,7 +62,7 @@ class SyncChannelLayer:
 
     A call takes no longer than the layer allows, and raises what the layer raises, like
     :class:`~fast_channels.exceptions.ChannelFull` or
-    :class:`~fast_channels.layers.redis.RedisUnavailable`. An exception that ends the
+    :class:`~fast_channels.exceptions.RedisUnavailable`. An exception that ends the
     waiting, like ``KeyboardInterrupt`` or another one that a signal handler raises,
     cancels the operation; whether it was carried out is not known then. A signal
     handler may call it in the middle of another call.

@@ -16,8 +16,9 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.per_loop import PerLoop
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer, wait_until

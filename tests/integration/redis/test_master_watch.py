@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
 import pytest
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import master_watch
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.sentinel import Master, make_connection

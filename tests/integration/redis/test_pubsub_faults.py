@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pytest
 
 from fast_channels.consumer import AsyncWebsocketConsumer
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers import RedisPubSubChannelLayer, register_channel_layer
-from fast_channels.layers.redis.commands import RedisUnavailable
 from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from tests.redis_servers.binary import ServerBinary

@@ -1,7 +1,8 @@
 """The layers that carry messages through Redis."""
 
+from fast_channels.exceptions import RedisUnavailable
+
 try:
-    from .commands import RedisUnavailable
     from .pubsub.layer import RedisPubSubChannelLayer
     from .queue.layer import RedisChannelLayer
 except ImportError as _exc:

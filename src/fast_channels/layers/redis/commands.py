@@ -30,12 +30,13 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.waking import wake
 
 from .packing import pack
 from .trouble import describe, is_refusal
 
-__all__ = ["CommandConnection", "RedisUnavailable"]
+__all__ = ["CommandConnection"]
 
 # Seconds between two attempts: they grow from the first to the second, with jitter.
 _BACKOFF = (0.01, 0.5)
@@ -47,15 +48,6 @@ _GRACE = 0.05
 _Reply: TypeAlias = "asyncio.Future[Any]"
 # A reply, and when its command fails without one, on the clock of the loop.
 _Pending: TypeAlias = tuple[_Reply, float]
-
-
-class RedisUnavailable(ConnectionError):
-    """Redis cannot be reached, did not reply in time, or refuses what it is asked.
-
-    The text gives the reason. Refusals are, for example, too few replicas
-    (``NOREPLICAS``), no memory (``OOM``), a full disk (``MISCONF``), a script that runs
-    too long (``BUSY``), and the access list (``NOPERM``).
-    """
 
 
 class CommandConnection:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer, require_positive
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
@@ -15,13 +16,7 @@ from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host, HostSpelling, parse_hosts
-from .serializers import (
-    JSONSerializer,
-    MessageSerializer,
-    MsgPackSerializer,
-    UndecodableMessage,
-    registry,
-)
+from .serializers import JSONSerializer, MessageSerializer, MsgPackSerializer, registry
 
 __all__ = ["SHORT", "TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 # msgpack comes without types; the two functions get theirs below.
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
+from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 from fast_channels.layers.contents import find_bytes, require_carried
 
 if TYPE_CHECKING:
@@ -54,28 +55,6 @@ _ESCAPE = "surrogateescape"
 
 # How much an error shows of that of a serializer, which may quote the message.
 _SHOWN = 200
-
-
-class UndecodableMessage(ValueError):
-    """These bytes are no message of ours: another format, another key, or garbage."""
-
-
-class SerializerDoesNotExist(KeyError):
-    """No serializer is registered for a format."""
-
-    def __init__(self, name: object, known: Iterable[str] = ()) -> None:
-        super().__init__(name)
-        self.format: object = name
-        """The format that was asked for."""
-        self.known: list[str] = sorted(known)
-        """The formats that are registered."""
-
-    def __str__(self) -> str:
-        return (
-            f"no serializer is registered for the format {self.format!r}, only for "
-            f"{', '.join(map(repr, self.known)) or 'none'}; add yours with "
-            "registry.register_serializer()"
-        )
 
 
 class MessageSerializer(Protocol):

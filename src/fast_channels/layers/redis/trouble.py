@@ -3,7 +3,7 @@
 Redis refuses commands for many reasons: too few replicas, a full disk, no memory, a
 script that runs too long, a restart, an access list. Each reason has its own error
 code, and each ends when an operator has dealt with it. Users see all of them as
-:class:`~fast_channels.layers.redis.RedisUnavailable`, with the reason in its text.
+:class:`~fast_channels.exceptions.RedisUnavailable`, with the reason in its text.
 """
 
 import re

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer
 

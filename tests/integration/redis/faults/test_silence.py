@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.server import RedisServer
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from typing import Any, Self
 
 from fast_channels.consumer import AsyncWebsocketConsumer
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers import RedisChannelLayer, register_channel_layer
-from fast_channels.layers.redis.commands import RedisUnavailable
 from fast_channels.testing import WebsocketCommunicator
 from fast_channels.type_defs import ChannelMessage
 

@@ -24,8 +24,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import commands
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.trouble import describe
 
 from .fake_server import Server

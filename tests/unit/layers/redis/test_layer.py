@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from fast_channels import layers
+from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
 from fast_channels.layers.redis.serializers import (
     JSONSerializer,
     MsgPackSerializer,
-    SerializerDoesNotExist,
-    UndecodableMessage,
     registry,
 )
 

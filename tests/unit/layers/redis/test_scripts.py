@@ -3,14 +3,17 @@
 import hashlib
 import re
 from importlib.resources import files
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from redis.exceptions import NoScriptError, ResponseError
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import scripts
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
 from fast_channels.layers.redis.scripts import POP, Script, run
+
+if TYPE_CHECKING:
+    from fast_channels.layers.redis.commands import CommandConnection
 
 TEXTS = {
     file.name: file.read_text("utf-8")

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
+from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 from fast_channels.layers.redis.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MissingSerializer,
     MsgPackSerializer,
-    SerializerDoesNotExist,
     SerializersRegistry,
-    UndecodableMessage,
     registry,
 )
 

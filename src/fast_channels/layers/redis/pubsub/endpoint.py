@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
@@ -16,7 +17,6 @@ from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, com
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.patterns import starting_with
 from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.serializers import UndecodableMessage
 from fast_channels.layers.redis.sharding import shard_of
 
 from .subscriber import Pattern, Subscriber

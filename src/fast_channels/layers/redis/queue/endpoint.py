@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
+from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
@@ -16,7 +17,7 @@ from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, com
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
 from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.serializers import CHANNEL_KEY, UndecodableMessage
+from fast_channels.layers.redis.serializers import CHANNEL_KEY
 from fast_channels.layers.redis.sharding import shard_of
 
 from .batches import PlainQueue, private_key

@@ -26,7 +26,8 @@ from typing import TypeAlias, cast
 
 from redis.exceptions import ResponseError
 
-from fast_channels.layers.redis.commands import CommandConnection, RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
+from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, run
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
-from fast_channels.layers.redis.commands import RedisUnavailable
 from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
 from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.serializers import MsgPackSerializer

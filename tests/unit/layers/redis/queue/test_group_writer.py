@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.exceptions import ResponseError
 
-from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import group_writer as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fast_channels.layers.redis.commands import RedisUnavailable
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import memberships as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
 from fast_channels.layers.redis.sharding import shard_of
