@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, TypeVar, cast, overload
 
-from fast_channels.consumer.base import LiveConsumer, live_consumers
+from fast_channels.consumer.live import LiveConsumer, live_consumers
 from fast_channels.layers.registry import channel_layers
 from fast_channels.type_defs import ChannelMessage
 

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeAlias
 
-    from fast_channels.consumer.base import LiveConsumer
+    from fast_channels.consumer.live import LiveConsumer
     from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
     from fast_channels.type_defs import ChannelMessage, CompiledChannelCapacities
 
@@ -145,7 +145,7 @@ class _ConsumerWatch:
 
 
 def _find_running() -> "dict[int, LiveConsumer]":
-    from fast_channels.consumer.base import live_consumers  # noqa: PLC0415
+    from fast_channels.consumer.live import live_consumers  # noqa: PLC0415
 
     found = (reference() for reference in live_consumers.valuerefs())
     return {id(live): live for live in found if live is not None}

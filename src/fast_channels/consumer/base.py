@@ -12,8 +12,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
@@ -28,28 +27,13 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-__all__ = [
-    "AsyncConsumer",
-    "ConsumerApplication",
-    "LiveConsumer",
-    "get_handler_name",
-    "live_consumers",
-]
+from .handlers import awaitable, find_method, get_handler_name, require_reachable
+from .live import LiveConsumer
+from .signals import leaves, signal_in
+
+__all__ = ["AsyncConsumer", "ConsumerApplication", "get_handler_name"]
 
 _logger = logging.getLogger(__name__)
-
-# The handlers that the base classes themselves have; what else they define is not
-# for a message to call.
-_EVENT_HANDLERS = frozenset(
-    {
-        "websocket_connect",
-        "websocket_receive",
-        "websocket_disconnect",
-        "http_request",
-        "http_disconnect",
-    }
-)
-_PACKAGE = __name__.partition(".")[0]
 
 # For how many seconds a layer may keep a cancelled connection from ending, each time
 # that something is to be released.
@@ -57,44 +41,6 @@ _GRACE = 5.0
 
 # Classes whose missing layer was logged.
 _warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
-
-_Result = TypeVar("_Result")
-
-# Attributes of a class that become methods of its instances, beside callables.
-_METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
-
-
-class LiveConsumer:
-    """A consumer that serves a connection now, for whoever has to end it."""
-
-    __slots__ = ("__weakref__", "consumer", "ended", "task")
-
-    def __init__(self, consumer: "AsyncConsumer") -> None:
-        self.consumer: AsyncConsumer = consumer
-        """The consumer."""
-        self.task: asyncio.Task[Any] = cast("asyncio.Task[Any]", asyncio.current_task())
-        """The task that serves the connection."""
-        self.ended: asyncio.Event | None = None
-        """Set when it has ended. Whoever makes it may cancel the task, and the server
-        is not told of that."""
-        live_consumers[id(self)] = self
-
-    def absorb(self, cause: BaseException) -> bool:
-        """Return whether the server is not to be told of what ended the consumer."""
-        asked = self.ended is not None and isinstance(cause, asyncio.CancelledError)
-        return asked and not self.task.uncancel()
-
-    def end(self) -> None:
-        """Note that it has ended."""
-        live_consumers.pop(id(self), None)
-        if self.ended is not None:
-            self.ended.set()
-
-
-live_consumers: "weakref.WeakValueDictionary[int, LiveConsumer]" = (
-    weakref.WeakValueDictionary()
-)
-"""The consumers of this process that serve a connection now, in all event loops."""
 
 
 class AsyncConsumer:
@@ -386,8 +332,8 @@ class AsyncConsumer:
         """Handle a message of a type that is not known to have a coroutine function."""
         name = get_handler_name(message)
         message_type = cast("str", message["type"])
-        _require_reachable(type(self), name, message_type)
-        handler = _method(self, name)
+        require_reachable(type(self), name, message_type)
+        handler = find_method(self, name)
         if handler is None:
             if isinstance(message, Notice):
                 return _ignore()
@@ -404,7 +350,7 @@ class AsyncConsumer:
         """Add a note to each error that follows from ``channel_layer`` being None."""
         if self._consumer_layer() is not None:
             return
-        for each in _leaves(error):
+        for each in leaves(error):
             if (
                 isinstance(each, AttributeError)
                 and each.obj is None
@@ -483,107 +429,3 @@ class ConsumerApplication:
 
 async def _ignore() -> None:
     """Handle a message that needs no handler."""
-
-
-def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | None:
-    """Return the signal that an error is, or that is all there is in a group of errors.
-
-    Tasks of an ``asyncio.TaskGroup`` raise their signals in a group.
-
-    Args:
-        error: What was raised.
-        *signals: The signals to look for; of several, the first one here counts.
-    """
-    found = [leaf for leaf in _leaves(error) if isinstance(leaf, signals)]
-    if not found or len(found) < len(list(_leaves(error))):
-        return None
-    # A subclass of a signal says more than the signal.
-    return min(
-        found,
-        key=lambda leaf: next(
-            (place, type(leaf) is signal)
-            for place, signal in enumerate(signals)
-            if isinstance(leaf, signal)
-        ),
-    )
-
-
-def _leaves(error: BaseException) -> Generator[BaseException]:
-    """Yield the errors in a group of errors, or the error if it is none."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _leaves(each)
-    else:
-        yield error
-
-
-def awaitable(
-    result: Awaitable[_Result], consumer: AsyncConsumer, method: str
-) -> Awaitable[_Result]:
-    """Return what a method of a consumer has returned, if it can be awaited.
-
-    Raises:
-        TypeError: It cannot.
-    """
-    # The first is what most are, and quick.
-    if type(result) is not CoroutineType and not inspect.isawaitable(result):
-        raise TypeError(
-            f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "
-            f"write 'async def {method}'; it returned {result!r}, which cannot be "
-            "awaited"
-        )
-    return result  # pyright: ignore[reportUnknownVariableType] # narrowed by its type
-
-
-def _method(consumer: AsyncConsumer, name: str) -> Callable[..., Any] | None:
-    """Return a method of a consumer, without evaluating properties; None for others."""
-    missing = object()
-    static = inspect.getattr_static(consumer, name, missing)
-    if (
-        static is not missing
-        and not isinstance(static, _METHODS)
-        and (isinstance(static, type) or not callable(static))
-    ):
-        return None
-    method: object = getattr(consumer, name, None)
-    return method if callable(method) else None
-
-
-def get_handler_name(message: ChannelMessage) -> str:
-    """Return the name of the method for a message: its type, with ``_`` for ``.``.
-
-    Raises:
-        ValueError: The message has no type, or one that names no method.
-    """
-    message_type = message.get("type")
-    if not isinstance(message_type, str):
-        raise ValueError(  # noqa: TRY004 # as for any message without a handler
-            "a message needs a 'type', a str that names its handler; "
-            f"this one has {message_type!r}: {message!r}"
-        )
-    name = message_type.replace(".", "_")
-    if not name or name.startswith("_"):
-        raise ValueError(
-            f"malformed message type {message_type!r}: "
-            "it must not be empty nor start with '.' or '_'"
-        )
-    return name
-
-
-def _require_reachable(
-    consumer_class: type[AsyncConsumer], name: str, message_type: str
-) -> None:
-    """Return if messages of a type may reach the method of a name.
-
-    Raises:
-        ValueError: It is a method that every consumer has.
-    """
-    if name not in _EVENT_HANDLERS and any(
-        name in vars(base) or name in inspect.get_annotations(base)
-        for base in consumer_class.__mro__
-        if base.__module__.partition(".")[0] == _PACKAGE
-    ):
-        raise ValueError(
-            f"no handler for message type {message_type!r}: {name!r} is a method or "
-            "attribute that every consumer has, which no message may reach"
-        )

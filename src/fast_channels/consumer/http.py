@@ -32,8 +32,8 @@ from fast_channels.type_defs import (
     HttpRequestEvent,
 )
 
-from .base import awaitable
 from .groups import AsyncGroupConsumer
+from .handlers import awaitable
 
 __all__ = ["AsyncHttpConsumer"]
 

@@ -28,9 +28,10 @@ from fast_channels.type_defs import (
     WebSocketReceiveEvent,
 )
 
-from .base import awaitable, signal_in
 from .groups import AsyncGroupConsumer
+from .handlers import awaitable
 from .incoming import Incoming
+from .signals import signal_in
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
 
