@@ -33,6 +33,7 @@ from typing import Any, TypeAlias
 
 from typing_extensions import override
 
+from fast_channels.layers.redis.keys import private_key, queue_key
 from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE, Script
 
 __all__ = [
@@ -64,15 +65,6 @@ _DEAD_LETTERS_KEPT, _MOST_DEAD_LETTERS = 7 * 86_400.0, 1000
 """Seconds to keep the dead letters of a channel, and how many."""
 
 _numbers = itertools.count(1)
-
-
-def private_key(prefix: str, kind: str, name: str) -> str:
-    """Return a key that belongs to a queue, and that nothing but this library reads.
-
-    The queue's own key, in braces, is the part that is hashed: in a cluster, all keys
-    of a queue are on one node.
-    """
-    return f"{prefix}:{kind}:{{{prefix}{name}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +124,7 @@ class Queue(abc.ABC):
     def __init__(self, name: str, terms: Terms) -> None:
         self.name: str = name
         """The channel, or what all channels of a process have in common."""
-        self.key: str = terms.prefix + name
+        self.key: str = queue_key(terms.prefix, name)
         """The key of the queue."""
         self.readers: int = 0
         """How many wait for a message."""

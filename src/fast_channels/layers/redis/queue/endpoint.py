@@ -13,6 +13,7 @@ from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
 from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, complain
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
@@ -20,7 +21,7 @@ from fast_channels.layers.redis.sentinel import Master, make_connection
 from fast_channels.layers.redis.serializers import CHANNEL_KEY
 from fast_channels.layers.redis.sharding import shard_of
 
-from .batches import PlainQueue, private_key
+from .batches import PlainQueue
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
 
@@ -145,7 +146,7 @@ class QueueEndpoint:
             # its keys from ours by. It outlives whatever is sent.
             self._mark_at[shard] = now + self._layer.expiry / 2
             milliseconds = math.ceil(2000 * self._layer.expiry)
-            key = f"{self._layer.prefix}:layer"
+            key = mark_key(self._layer.prefix)
             marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
             marking.add_done_callback(_ignore)
         # Who sends once and ends needs no watch.
@@ -218,7 +219,7 @@ class QueueEndpoint:
     async def requeue_dead_letters(self, channel: str) -> int:
         """Put these messages back into their channel; return how many they were."""
         prefix = self._layer.prefix
-        keys = [prefix + channel, private_key(prefix, "deadletters", channel)]
+        keys = [queue_key(prefix, channel), private_key(prefix, "deadletters", channel)]
         milliseconds = math.ceil(1000 * self._layer.expiry)
         moved = await asyncio.gather(
             *[run(each, REQUEUE, keys, milliseconds) for each in self.commands]

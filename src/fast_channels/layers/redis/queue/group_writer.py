@@ -28,6 +28,7 @@ from redis.exceptions import ResponseError
 
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, run
 
@@ -158,7 +159,7 @@ class GroupWriter:
             error = await waiter
             if error is not None:
                 raise error
-        if group in self._wrong:
+        if group is not None and group in self._wrong:
             raise ResponseError(f"WRONGTYPE {self._complaint(group)}")
 
     def write_again(self) -> None:
@@ -363,7 +364,7 @@ class GroupWriter:
         self._wrong -= set(groups)
         self._wrong |= found
 
-    def _complaint(self, group: str | None) -> str:
+    def _complaint(self, group: str) -> str:
         return f"the key {self._key(group)!r} of group {group!r} holds something else"
 
     def _by_group(
@@ -380,7 +381,7 @@ class GroupWriter:
 
     @property
     def _processes(self) -> str:
-        return f"{self._prefix}:processes"
+        return processes_key(self._prefix)
 
-    def _key(self, group: str | None) -> str:
-        return f"{self._prefix}:group:{group}"
+    def _key(self, group: str) -> str:
+        return group_key(self._prefix, group)

@@ -18,6 +18,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.redis.hosts import HostSpelling
+from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.scripts import GROUP_SEND, MEMBERS, SEND
 from fast_channels.layers.redis.serializers import (
@@ -382,7 +383,7 @@ class RedisChannelLayer(RedisBaseLayer):
         self.require_valid_message(message)
         client = self._clients.get()
         run = functools.partial(client.run, client.shard_of(group))
-        keys = [f"{self.prefix}:group:{group}", f"{self.prefix}:processes"]
+        keys = [group_key(self.prefix, group), processes_key(self.prefix)]
         if self._end is None:
             # All that follows shares the time in which one command has to be answered.
             deadline = client.commands[client.shard_of(group)].deadline()
@@ -474,7 +475,7 @@ class RedisChannelLayer(RedisBaseLayer):
         sent: int = await client.run(
             shard,
             SEND,
-            [self.prefix + name],
+            [queue_key(self.prefix, name)],
             value,
             self.get_capacity(channel),
             self.expiry,

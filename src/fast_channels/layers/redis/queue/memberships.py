@@ -14,6 +14,7 @@ from functools import partial
 from redis.exceptions import ResponseError
 
 from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.scripts import GROUP_ADD, run
 from fast_channels.layers.redis.sharding import names_by_shard, shard_of
 
@@ -130,7 +131,7 @@ class Memberships:
         _, *wrong = await run(
             self._of(group),
             GROUP_ADD,
-            [f"{self._prefix}:processes", self._key(group)],
+            [processes_key(self._prefix), self._key(group)],
             self._group_expiry,
             "",
             0,
@@ -247,4 +248,4 @@ class Memberships:
         return self._shards[self._shard(group)]
 
     def _key(self, group: str) -> str:
-        return f"{self._prefix}:group:{group}"
+        return group_key(self._prefix, group)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from fast_channels.layers.redis.keys import private_key
 from fast_channels.layers.redis.queue import batches
-from fast_channels.layers.redis.queue.batches import ProcessQueue, Terms, private_key
+from fast_channels.layers.redis.queue.batches import ProcessQueue, Terms
 
 TERMS = Terms(prefix="asgi", receiver="me", expiry=60, lease=35, max_deliveries=5)
 
