@@ -15,19 +15,24 @@ from packaging.version import Version
 
 from fast_channels.type_defs import ASGIApplication
 
-__all__ = ["SERVERS", "SERVERS_THAT_NOTICE", "Serve", "serving"]
+__all__ = ["IMPLEMENTATIONS", "SERVERS", "SERVERS_THAT_NOTICE", "Serve", "serving"]
 
 Serve: TypeAlias = Callable[
     [ASGIApplication], contextlib.AbstractAsyncContextManager[str]
 ]
 """``serving()`` with a server of the test's choice."""
 
-# uvicorn with each implementation of WebSockets that it has, and hypercorn.
-SERVERS = [
-    f"uvicorn-{implementation}"
+# The implementations of WebSockets that this release of uvicorn has.
+IMPLEMENTATIONS = [
+    implementation
     for implementation in uvicorn.config.WS_PROTOCOLS
     if implementation not in {"auto", "none"}
-] + ["hypercorn"]
+]
+
+# uvicorn with each of them, and hypercorn.
+SERVERS = [f"uvicorn-{implementation}" for implementation in IMPLEMENTATIONS] + [
+    "hypercorn"
+]
 
 # Before 0.53 uvicorn with wsproto never ends to send to a slow client that vanishes.
 _STUCK = ["uvicorn-wsproto"] if Version(uvicorn.__version__) < Version("0.53") else []

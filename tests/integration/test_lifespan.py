@@ -15,6 +15,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.redis_servers.server import RedisServer, free_port
 
+from .servers import IMPLEMENTATIONS
+
 # Says what happens, in the order in which it happens.
 APPLICATION = """
 import asyncio, contextlib, os
@@ -188,7 +190,7 @@ async def test_shutdown(
     assert "Traceback" not in log.decode()
 
 
-@pytest.mark.parametrize("websockets", ["websockets-sansio", "wsproto", "websockets"])
+@pytest.mark.parametrize("websockets", IMPLEMENTATIONS)
 async def test_client_that_reads_nothing(websockets: str, tmp_path: Path) -> None:
     """With a limit of uvicorn's own it stops beside a client that reads nothing."""
     port = free_port()

@@ -570,6 +570,13 @@ async def test_shared_deadline(server: Server, redis: CommandConnection) -> None
     assert await patient == "1"
 
 
+class Ended(asyncio.Future[None]):
+    """Stands for a task that has ended before it was returned."""
+
+    def set_name(self, _: object) -> None:
+        """Do as a task does, which some Pythons name after it was made."""
+
+
 async def test_refused_arguments_and_eager_tasks() -> None:
     """A connection that cannot be made fails its command where tasks start eagerly."""
 
@@ -579,7 +586,7 @@ async def test_refused_arguments_and_eager_tasks() -> None:
     def start(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
         with pytest.raises(StopIteration):
             work.send(None)
-        task: asyncio.Future[None] = loop.create_future()
+        task = Ended(loop=loop)
         task.set_result(None)
         return task
 
