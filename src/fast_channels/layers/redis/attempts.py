@@ -1,10 +1,10 @@
-"""How a connection is opened where an attempt to connect can hang.
+"""Opens a connection where an attempt to connect can hang.
 
-A network that drops packets, such as that of a host which is gone, answers no attempt.
-The kernel repeats it after a second at the earliest, and then less and less often, so
-that it finds a server late which returns in between. Several attempts are therefore
-made at once: a new one every few tenths of a second until a server accepts, while the
-first one goes on for a server that is far away.
+A network that drops packets, such as those to a host that is down, does not answer an
+attempt. The kernel repeats it after a second at the earliest, and then less and less
+often, so it is slow to notice a server that returns in between. Several attempts
+therefore run at the same time: a new one starts every few tenths of a second until a
+server accepts, while the first one continues in case the server is far away.
 """
 
 import asyncio
@@ -14,32 +14,32 @@ from redis.asyncio.connection import AbstractConnection
 
 __all__ = ["open_connection"]
 
-# Seconds between two attempts that are not answered.
+# Seconds between unanswered attempts.
 _AGAIN = 0.3
-# How many attempts are made at once: the first one, and the latest.
+# Maximum number of simultaneous attempts: the first one, and the latest.
 _AT_ONCE = 3
 
 
 async def open_connection(
     connect: Callable[[], AbstractConnection], timeout: float
 ) -> AbstractConnection:
-    """Return the first connection that can be opened.
+    """Return the first connection that opens.
 
     Cancelling ends all attempts.
 
     Args:
-        connect: Makes a connection of redis-py, which is not open yet.
-        timeout: Seconds to try for.
+        connect: Returns a new redis-py connection, not open yet.
+        timeout: Seconds to keep trying.
 
     Raises:
-        TimeoutError: Nothing answered in time.
-        Exception: Whatever the first attempt that failed raised.
+        TimeoutError: No attempt was answered in time.
+        Exception: The error of the first attempt that failed.
     """
     attempts: dict[asyncio.Task[None], AbstractConnection] = {}
     try:
         async with asyncio.timeout(timeout):
             while True:
-                # A server that has accepted only needs time.
+                # After a server has accepted, more attempts would not help.
                 if not any(each.is_connected for each in attempts.values()):
                     connection = connect()
                     attempts[asyncio.create_task(connection.connect())] = connection  # type: ignore[no-untyped-call] # redis-py leaves it untyped

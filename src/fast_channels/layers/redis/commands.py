@@ -1,18 +1,18 @@
-"""The command connection: one for each server and event loop, shared by all tasks.
+"""The command connection: one per server and event loop, shared by all tasks.
 
 The rules:
 
-1. Commands of one turn of the event loop leave in one write, and their replies are
-   matched to them in order: tasks that send at once share a round trip.
-2. Whoever waits for a reply may be cancelled. The command is sent and its reply read
-   all the same, and dropped; the connection goes on.
-3. When the connection breaks or is dropped, a command that was written fails, since
-   nobody knows whether it was carried out; a command that was not is sent on the next
-   connection. It is dropped when the server turns out to be a replica, too.
-4. Each command has one deadline from the moment it is submitted, whatever it waits
-   for: a full socket, a new connection, a reply. It fails sooner while all attempts to
-   connect fail.
-5. A command that Redis refuses for a reason that can pass fails as if Redis were away.
+1. The commands of one turn of the event loop leave in one write, and replies are
+   matched to them in order: tasks that send at the same time share a round trip.
+2. Cancelling a task that waits for a reply doesn't affect the connection: the command
+   is still sent, and its reply is read and discarded.
+3. When the connection breaks or is dropped, commands that were written fail, as Redis
+   may or may not have executed them; the others are sent on the next connection. The
+   connection is also dropped when the server turns out to be a replica.
+4. Each command has one deadline, set when it is submitted, which covers every wait: for
+   a full socket, a new connection, a reply. During an outage, in which all attempts to
+   connect fail, it fails sooner.
+5. A command that Redis refuses for a temporary reason fails as if it were unreachable.
 """
 
 import asyncio
@@ -38,30 +38,30 @@ from .trouble import describe, is_refusal
 
 __all__ = ["CommandConnection"]
 
-# Seconds between two attempts: they grow from the first to the second, with jitter.
+# Seconds between attempts to connect: from the first to the second, with jitter.
 _BACKOFF = (0.01, 0.5)
-# For how many seconds to try to connect after all attempts have failed.
+# Seconds to try to connect after all previous attempts have failed.
 _SHORT = 0.5
-# Seconds in which a loop that was blocked can read what was sent meanwhile.
+# Seconds for an event loop that was blocked to read replies that arrived meanwhile.
 _GRACE = 0.05
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
-# A reply, and when its command fails without one, on the clock of the loop.
+# A reply and its deadline, on the event loop's clock.
 _Pending: TypeAlias = tuple[_Reply, float]
 
 
 class CommandConnection:
-    """Sends commands on one connection, and reconnects when it breaks.
+    """A connection for commands, which reconnects when it breaks.
 
-    It connects with the first command, and stays connected until ``close()``; it can be
-    used again afterwards. Belongs to one event loop.
+    It connects for the first command and stays connected until ``close()``; it can be
+    used again afterwards. It belongs to one event loop.
 
     Args:
-        connect: Makes a connection of redis-py, which is not open yet. It must speak
-            RESP2, decode nothing, and have no timeout for reading.
-        name: What errors call the server.
+        connect: Returns a new redis-py connection, not open yet. It must use RESP2, not
+            decode replies, and have no timeout for reading.
+        name: Name of the server in error messages.
         timeout: Seconds until a command without a reply fails, and until a connection
-            on which replies are due and none comes is dropped.
+            with pending commands on which no reply arrives is dropped.
     """
 
     def __init__(
@@ -73,32 +73,32 @@ class CommandConnection:
     ) -> None:
         self._connect = connect
         self.name: str = name
-        """What errors call the server."""
+        """Name of the server in error messages."""
         self._timeout = timeout
-        # The rest of the time is for a second look, see _look().
+        # The rest of the timeout is for the second check, see _look().
         self._patience = timeout - _GRACE
-        # When something was last heard of the server, on the clock of the loop.
+        # Time of the last reply, or of a write while no reply was pending.
         self._heard = 0.0
-        # Commands that were not written yet.
+        # Commands that are not written yet.
         self._outbox: list[tuple[bytes, _Pending]] = []
-        # The replies of the commands that were written, in that order.
+        # The pending replies of written commands, in the order of the commands.
         self._written: deque[_Pending] = deque()
-        # Connects, writes and reads, while there is anything to do or a connection.
+        # Task that connects, writes and reads while there is a command or a connection.
         self._owner: asyncio.Task[None] | None = None
-        # What the owner sleeps on while it has nothing to write.
+        # Future that the owner waits on while there is nothing to write.
         self._sleeper: asyncio.Future[None] | None = None
-        # What the owner opens and uses a connection in: it expires to drop it, and why.
+        # Timeout around the use of a connection, which expires to drop it; the reason.
         self._lease: asyncio.Timeout | None = None
         self._dropped: Exception = _closed()
-        # Looks at the deadlines: one timer for all commands, as one for each would cost
-        # more than the command.
+        # Timer that checks the deadlines: one for all commands, as a timer for each
+        # would cost more than the command.
         self._watch: asyncio.TimerHandle | None = None
-        # Why the latest attempt to connect failed, until one succeeds.
+        # Error of the latest failed attempt to connect; None after a success.
         self._problem: Exception | None = None
-        # Whether the last attempts were given up.
+        # Whether the latest attempts to connect have failed, or are still under way.
         self._away = False
         self.connects: int = 0
-        """How many times a connection was opened."""
+        """Number of connections opened."""
 
     @property
     def connected(self) -> bool:
@@ -106,10 +106,10 @@ class CommandConnection:
         return self._owner is not None
 
     def deadline(self) -> float:
-        """Return when a command that is submitted now fails without a reply.
+        """Return the deadline of a command that is submitted now.
 
-        On the clock of the event loop. What takes several commands, each sent after the
-        reply to the one before, passes it to all of them.
+        It is on the event loop's clock. A task that sends several commands, each after
+        the reply to the previous one, passes the same deadline to all of them.
         """
         return asyncio.get_running_loop().time() + self._patience
 
@@ -118,13 +118,13 @@ class CommandConnection:
     ) -> _Reply:
         """Send a command soon, and return the future of its reply.
 
-        The future raises ``redis.exceptions.ResponseError`` for a reply that is an
-        error other than a refusal, and ``RedisUnavailable`` if Redis refuses the
-        command or does not reply in time. Cancelling it does not take the command back.
+        The future raises ``redis.exceptions.ResponseError`` for an error reply that is
+        not a refusal, and ``RedisUnavailable`` if Redis refuses the command or does not
+        reply in time. Cancelling the future does not withdraw the command.
 
         Args:
-            command: The words of the command.
-            deadline: When it fails without a reply, if sooner than by default.
+            command: The command's name and arguments.
+            deadline: The deadline of the operation that the command is part of.
         """
         loop = asyncio.get_running_loop()
         reply: _Reply = loop.create_future()
@@ -148,29 +148,29 @@ class CommandConnection:
     ) -> Any:
         """Send a command and return its reply.
 
-        Cancelling does not take the command back, and does no harm to the connection.
+        Cancelling does not withdraw the command, and does not harm the connection.
 
         Raises:
-            ResponseError: The reply is an error other than a refusal.
+            ResponseError: The reply is an error that is not a refusal.
             RedisUnavailable: Redis refuses the command, or does not reply in time.
         """
         return await self.submit(*command, deadline=deadline)
 
     def reconnect(self) -> None:
-        """Drop the connection, if there is one, also one that is being opened.
+        """Drop the connection, even one that is still being opened.
 
-        Commands that wait for a reply fail; the others go to a new connection.
+        Commands that wait for a reply fail; the others are sent on a new connection.
         """
         self._drop(ConnectionAbortedError("the connection was dropped"))
 
     async def close(self) -> None:
-        """Close the connection; commands that wait for a reply fail."""
+        """Close the connection; all pending commands fail."""
         owner = self._owner
         if owner is not None:
             owner.cancel()
             await asyncio.wait([owner])
             if self._owner is owner:
-                # It was cancelled before it began.
+                # The task was cancelled before it started.
                 self._end(_closed())
 
     def _drop(self, why: Exception) -> None:
@@ -179,7 +179,7 @@ class CommandConnection:
             self._lease.reschedule(0)
 
     async def _own(self) -> None:
-        """Serve the commands until the connection breaks or is closed."""
+        """Use one connection after the other, as long as there are commands."""
         try:
             while self._outbox:
                 await self._use_connection()
@@ -192,7 +192,7 @@ class CommandConnection:
             self._end(exc)
 
     async def _use_connection(self) -> None:
-        """Serve the commands until the connection breaks or is dropped."""
+        """Send commands on one connection until it breaks or is dropped."""
         lease = asyncio.timeout(None)
         try:
             async with lease:
@@ -221,14 +221,14 @@ class CommandConnection:
         while True:
             connection = self._connect()
             try:
-                # Its own timeouts end before redis-py greets the server.
+                # redis-py's timeout for connecting does not cover its handshake.
                 async with asyncio.timeout_at(give_up):
                     await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
             except (AuthenticationError, ResponseError):
-                # A wrong password, say: to try again would be no use.
+                # For example a wrong password: retrying would not help.
                 raise
             except (RedisError, OSError) as exc:
-                # That time is up says less than what went wrong before.
+                # An earlier error is more informative than a timeout.
                 problem = exc if problem is None or str(exc) else problem
                 self._problem = problem
                 if loop.time() + delay > give_up:
@@ -282,11 +282,11 @@ class CommandConnection:
     def _look(self, seen: float) -> None:
         """Fail commands whose deadlines have passed, and drop a silent connection.
 
-        Both need two looks: between them, a loop that was blocked reads the replies
-        that came meanwhile.
+        Both take two checks: between them, an event loop that was blocked reads the
+        replies that have arrived meanwhile.
 
         Args:
-            seen: When the look before this one was, if it saw such a command.
+            seen: Time of the previous check, if it found such a command.
         """
         self._watch = None
         now = asyncio.get_running_loop().time()
@@ -311,7 +311,7 @@ class CommandConnection:
                 self._look_at(first)
 
     async def _read(self, connection: AbstractConnection) -> None:
-        """Give each reply to whoever waits for it, until the connection breaks."""
+        """Match each reply to its command, until the connection breaks."""
         loop = asyncio.get_running_loop()
         while True:
             value: Any
@@ -340,7 +340,7 @@ class CommandConnection:
         self._fail(written, error)
 
     def _end(self, error: BaseException) -> None:
-        """Fail all commands, and be ready for the next."""
+        """Fail all commands, and prepare for new ones."""
         self._owner = None
         self._stop_looking()
         self._fail_written(error)
@@ -363,5 +363,5 @@ def _closed() -> ConnectionError:
 
 
 def _is_from_replica(error: RedisError) -> bool:
-    # Before Redis 7, what went wrong in a script is in the text alone.
+    # Before Redis 7, an error inside a script has its code in the text only.
     return isinstance(error, ReadOnlyError) or "-READONLY " in str(error)

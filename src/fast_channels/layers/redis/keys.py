@@ -1,9 +1,9 @@
-"""The names of all keys in Redis, and which of them belong to a prefix.
+"""Names of all keys in Redis, and how they show where their prefix ends.
 
-A queue is the prefix and a name, with nothing between them, as in channels_redis:
-``app2jobs`` may be channel ``jobs`` of prefix ``app2``, or channel ``2jobs`` of prefix
-``app``. All other keys begin with the prefix and a colon, which no name has, and so
-tell where the prefix ends.
+The key of a queue is the prefix followed directly by a name, as in channels_redis:
+``app2jobs`` can be channel ``jobs`` of prefix ``app2``, or channel ``2jobs`` of prefix
+``app``. All other keys have a colon after the prefix. Names contain no colon, so these
+keys show where the prefix ends.
 """
 
 __all__ = [
@@ -16,14 +16,14 @@ __all__ = [
 ]
 
 SIGN: bytes = rb":(?:group:[^:]+|[a-z]+:\{.+\}(?::[^:{}]+)?|layer|processes)"
-"""What stands after the prefix in the keys that tell where it ends.
+"""Pattern of the part after the prefix, in keys that show where the prefix ends.
 
-The key of a queue, in braces, may have the colons of its own prefix.
+The key of a queue, in braces, can contain the colons of its own prefix.
 """
 
 
 def queue_key(prefix: str, name: str) -> str:
-    """Return the key of a queue: that of a plain channel, or of a process."""
+    """Return the key of the queue of a plain channel or of a process."""
     return prefix + name
 
 
@@ -38,14 +38,14 @@ def processes_key(prefix: str) -> str:
 
 
 def mark_key(prefix: str) -> str:
-    """Return the key that says that the prefix is in use."""
+    """Return the key that marks the prefix as in use."""
     return f"{prefix}:layer"
 
 
 def private_key(prefix: str, kind: str, name: str) -> str:
-    """Return a key that belongs to a queue, and that nothing but this library reads.
+    """Return a key that belongs to a queue, and that only this library uses.
 
-    The queue's own key, in braces, is the part that is hashed: in a cluster, all keys
-    of a queue are on one node.
+    Redis Cluster hashes the part in braces, the queue's own key, so all keys of a queue
+    are on one node.
     """
     return f"{prefix}:{kind}:{{{queue_key(prefix, name)}}}"

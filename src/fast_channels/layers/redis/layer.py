@@ -1,4 +1,4 @@
-"""What both Redis layers share: their options, and how they report on themselves."""
+"""What the two Redis layers share: options, serialization and statistics."""
 
 import math
 import os
@@ -23,40 +23,40 @@ __all__ = ["SHORT", "TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
 _OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 
 SHORT = 1.0
-"""For how many seconds a script that only sends may run without more connections."""
+"""Seconds before an event loop that only sends opens more than one connection."""
 TIMEOUT = 5.0
-"""For how many seconds a reply is waited for, unless the user says otherwise."""
+"""Seconds to wait for a reply, by default."""
 
 
 class RedisBaseLayer(BaseChannelLayer):
     """A layer whose messages go through Redis.
 
     Args:
-        hosts: Where Redis is; several hosts share the channels and groups.
-        prefix: What the names of keys start with.
-        expiry: After how many seconds a message that nobody received is dropped.
-        group_expiry: After how many seconds a channel is dropped from its groups that
-            no running process keeps there.
-        capacity: How many messages may wait.
-        channel_capacity: A capacity of their own for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match counts.
-        symmetric_encryption_keys: Secrets to encrypt messages with. The first one
-            encrypts, each may decrypt.
-        random_prefix_length: How many bytes are put before each message to make it
+        hosts: Addresses of Redis; several hosts share the channels and groups.
+        prefix: Prefix of all keys in Redis.
+        expiry: Seconds after which an unreceived message is dropped.
+        group_expiry: Seconds after which a channel is dropped from a group, unless a
+            running process renews its membership.
+        capacity: Maximum number of waiting messages.
+        channel_capacity: Separate capacities for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match applies.
+        symmetric_encryption_keys: Secrets for encrypting messages. The first one
+            encrypts; all of them can decrypt.
+        random_prefix_length: Number of bytes put before each message to make it
             unique.
-        serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
-            was added to ``fast_channels.layers.redis.serializers.registry``.
-        age_limit: The age in seconds after which what is encrypted is refused.
-        sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
-        service_name: What these Sentinels call it.
+        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
+            registered in ``fast_channels.layers.redis.serializers.registry``.
+        age_limit: Age in seconds after which encrypted messages are rejected.
+        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
+        service_name: Name of the Redis service that these Sentinels monitor.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
         connection_kwargs: redis-py's arguments for connections to Redis.
 
     Raises:
-        ImportError: There are keys, and cryptography is not installed.
-        SerializerDoesNotExist: There is no such format.
-        TypeError: An argument is not of the type it should be.
-        ValueError: An argument makes no sense, alone or with others.
+        ImportError: Keys are given, but cryptography is not installed.
+        SerializerDoesNotExist: The format is not registered.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is invalid, or conflicts with another one.
     """
 
     extensions: list[str] = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
@@ -82,11 +82,11 @@ class RedisBaseLayer(BaseChannelLayer):
         super().__init__(expiry, capacity, channel_capacity)
         _require_finite("expiry", self.expiry)
         self.group_expiry: float = require_positive("group_expiry", group_expiry)
-        """After how many seconds a channel is dropped from its groups that no running
-        process keeps there."""
+        """Seconds after which a channel is dropped from a group, unless a running
+        process renews its membership."""
         _require_finite("group_expiry", self.group_expiry)
         self.prefix: str = _require_prefix(prefix)
-        """What the names of keys start with."""
+        """Prefix of all keys in Redis."""
         self.hosts: tuple[Host, ...] = parse_hosts(
             hosts,
             sentinels=sentinels,
@@ -94,15 +94,15 @@ class RedisBaseLayer(BaseChannelLayer):
             sentinel_kwargs=sentinel_kwargs,
             connection_kwargs=connection_kwargs,
         )
-        """Where Redis is."""
+        """Addresses of Redis."""
         self.serializer: MessageSerializer = registry.get_serializer(
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
             expiry=age_limit,
         )
-        """Turns messages into bytes, and back."""
-        # Work that is delivered again may be older than a message can wait.
+        """Converter between messages and bytes."""
+        # A message that is delivered again can be older than ``expiry``.
         self._for_any_age = self.serializer
         if symmetric_encryption_keys and age_limit is not None:
             self._for_any_age = registry.get_serializer(
@@ -110,17 +110,17 @@ class RedisBaseLayer(BaseChannelLayer):
                 symmetric_encryption_keys=symmetric_encryption_keys,
                 random_prefix_length=random_prefix_length,
             )
-        # Whether this package produces the bytes, and knows what is in them.
+        # Whether the format is one of ours, so that its limits are known in advance.
         self._is_own_format = type(self.serializer) in _OWN_FORMATS
-        # What tells this process from others, and which that is: a fork is another.
+        # A random name of this process, and its PID: a forked process gets a new name.
         self._process = ("", 0)
         self._event_loops = 0
-        # Guards both: event loops may begin in several threads at once.
+        # Protects both: several threads can start event loops at the same time.
         self._naming = released(threading.Lock())
         self.counters: Counters = Counters(f"prefix {prefix!r}")
-        """What has happened since the layer was made."""
+        """Counts of events since the layer was created."""
         self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)
-        """Where messages wait that have arrived in this process."""
+        """Mailboxes of the messages that have arrived in this process."""
 
     def __repr__(self) -> str:
         state = self.statistics()
@@ -132,14 +132,14 @@ class RedisBaseLayer(BaseChannelLayer):
         )
 
     def require_valid_message(self, message: object) -> None:
-        """Return if a message is one that the layer carries.
+        """Check that the layer can carry a message.
 
-        With the formats ``"msgpack"`` and ``"json"`` that is what every layer carries;
-        JSON then refuses bytes. With a serializer of your own it is a dict with str
-        keys, nested at most 100 levels deep, and the serializer decides on the rest.
+        The formats ``"msgpack"`` and ``"json"`` accept what every layer carries; JSON
+        then rejects bytes. With a serializer of your own, a message must be a dict with
+        str keys, nested at most 100 levels deep; the serializer decides on the rest.
 
         Raises:
-            TypeError: It is not; the error says where it holds what.
+            TypeError: The message is invalid; the error locates the invalid value.
         """
         if self._is_own_format:
             super().require_valid_message(message)
@@ -147,29 +147,29 @@ class RedisBaseLayer(BaseChannelLayer):
             require_shallow(message)
 
     def serialize(self, message: ChannelMessage) -> bytes:
-        """Return the bytes that are sent for a message.
+        """Return the bytes to send for a message.
 
         Raises:
-            TypeError: The format cannot carry the message.
+            TypeError: The format cannot encode the message.
         """
         return self.serializer.serialize(message)
 
     def deserialize(self, data: bytes, *, any_age: bool = False) -> dict[str, Any]:
-        """Return the message that was sent as these bytes.
+        """Return the message decoded from these bytes.
 
         Args:
             data: The bytes.
-            any_age: Whether an encrypted message can be older than ``expiry``.
+            any_age: Whether to accept an encrypted message older than ``expiry``.
 
         Raises:
-            UndecodableMessage: They are no message, or one that is nested too deep.
+            UndecodableMessage: The bytes are not a message, or it is nested too deep.
         """
         serializer = self._for_any_age if any_age else self.serializer
         try:
             message: object = serializer.deserialize(data)
         except UndecodableMessage:
             raise
-        # The code of a serializer may raise anything for bytes that it did not write.
+        # A serializer can raise anything for bytes that it did not produce.
         except Exception as exc:
             raise UndecodableMessage(
                 f"{type(self.serializer).__name__} cannot decode these {len(data)} "
@@ -188,11 +188,11 @@ class RedisBaseLayer(BaseChannelLayer):
         return own
 
     async def close_pools(self) -> None:
-        """Do as ``close()`` does, by its name in channels_redis."""
+        """Close the layer; the name of ``close()`` in channels_redis."""
         await self.close()
 
     def _name_client(self) -> str:
-        """Return a name for what one more event loop has of this layer."""
+        """Return a unique name for the endpoint of one more event loop."""
         pid = os.getpid()
         with self._naming:
             if self._process[1] != pid:
@@ -201,12 +201,12 @@ class RedisBaseLayer(BaseChannelLayer):
             return f"{self._process[0]}.{self._event_loops:x}"
 
     def _is_own(self, channel: str) -> bool:
-        """Return whether a channel was made by new_channel() in this process."""
+        """Return whether new_channel() returned a channel in this process."""
         parts = self.non_local_name(channel).rsplit(".", 2)
         return "!" in channel and parts[-2:-1] == [self._process[0]]
 
     def _get_room(self, channel: str) -> int:
-        """Return how many messages may wait for a channel in this process."""
+        """Return how many messages for a channel this process can hold."""
         return self.get_capacity(channel)
 
 

@@ -1,8 +1,8 @@
-"""How a connection of redis-py is made: with the user's options, and with ours.
+"""Creates redis-py connections from the user's options and ours.
 
-redis-py's defaults differ between its releases: 8.0 brought a timeout for every read,
-RESP3, and commands that are sent again when nobody knows whether they were carried out.
-Whatever matters is therefore set here.
+redis-py's defaults differ between releases: 8.0 introduced a timeout for every read,
+RESP3, and automatic retries of commands that may already have been executed. Every
+option that matters is therefore set here.
 """
 
 import functools
@@ -26,24 +26,24 @@ from .hosts import Host
 
 __all__ = ["connection_options", "plain_connection"]
 
-# For how many seconds to wait until a server accepts, unless the user says otherwise.
+# Seconds to wait for a server to accept a connection, by default.
 _CONNECT_TIMEOUT = 5.0
-# Seconds without traffic after which TCP probes a connection, unless the user gives a
-# health_check_interval: firewalls and load balancers drop idle connections without a
-# word after a minute or more. A dead one is closed when it has missed all the probes.
+# Seconds without traffic before TCP probes a connection, unless the user sets
+# health_check_interval: firewalls and load balancers silently drop idle connections
+# after a minute or more. A dead connection is closed after it has missed all probes.
 _IDLE = 30
 _PROBES = {"TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-# What users write so that no certificate is looked at.
+# Values of ssl_cert_reqs that turn off the verification of certificates.
 _UNCHECKED = ("none", ssl.CERT_NONE)
-# What redis-py tells the server about itself. Its later releases read their version
-# from a file for each connection that is not given this, and block the event loop.
+# redis-py's description of itself for the server. Later releases read their version
+# from a file for each connection that lacks it, which blocks the event loop.
 _DRIVER = {
     name: value for name, value in vars(Connection()).items() if name == "driver_info"
 }
 
 
 def plain_connection(host: Host) -> AbstractConnection:
-    """Return a connection to a TCP port or a Unix socket, which is not open yet."""
+    """Return a connection to a TCP port or a Unix socket, not open yet."""
     options = connection_options(host)
     if host.kind == "unix":
         return UnixDomainSocketConnection(**options)
@@ -52,7 +52,7 @@ def plain_connection(host: Host) -> AbstractConnection:
 
 def connection_options(host: Host) -> dict[str, Any]:
     """Return the arguments for redis-py's connection to a host."""
-    # redis-py 5 would not look whose certificate it is.
+    # redis-py 5 does not check host names in certificates by default.
     checks: dict[str, Any] = {}
     if host.tls and host.options.get("ssl_cert_reqs") not in _UNCHECKED:
         checks["ssl_check_hostname"] = True
@@ -71,14 +71,14 @@ def connection_options(host: Host) -> dict[str, Any]:
         "redis_connect_func": functools.partial(
             _greet, options.get("redis_connect_func")
         ),
-        # Cheaper to read than RESP3, and what every server speaks.
+        # RESP2 is cheaper to parse than RESP3, and every server supports it.
         "protocol": 2,
         "decode_responses": False,
-        # A read may wait for a message for as long as it takes. Whoever waits for a
-        # reply has a timeout of its own.
+        # A read can wait any length of time for a message. Code that waits for a reply
+        # has its own timeout.
         "socket_timeout": None,
         "health_check_interval": 0,
-        # Once is enough: the layers know what may be sent again, and when.
+        # No retries: the layers know which commands can be sent again, and when.
         "retry": Retry(NoBackoff(), 0),
     }
 
@@ -87,12 +87,12 @@ async def _greet(
     own: Callable[[AbstractConnection], Awaitable[None] | None] | None,
     connection: AbstractConnection,
 ) -> None:
-    """Log in, and do what else comes first, without an error that holds the password.
+    """Authenticate and set up a connection; keep the password out of errors.
 
-    A server that does not know the command AUTH quotes its arguments.
+    A server without the command AUTH quotes its arguments in the error.
 
     Args:
-        own: What the user wants done instead of what redis-py does.
+        own: The user's ``redis_connect_func``, called instead of redis-py's own.
         connection: The connection.
     """
     try:
@@ -109,8 +109,8 @@ def _without_arguments(text: object) -> object:
 
 
 def _probes(idle: int) -> dict[int, int]:
-    """Return the options of a socket that say when TCP probes it."""
-    # Linux and Windows, or macOS.
+    """Return the socket options that control when TCP sends probes."""
+    # TCP_KEEPIDLE is for Linux and Windows, TCP_KEEPALIVE for macOS.
     names = {"TCP_KEEPIDLE": idle, "TCP_KEEPALIVE": idle, **_PROBES}
     return {
         getattr(socket, name): value

@@ -1,9 +1,9 @@
-"""How the log shows that a server cannot be used, and that it can be again.
+"""Logs when a server becomes unavailable, and when it is available again.
 
-One record when an outage begins and one when it ends, both warnings: a reader of the
-log who sees the first needs the second. A connection that breaks again and again is one
-problem, not hundreds: of outages in quick succession the 1st, 2nd, 4th, 8th, ... are
-logged, with their number.
+An outage has one record when it begins and one when it ends, both warnings: a reader of
+the log who sees the first needs the second. A connection that breaks repeatedly is one
+problem, not hundreds: of outages in quick succession, only the 1st, 2nd, 4th, 8th, ...
+are logged, with their number.
 """
 
 import logging
@@ -14,17 +14,17 @@ from .trouble import describe
 
 __all__ = ["Outage"]
 
-# Seconds without an outage after which the next one counts as the first again.
+# Seconds without an outage after which counting restarts.
 _QUIET = 60.0
 
 
 class Outage:
-    """Whether a server can be used for one purpose, and what the log says about it.
+    """Tracks whether a server can be used for one purpose, and logs changes.
 
     Args:
-        logger: Where the records go.
-        server: What the log calls the server; no password is in it.
-        use: What the server cannot do during an outage, as a past participle: "read".
+        logger: The logger for the records.
+        server: Name of the server in the log, without its password.
+        use: What cannot be done during an outage, as a past participle: "read".
         clock: Returns the time in seconds.
     """
 
@@ -40,16 +40,16 @@ class Outage:
         self._server = server
         self._use = use
         self._clock = clock
-        # Outages since the last quiet time, and when the latest one ended.
+        # Outages since the last quiet period, and the time at which the latest ended.
         self._count = 0
         self._ended = 0.0
-        # Whether the outage that lasts now was logged.
+        # Whether the current outage was logged.
         self._logged = False
         self.lasts: bool = False
         """Whether the last attempt to use the server failed."""
 
     def begin(self, why: BaseException) -> None:
-        """Note that an attempt failed; nothing changes if the last one failed too."""
+        """Record a failed attempt; no effect if the previous one failed too."""
         if self.lasts:
             return
         self.lasts = True
@@ -67,7 +67,7 @@ class Outage:
             )
 
     def end(self) -> None:
-        """Note that an attempt succeeded."""
+        """Record a successful attempt."""
         if not self.lasts:
             return
         self.lasts = False

@@ -1,4 +1,4 @@
-"""Commands as bytes, as Redis reads them."""
+"""Encodes commands in the protocol of Redis."""
 
 from collections.abc import Callable
 from typing import TypeAlias, cast
@@ -25,4 +25,4 @@ except ImportError:
     _pack = _pack_in_python
 
 pack: Pack = _pack
-"""Returns a command as bytes."""
+"""Function that encodes a command."""

@@ -1,13 +1,13 @@
-"""Patterns of names, as Redis' ``SCAN`` and ``PSUBSCRIBE`` take them."""
+"""Patterns of names for Redis' ``SCAN`` and ``PSUBSCRIBE``."""
 
 import re
 
 __all__ = ["starting_with"]
 
-# What has a meaning of its own in a pattern.
+# Characters with a special meaning in a pattern.
 _WILD = re.compile(r"([*?\[\]\\^-])")
 
 
 def starting_with(prefix: str) -> str:
-    """Return the pattern of all names that start with exactly this."""
+    """Return the pattern that matches names starting with exactly this prefix."""
     return _WILD.sub(r"\\\1", prefix) + "*"

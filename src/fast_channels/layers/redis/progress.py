@@ -1,10 +1,10 @@
-"""When a connection last received bytes, rather than whole replies.
+"""Records when a connection last received bytes, rather than whole replies.
 
 A reply of many megabytes takes seconds on a slow link. While its bytes arrive, the
-server is alive; only silence means that it may be gone. redis-py returns whole replies,
-but its connections read from a stream that the event loop feeds, and each feeding is
-timed here. The cost is one look at the clock per read of the socket, however many
-replies that read holds.
+server is alive; only silence suggests that it is gone. redis-py returns whole replies,
+but its connections read from a stream that the event loop feeds, and the stream records
+the time whenever bytes arrive. The cost is one reading of the clock per read of the
+socket, however many replies that read contains.
 """
 
 import asyncio
@@ -17,46 +17,46 @@ from redis.asyncio.connection import AbstractConnection
 
 __all__ = ["Progress", "limit_silence"]
 
-# Seconds in which an event loop that was blocked can read what was sent meanwhile.
+# Seconds for an event loop that was blocked to read bytes that arrived meanwhile.
 _GRACE = 0.05
 
 
 class Progress:
     """The time at which an open connection last received bytes.
 
-    Make it after ``connect()``, which replaces the stream, and in the same event loop.
+    Create it after ``connect()``, which replaces the stream, in the same event loop.
 
     Args:
-        connection: A connection of redis-py that is open.
+        connection: An open redis-py connection.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
-        # Its name is private, and has been the same since redis-py 5.
+        # The attribute is private, and has had this name since redis-py 5.
         stream = getattr(connection, "_reader", None)
         assert isinstance(stream, asyncio.StreamReader), (
             f"a {type(connection).__name__} has no stream: it is not open, or this "
             "release of redis-py keeps it elsewhere"
         )
         clock = asyncio.get_running_loop().time
-        # Setting feed_data() on the stream would be a cycle of references.
+        # Replacing feed_data() on the instance would create a reference cycle.
         stream.__class__ = _TimedStream
         self._stream = cast("_TimedStream", stream)
         self._stream.clock = clock
         self._stream.heard = clock()
 
     def heard(self) -> float:
-        """Return when bytes last arrived, on the clock of the event loop.
+        """Return the time at which bytes last arrived, on the event loop's clock.
 
-        Before the first bytes this is the time at which the object was made.
+        Before the first bytes, this is the time at which the object was created.
         """
         return self._stream.heard
 
 
 @contextlib.asynccontextmanager
 async def limit_silence(progress: Progress, seconds: float) -> AsyncGenerator[None]:
-    """Raise TimeoutError in the block when no bytes have arrived for so many seconds.
+    """Raise TimeoutError in the block after this many seconds without a byte.
 
-    However long a reply takes, it is not cut off while it arrives.
+    A reply is never interrupted while its bytes arrive, however long it takes.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -81,7 +81,7 @@ async def limit_silence(progress: Progress, seconds: float) -> AsyncGenerator[No
 
 
 class _TimedStream(asyncio.StreamReader):
-    """A stream that records when it is fed."""
+    """A stream that records when bytes arrive."""
 
     clock: Callable[[], float]
     heard: float

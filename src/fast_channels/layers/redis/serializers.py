@@ -1,12 +1,12 @@
-"""How a message becomes bytes: encoded, perhaps encrypted, perhaps with a prefix.
+"""Serialization of messages: encoding, optional encryption, optional prefix.
 
 The bytes are those of Django's channels_redis::
 
     prefix + encrypt(encode(message))
 
-The encoding is that of a format, ``"msgpack"`` or ``"json"``, or one that you register.
-Messages are encrypted with Fernet if there are keys. The prefix makes equal messages
-different: they wait in a sorted set, which keeps only one of equal members.
+The encoding is ``"msgpack"``, ``"json"``, or a format that you register. Messages are
+encrypted with Fernet if there are keys. The prefix makes equal messages
+different: they are stored in a sorted set, which keeps only one of equal members.
 """
 
 import abc
@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-# msgpack comes without types; the two functions get theirs below.
+# msgpack has no type hints; the two functions get theirs below.
 import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
@@ -43,46 +43,46 @@ __all__ = [
 _packb = cast("Callable[[object], bytes]", msgpack.packb)  # pyright: ignore[reportUnknownMemberType] # untyped
 _unpackb = cast("Callable[..., Any]", msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType] # untyped
 
-# How much older than its expiry an encrypted message may be: what clocks differ by.
+# Seconds that an encrypted message can exceed its expiry, because clocks differ.
 _LENIENCE = 10
 
 CHANNEL_KEY = "__asgi_channel__"
-"""The key of a message under which senders write for which channels of a process it
-is: a name, or a list of names."""
+"""Key of a message for the channels of a process that it is for: a name, or a list of
+names."""
 
-# How text that is not UTF-8 is decoded: to a str that no message may hold.
+# Error handler for text that is not UTF-8: its result is a str no message can contain.
 _ESCAPE = "surrogateescape"
 
-# How much an error shows of that of a serializer, which may quote the message.
+# Maximum length of the quoted error of a serializer, which may contain the message.
 _SHOWN = 200
 
 
 class MessageSerializer(Protocol):
-    """What a layer needs of a serializer; any class with these methods can be one."""
+    """The interface of a serializer; any class with these methods can be one."""
 
     def serialize(self, message: Any, /) -> bytes:
-        """Return the bytes to send for a message; raise TypeError if there are none."""
+        """Return the bytes to send for a message, or raise TypeError."""
         ...
 
     def deserialize(self, data: bytes, /) -> Any:
-        """Return the message, a dict, that was sent as these bytes; or raise."""
+        """Return the message, a dict, decoded from these bytes, or raise."""
         ...
 
 
 class BaseMessageSerializer(abc.ABC):
-    """A format of messages: implement ``as_bytes`` and ``from_bytes``.
+    """Base class of formats: implement ``as_bytes`` and ``from_bytes``.
 
     Args:
-        symmetric_encryption_keys: Secrets, str or bytes, to encrypt messages with. The
-            first one encrypts, each may decrypt, so that keys can be replaced.
-        random_prefix_length: How many bytes to put before each message to make it
+        symmetric_encryption_keys: Secrets, str or bytes, for encrypting messages. The
+            first one encrypts; all of them can decrypt, so that keys can be replaced.
+        random_prefix_length: Number of bytes put before each message to make it
             unique; none by default.
-        expiry: After how many seconds, and ten more, an encrypted message is refused;
+        expiry: Seconds, plus ten, after which an encrypted message is rejected;
             never by default.
 
     Raises:
-        ImportError: There are keys, and cryptography is not installed.
-        TypeError: An argument is not of the type it should be.
+        ImportError: Keys are given, but cryptography is not installed.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class BaseMessageSerializer(abc.ABC):
     ) -> None:
         keys = _require_keys(symmetric_encryption_keys)
         self.crypter: MultiFernet | None = _make_crypter(keys) if keys else None
-        """What encrypts and decrypts, or None without keys."""
+        """The cipher, or None without keys."""
         self.random_prefix_length: int = max(_require_length(random_prefix_length), 0)
-        """How many bytes are put before each message."""
+        """Number of bytes put before each message."""
         self.expiry: float | None = expiry
-        """The age in seconds after which, ten later, what is encrypted is refused."""
+        """Seconds, plus ten, after which an encrypted message is rejected."""
         limited = expiry is not None and math.isfinite(expiry)
-        # The same as a whole number of seconds, which is what Fernet counts in.
+        # The same as a whole number of seconds, as Fernet requires.
         self._age_limit = math.ceil(expiry) + _LENIENCE if expiry and limited else None
         self._prefixes = _Prefixes(self.random_prefix_length)
 
@@ -109,13 +109,13 @@ class BaseMessageSerializer(abc.ABC):
 
     @abc.abstractmethod
     def from_bytes(self, data: bytes) -> Any:
-        """Decode a message, which is a dict; raise any exception if it is none."""
+        """Decode a message, which is a dict; raise any exception if that fails."""
 
     def serialize(self, message: Mapping[str, Any]) -> bytes:
         """Return the bytes to send for a message.
 
         Raises:
-            TypeError: The format cannot carry the message.
+            TypeError: The format cannot encode the message.
         """
         try:
             data = self.as_bytes(message)
@@ -131,22 +131,22 @@ class BaseMessageSerializer(abc.ABC):
         return data
 
     def deserialize(self, data: bytes) -> dict[str, Any]:
-        """Return the message that was sent as these bytes.
+        """Return the message decoded from these bytes.
 
         Raises:
-            UndecodableMessage: They are no message.
+            UndecodableMessage: The bytes are not a message.
         """
         data = data[self.random_prefix_length :]
         if self.crypter is not None:
             data = self._decrypt(self.crypter, data)
         try:
             message = self.from_bytes(data)
-        # Foreign bytes run through the code of a format: whatever it raises, they are
-        # not a message.
+        # A format can raise anything for bytes that it did not produce; whatever it
+        # raises, they are not a message.
         except Exception as exc:
             raise UndecodableMessage(
                 f"{type(self).__name__} cannot decode these {len(data)} bytes: "
-                # Not its repr: that of msgpack's holds what there was to decode.
+                # Not the repr: msgpack's contains the bytes.
                 f"{type(exc).__name__}: {exc}"
             ) from exc
         if not isinstance(message, dict):
@@ -157,13 +157,13 @@ class BaseMessageSerializer(abc.ABC):
         return cast("dict[str, Any]", message)
 
     def unique_prefix(self) -> bytes:
-        """Return a prefix that no other message has; empty if its length is 0."""
+        """Return a prefix that no other message has; empty if the length is 0."""
         return self._prefixes.next()
 
     def _decrypt(self, crypter: "MultiFernet", token: bytes) -> bytes:
         try:
             return crypter.decrypt(token, self._age_limit)
-        # InvalidToken, most likely; but whatever it is, they are not a message.
+        # Usually InvalidToken; after any exception, the bytes are not a message.
         except Exception as exc:
             reason = "none of the symmetric_encryption_keys fits, or they are damaged"
             if self._age_limit is not None:
@@ -174,7 +174,7 @@ class BaseMessageSerializer(abc.ABC):
 
 
 class MsgPackSerializer(BaseMessageSerializer):
-    """Messages as msgpack, which carries what every layer does.
+    """Encodes messages as msgpack, which carries what every layer does.
 
     A tuple arrives as a list. The keys of dicts are str or bytes.
     """
@@ -186,8 +186,8 @@ class MsgPackSerializer(BaseMessageSerializer):
     def from_bytes(self, data: bytes) -> Any:
         """Decode a message.
 
-        Lengths that the bytes claim and do not have are refused before any memory is
-        taken for them.
+        A length beyond the end of the bytes is rejected before memory is allocated for
+        it.
         """
         try:
             return _unpackb(data)
@@ -196,7 +196,7 @@ class MsgPackSerializer(BaseMessageSerializer):
 
 
 class JSONSerializer(BaseMessageSerializer):
-    """Messages as JSON, which carries what every layer does except bytes.
+    """Encodes messages as JSON, which carries what every layer does except bytes.
 
     A tuple arrives as a list.
     """
@@ -225,12 +225,12 @@ class JSONSerializer(BaseMessageSerializer):
 class MissingSerializer(BaseMessageSerializer):
     """A format whose library is not installed: using it raises ``exception``.
 
-    Subclass it, set ``exception``, and register that, so that those who do not use the
-    format do not need the library.
+    Subclass it, set ``exception``, and register the subclass, so that users of other
+    formats do not need the library.
     """
 
     exception: BaseException | None = None
-    """What using the format raises: most often the ImportError of its library."""
+    """The exception to raise, usually the ImportError of the library."""
 
     def __new__(  # pyright: ignore[reportInconsistentConstructor] # only raises
         cls, *_args: object, **_kwargs: object
@@ -242,7 +242,7 @@ class MissingSerializer(BaseMessageSerializer):
 
 
 class SerializersRegistry:
-    """The known formats: a name, and the class that speaks it."""
+    """The registered formats, each with a name and a serializer class."""
 
     def __init__(self) -> None:
         self._classes: dict[str, Callable[..., MessageSerializer]] = {}
@@ -252,17 +252,17 @@ class SerializersRegistry:
         format: str,  # noqa: A002 # as in channels_redis
         serializer_class: Callable[..., MessageSerializer],
     ) -> None:
-        """Add a format, or replace it.
+        """Add or replace a format.
 
         Args:
-            format: The name to give to a layer as ``serializer_format``.
+            format: Name to pass to a layer as ``serializer_format``.
             serializer_class: A subclass of ``BaseMessageSerializer``, or any class with
-                the methods ``serialize`` and ``deserialize``. A layer makes it with the
-                keywords ``symmetric_encryption_keys``, ``random_prefix_length`` and
-                ``expiry``.
+                the methods ``serialize`` and ``deserialize``. A layer calls it with the
+                arguments ``symmetric_encryption_keys``, ``random_prefix_length`` and
+                ``expiry``, by keyword.
 
         Raises:
-            TypeError: The class does not have these methods.
+            TypeError: The class lacks one of these methods.
         """
         self._classes[format] = _require_serializer(serializer_class)
 
@@ -275,12 +275,12 @@ class SerializersRegistry:
         """Return a new serializer for a format.
 
         Args:
-            format: The name of the format.
-            *args: What to make the serializer with.
-            **kwargs: What to make the serializer with.
+            format: Name of the format.
+            *args: Positional arguments for the serializer class.
+            **kwargs: Keyword arguments for the serializer class.
 
         Raises:
-            SerializerDoesNotExist: No such format is registered.
+            SerializerDoesNotExist: The format is not registered.
         """
         try:
             serializer_class = self._classes[format]
@@ -290,12 +290,12 @@ class SerializersRegistry:
 
 
 class _Prefixes:
-    """Prefixes of one length: a number that starts anywhere, and counts.
+    """Prefixes of one length: a counter that starts at a random number.
 
-    Processes start at numbers too far apart to meet, and none repeats one before it
-    has used all numbers of that length. Counting costs no system call for randomness,
-    and keeps messages of the same moment in the order in which they were sent, as a
-    sorted set orders equal scores by bytes.
+    With enough bytes, the counters of different processes do not meet, and none repeats
+    a number before it has used all of them. Counting needs no system call for
+    randomness, and keeps messages of the same moment in sending order, as a sorted set
+    orders equal scores by bytes.
     """
 
     def __init__(self, length: int) -> None:
@@ -304,27 +304,27 @@ class _Prefixes:
         self._start()
 
     def next(self) -> bytes:
-        # A process that was forked would count on where its parent does.
+        # A forked process would continue the counter of its parent.
         if self._pid != os.getpid():
             self._start()
         number = next(self._numbers) % self._total
         return number.to_bytes(self._length, "big")
 
     def _start(self) -> None:
-        # The process that these numbers are for.
+        # The process that uses these numbers.
         self._pid = os.getpid()
-        # Safe in several threads: count() yields each number once.
+        # Thread-safe: count() yields each number once.
         self._numbers = itertools.count(int.from_bytes(os.urandom(self._length), "big"))
 
 
 def _without_bad_names(message: Any) -> Any:
     """Return a message without the names in its list of channels that are not ASCII.
 
-    Redis completes the list with whatever is in the group, where any program that can
-    write to Redis may have put any bytes; the other channels get the message.
+    Redis completes the list with the members of the group, where any program that can
+    write to Redis may have put any bytes; the other channels still get the message.
 
     Raises:
-        TypeError: Something else in the message is not UTF-8 either.
+        TypeError: Another part of the message is not UTF-8 either.
     """
     if isinstance(message, dict):
         own = cast("dict[str, Any]", message)
@@ -354,7 +354,7 @@ def _require_length(value: object) -> int:
 
 
 def _require_keys(keys: object) -> list[bytes]:
-    """Return the keys as bytes. Errors name types only: a key is a secret."""
+    """Return the keys as bytes; errors name only types, because keys are secret."""
     if keys is None:
         return []
     if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
@@ -375,20 +375,20 @@ def _require_keys(keys: object) -> list[bytes]:
 
 def _make_crypter(keys: list[bytes]) -> "MultiFernet":
     try:
-        # An extra that only those need who have keys.
+        # An optional dependency, needed only with keys.
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
     except ImportError as exc:
         raise ImportError(
             "symmetric_encryption_keys need cryptography, which cannot be imported; "
             "install it: pip install 'fast-channels[encryption]'"
         ) from exc
-    # A Fernet key is 32 bytes as URL-safe base64; a secret may be of any length.
+    # A Fernet key is 32 bytes as URL-safe base64; a secret can have any length.
     return MultiFernet(
         [Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys]
     )
 
 
 registry: SerializersRegistry = SerializersRegistry()
-"""The formats that a layer's ``serializer_format`` chooses from."""
+"""The formats available as a layer's ``serializer_format``."""
 registry.register_serializer("msgpack", MsgPackSerializer)
 registry.register_serializer("json", JSONSerializer)

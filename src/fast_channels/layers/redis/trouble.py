@@ -1,8 +1,8 @@
-"""What a failure of Redis means to users: one rule for every connection and layer.
+"""Classifies failures of Redis by one rule, for every connection and layer.
 
 Redis refuses commands for many reasons: too few replicas, a full disk, no memory, a
 script that runs too long, a restart, an access list. Each reason has its own error
-code, and each ends when an operator has dealt with it. Users see all of them as
+code, and ends when an operator has dealt with it. Users see all of them as
 :class:`~fast_channels.exceptions.RedisUnavailable`, with the reason in its text.
 """
 
@@ -35,8 +35,8 @@ _REFUSALS = (
     ReadOnlyError,
     TryAgainError,
 )
-# The others are in the text: at its start, or, in an error of a script before Redis 7,
-# behind a "-". Redis 7 words a refusal of the access list inside a script differently.
+# Other codes are in the text: at its start, or, for an error inside a script before
+# Redis 7, after a "-". Redis 7 words ACL refusals inside a script differently.
 _CODES = re.compile(
     r"(?:^|-)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|"
     r"OOM|READONLY|TRYAGAIN|UNKILLABLE|WRONGPASS)\b"
@@ -46,11 +46,11 @@ _CODES = re.compile(
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether Redis refuses a command for a reason that can pass.
+    """Return whether Redis refused a command for a temporary reason.
 
     Trying again later can succeed; trying again at once cannot. False for errors that
-    only a change of our code, or of the data, can cure: a wrong type of key, a script
-    that Redis does not know.
+    need a change of our code or of the data: a key of the wrong type, a script that
+    Redis does not know.
     """
     return isinstance(error, _REFUSALS) or (
         isinstance(error, ResponseError) and _CODES.search(str(error)) is not None
@@ -58,7 +58,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return what logs and errors say about a failure, never empty."""
+    """Return the text of a failure for logs and errors, never empty."""
     text = str(error)
     if isinstance(error, _WRONG_LOGIN):
         return f"it refuses the username or the password ({text})"
