@@ -1,7 +1,7 @@
-"""The Lua scripts, each in a file that says what its keys, arguments and result are.
+"""The Lua scripts; each file documents its keys, arguments and result.
 
-Servers remember scripts by their SHA-1, and forget them when they restart. So a script
-is called by its hash, and sent as a whole when the server does not know it.
+Servers cache scripts by their SHA-1, and lose the cache when they restart. So a script
+is called by its hash, and sent in full if the server does not know it.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ class Script:
     """A script, read from files of this package.
 
     Args:
-        names: The names of the files, without ``.lua``; their text is joined.
+        names: Names of the files, without ``.lua``, whose texts are joined.
     """
 
     def __init__(self, *names: str) -> None:
         folder = files(__name__)
         texts = [folder.joinpath(f"{name}.lua").read_text("utf-8") for name in names]
         self.text: str = "\n".join(texts)
-        """All of it, for ``EVAL``."""
+        """The full text, for ``EVAL``."""
         self.sha: str = hashlib.sha1(
             self.text.encode(), usedforsecurity=False
         ).hexdigest()
-        """Its name, for ``EVALSHA``."""
+        """The SHA-1 of the text, for ``EVALSHA``."""
 
 
 GROUP_ADD: Script = Script("clock", "processes", "group_add")
@@ -70,7 +70,7 @@ async def run(
         ResponseError: The script failed.
         RedisUnavailable: Redis refuses the script, or does not reply in time.
     """
-    # A server that does not know the script is asked twice within the same time.
+    # If the server does not know the script, both calls share one deadline.
     deadline = connection.deadline() if deadline is None else deadline
     rest = (len(keys), *keys, *arguments)
     try:

@@ -1,6 +1,6 @@
--- What scripts share that need the time: it is put before each of them.
+-- Shared by all scripts that need the time: prepended to each of them.
 
--- Returns the time of the server, in seconds; no client's clock counts.
+-- Returns the server's time in seconds; clients' clocks are not used.
 local function seconds()
   local time = redis.call('TIME')
   return time[1] + time[2] / 1000000

@@ -1,15 +1,14 @@
--- What send.lua and group_send.lua share: it is put before each of them.
+-- Shared by send.lua and group_send.lua: prepended to each of them.
 
--- Appends a value to a queue of which what is older than `expiry` seconds is dropped.
--- Returns 0 if `capacity` messages wait there, and 1 otherwise.
+-- Appends a value to a queue, and drops messages older than `expiry` seconds. Returns 0
+-- if `capacity` messages are waiting there, and 1 otherwise.
 --
--- Redis without memory refuses a script only before it has written, so the first write
--- is the one that takes memory.
+-- Without memory, Redis refuses a command only before the script's first write, so the
+-- first write is the one that needs memory.
 local function enqueue(queue, value, capacity, expiry)
   local now = seconds()
   local oldest = now - expiry
   local score = now
-  -- A text, as a number would lose what is after the point.
   local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
   if last then
     if redis.call('ZCARD', queue) >= capacity then
@@ -18,7 +17,7 @@ local function enqueue(queue, value, capacity, expiry)
         return 0
       end
     end
-    -- Behind the last, whatever a clock did since, or the one of another sender says.
+    -- Keep the order, even if the clock went back or another sender's clock is ahead.
     last = tonumber(last)
     if last >= now then
       score = last + 0.000001

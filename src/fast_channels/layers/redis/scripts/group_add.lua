@@ -1,15 +1,15 @@
--- Adds channels to groups, or renews the time at which they joined, and renews the
+-- Adds channels to groups, or renews the times at which they joined, and renews the
 -- lease of the process that they belong to.
 --
--- KEYS: 1 the processes
+-- KEYS: 1 the leases of processes
 --       2... the groups
--- ARGV: 1 seconds that a group lives from now
---       2 the process, or '' if it is not known
---       3 the seconds of its lease
---       4 'NX' to leave channels alone that are in their group, 'CH' to renew them
---       5... for each group: how many channels, and their names
--- Returns whether the process was alive, as 1 or 0, and the indexes of the groups whose
--- keys hold something else.
+-- ARGV: 1 seconds until the groups expire
+--       2 the process, or '' if it is unknown
+--       3 seconds that its lease lasts
+--       4 'NX' to skip channels that are in their group, 'CH' to renew them
+--       5... for each group: the number of channels, and their names
+-- Returns 1 if the process was alive and 0 otherwise, and the indexes of the groups
+-- whose keys have another type.
 
 local group_expiry = tonumber(ARGV[1])
 local now = seconds()

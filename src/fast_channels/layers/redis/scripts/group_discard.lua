@@ -1,8 +1,8 @@
 -- Removes channels from groups.
 --
 -- KEYS: the groups
--- ARGV: for each group: how many channels, and their names
--- Returns the indexes of the groups whose keys hold something else.
+-- ARGV: for each group: the number of channels, and their names
+-- Returns the indexes of the groups whose keys have another type.
 
 local wrong = {}
 local at = 1

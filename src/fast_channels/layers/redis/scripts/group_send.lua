@@ -1,13 +1,13 @@
 -- Sends one message to all members of a group. The members of one process share a
--- queue, whose name ends with a '!', and get one value, which lists them.
+-- queue, whose name ends with a '!', and get one value that lists them.
 --
 -- KEYS: 1 the group
---       2 the processes
--- ARGV: 1 for how many seconds a member stays
---       2 what the keys of queues start with
---       3 how many messages may wait in a queue
---       4 for how many seconds they may
---       5 how the list is written: 'msgpack' or 'json'
+--       2 the leases of processes
+-- ARGV: 1 seconds that a member stays in the group
+--       2 the prefix of the keys of queues
+--       3 the capacity of a queue
+--       4 seconds that a message can wait there
+--       5 the encoding of the list: 'msgpack' or 'json'
 --       6 the value up to the list
 --       7 the value after the list
 -- Returns the names of the queues that were full.

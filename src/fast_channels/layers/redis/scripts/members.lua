@@ -1,10 +1,10 @@
--- Reads the members of a group; those that joined too long ago, or whose process is
--- known to be dead, are dropped.
+-- Reads the members of a group, and removes those that joined too long ago or whose
+-- process is known to be dead.
 --
 -- KEYS: 1 the group
---       2 the processes
--- ARGV: 1 for how many seconds a member stays
--- Returns the names of channels.
+--       2 the leases of processes
+-- ARGV: 1 seconds that a member stays in the group
+-- Returns the names of the members.
 
 local names, members, drop_others = living_members(KEYS[1], KEYS[2], tonumber(ARGV[1]))
 drop_others()

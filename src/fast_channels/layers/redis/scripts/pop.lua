@@ -1,13 +1,13 @@
 -- Takes the next batch of messages from the queue of a process. The batch is kept until
--- the receiver says that it has it: when the reply was lost, or an old connection has
--- taken a batch whose reply no one reads, the receiver gets that one.
+-- the receiver confirms it: if the reply was lost, or an old connection took a batch
+-- whose reply is never read, the receiver gets that batch.
 --
 -- KEYS: 1 the queue
---       2 where the batch is kept: its messages, and its number as the score of a mark
+--       2 the kept batch: its messages, and its number as the score of a mark
 -- ARGV: 1 the number of the batch
 --       2 the number of the last batch that the receiver has
---       3 the most messages to take; '0' if the receiver only says what it has
---       4 the most bytes to take, unless the first message has more
+--       3 the maximum number of messages to take; '0' to confirm only
+--       4 the maximum number of bytes to take, unless the first message is larger
 --       5 seconds that a message can wait in the queue
 --       6 '1' to drop messages that have waited longer
 --       7 milliseconds to keep the batch
@@ -15,10 +15,10 @@
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
--- A text, as a number would lose what is after the point.
+-- A string, because a number would lose its decimals in the reply.
 local reply = { string.format('%.6f', now), ARGV[1] }
 
--- No message is like it.
+-- No message equals it.
 local mark = '\0the number of this batch, which is no message'
 local number = redis.call('ZSCORE', KEYS[2], mark)
 if number and tonumber(number) ~= tonumber(ARGV[2]) then
@@ -33,8 +33,8 @@ if number and tonumber(number) ~= tonumber(ARGV[2]) then
   return reply
 end
 
--- The first write: Redis refuses those that need memory while it has none, and lets all
--- others pass once a script has written. What is taken out of a queue frees memory.
+-- The first write needs no memory: without memory, Redis refuses commands only before a
+-- script's first write. Taking messages out of a queue frees memory.
 redis.call('DEL', KEYS[2])
 if ARGV[3] == '0' then
   return reply

@@ -1,11 +1,11 @@
--- What the scripts of groups share: which processes are alive.
+-- Shared by the scripts of groups: which processes are alive.
 --
--- A sorted set holds when the lease of each process ends, and under the empty name when
--- any of them was heard from last. A process is known to be dead if its lease had ended
--- by then. That moment stands for the present, as no lease can be renewed while Redis
--- itself is frozen or cut off: time in which Redis hears from no process ends no lease.
--- A process that is not in the set is not known to be dead: it may belong to
--- another library, or Redis has lost the set.
+-- A sorted set holds the end of each process's lease and, under the empty name, the
+-- time of the latest renewal by any of them. A process is known to be dead if its lease
+-- ended before that time, which stands for the present: no lease can be renewed while
+-- Redis itself is frozen or cut off, so time without any renewal ends no lease.
+-- A process that is not in the set is not known to be dead: it can belong to another
+-- library, or Redis has lost the set.
 
 -- Renews the lease of a process. Returns 1 if it was in the set and alive, 0 otherwise.
 local function renew(processes, process, lease, group_expiry)
@@ -14,26 +14,26 @@ local function renew(processes, process, lease, group_expiry)
   local ends = tonumber(redis.call('ZSCORE', processes, process) or '-inf')
   local steady = math.abs(now - heard) < lease / 2
   if steady and ends - now > 0.9 * lease then
-    -- A lease that is as good as new is left alone: joining is to cost little.
+    -- Leave a lease that is almost new alone, to keep joining groups cheap.
     return 1
   end
-  -- Removing comes first, as Redis allows it without memory, and what follows it too.
+  -- ZREM comes first: it needs no memory, and Redis does not refuse what follows it.
   redis.call('ZREM', processes, process)
   if not steady then
-    -- Redis was away, or its clock was changed: the living have not died meanwhile.
+    -- Redis was away or its clock was changed: renew all leases that had not ended.
     local living = redis.call('ZRANGEBYSCORE', processes, heard, '+inf')
     for _, each in ipairs(living) do
       redis.call('ZADD', processes, now + lease, each)
     end
   end
   redis.call('ZADD', processes, now, '', now + lease, process)
-  -- By the time that these go, no group has had a member of theirs for long.
+  -- Processes whose leases ended that long ago have no members left in any group.
   redis.call('ZREMRANGEBYSCORE', processes, '-inf', now - group_expiry)
   redis.call('PEXPIRE', processes, math.ceil((group_expiry + lease) * 1000))
   return ends >= heard and 1 or 0
 end
 
--- Returns a function that tells whether a process is known to be dead, or nil if none is.
+-- Returns a function that tests whether a process is known to be dead; nil if none is.
 local function make_is_dead(processes)
   local heard = redis.call('ZSCORE', processes, '')
   local count = heard and redis.call('ZCOUNT', processes, '-inf', '(' .. heard) or 0
@@ -46,7 +46,7 @@ local function make_is_dead(processes)
       return ends and tonumber(ends) < tonumber(heard)
     end
   end
-  -- One command costs less than one for each process of a group.
+  -- One command is cheaper than one for each process of a group.
   local dead = {}
   for _, each in ipairs(redis.call('ZRANGEBYSCORE', processes, '-inf', '(' .. heard)) do
     dead[each] = true
@@ -56,10 +56,10 @@ local function make_is_dead(processes)
   end
 end
 
--- Reads the members of a group that are neither too old nor of a dead process. Returns
--- the names that they share by process, in order; the members by these names; and a
--- function that removes the others. A script calls that last: Redis without memory
--- refuses a script only before it has written.
+-- Reads the members of a group, except those that are too old or whose process is dead.
+-- Returns the names of their queues, in order; the members by these names; and a
+-- function that removes the other members. A script calls it last: without memory,
+-- Redis refuses a command only before the script's first write.
 local function living_members(group, processes, group_expiry)
   local oldest = seconds() - group_expiry
   local names, members, dead = {}, {}, {}

@@ -1,19 +1,19 @@
--- Recovers what a receiver of a plain channel held when it died, for other receivers. A
--- message that has had too many receivers that died is a dead letter.
+-- Recovers the messages that a receiver of a plain channel held when it died, for other
+-- receivers. A message that too many receivers died with becomes a dead letter.
 --
 -- KEYS: 1 the queue
---       2 the receivers, by the times at which their leases end
---       3 what the dead receiver held
---       4 messages that have had several receivers that died
---       5 how many receivers that died each message has had
---       6 dead letters
+--       2 the receivers, scored by the ends of their leases
+--       3 the messages that the dead receiver held
+--       4 the messages that several receivers died with
+--       5 the number of receivers that died with each message
+--       6 the dead letters
 -- ARGV: 1 the name of the dead receiver
 --       2 seconds that a message can wait in the queue
---       3 milliseconds to remember how many receivers it has had
---       4 deliveries after which a message is a dead letter; 0 for any number
+--       3 milliseconds to keep these numbers
+--       4 deliveries after which a message is a dead letter; 0 for no limit
 --       5 milliseconds to keep dead letters
---       6 how many of them to keep, the latest
--- Returns how many messages wait for other receivers, and how many are dead letters.
+--       6 the maximum number of dead letters, of which the latest are kept
+-- Returns the number of messages for other receivers, and the number of dead letters.
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -22,11 +22,11 @@ local expiry, most = tonumber(ARGV[2]), tonumber(ARGV[4])
 
 local lease = redis.call('ZSCORE', receivers, ARGV[1])
 if not lease or tonumber(lease) > now then
-  -- Another receiver was first, or this one lives after all.
+  -- Another receiver has recovered them, or this one is alive after all.
   return { 0, 0 }
 end
--- The first write: Redis refuses those that need memory while it has none, and lets all
--- others pass once a script has written.
+-- The first write needs no memory: without memory, Redis refuses commands only before a
+-- script's first write.
 redis.call('ZREM', receivers, ARGV[1])
 
 local messages = redis.call('ZRANGE', held, 0, -1, 'WITHSCORES')
@@ -39,7 +39,7 @@ for i = 1, #messages, 2 do
     redis.call('ZADD', letters, now, message)
     given_up = given_up + 1
   else
-    -- Before others, and with time left to be taken.
+    -- Ahead of other messages, and with enough time left to be taken.
     local score = math.max(math.abs(messages[i + 1]), now - expiry / 2)
     redis.call('ZADD', died > 1 and suspects or queue, score, message)
   end

@@ -3,7 +3,7 @@
 -- KEYS: 1 the queue
 --       2 the dead letters
 -- ARGV: 1 milliseconds that a message can wait in the queue
--- Returns how many messages these were.
+-- Returns the number of messages.
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

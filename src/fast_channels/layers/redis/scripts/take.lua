@@ -1,35 +1,35 @@
--- Takes messages from a plain channel, which several receivers share. A receiver holds a
--- message until it acknowledges it or gives it back; if it dies before, another one
--- recovers the message.
+-- Takes messages from a plain channel, which several receivers share. A receiver holds
+-- a message until it acknowledges it or gives it back; if it dies first, another
+-- receiver recovers the message.
 --
 -- KEYS: 1 the queue
---       2 what this receiver holds: messages by their scores, those that it has from 4
---         by the negated score
---       3 the receivers that hold messages, by the times at which their leases end
---       4 messages that have had several receivers that died: a receiver holds one of
---         them at a time, so that one that kills its receivers has no company
---       5 how many receivers that died each message has had
+--       2 the messages that this receiver holds, by score; those taken from 4 have the
+--         negated score
+--       3 the receivers that hold messages, scored by the ends of their leases
+--       4 the messages that several receivers died with: a receiver holds one of them
+--         at a time, so that a deadly message is not counted against the others
+--       5 the number of receivers that died with each message
 -- ARGV: 1 the name of this receiver
 --       2 seconds that its lease lasts
---       3 milliseconds to keep what it holds
+--       3 milliseconds to keep the messages that it holds
 --       4 seconds that a message can wait in the queue
 --       5 '1' to drop messages that have waited longer
---       6 how many messages to take; -1 to give back all that it holds instead
---       7 the most bytes to take, unless the first message has more
---       8 how many messages it has, when those below are gone
---       9 how many messages it acknowledges
---       10... these, and then those that it gives back
--- Returns the time; '1' if what it holds are other messages than it has: then all of
--- them, and none is taken; whether more wait in 4; the receivers that are dead; and the
--- messages with their scores.
+--       6 the number of messages to take; -1 to give back all that it holds instead
+--       7 the maximum number of bytes to take, unless the first message is larger
+--       8 the number of messages that the receiver has, without those below
+--       9 the number of messages that it acknowledges
+--       10... these messages, and then those that it gives back
+-- Returns the time; '1' if Redis and the receiver disagree on the messages it holds, in
+-- which case all of them are returned and none is taken; '1' if more wait in 4; the
+-- receivers that are dead; and the messages with their scores.
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local queue, held, receivers, suspects, deaths = unpack(KEYS)
 local expiry, count = tonumber(ARGV[4]), tonumber(ARGV[6])
 
--- The first write: Redis refuses those that need memory while it has none, and lets all
--- others pass once a script has written.
+-- The first write needs no memory: without memory, Redis refuses commands only before a
+-- script's first write.
 redis.call('ZREM', receivers, ARGV[1])
 
 local function give_back(message, score)
