@@ -216,7 +216,7 @@ async def test_server_that_tells_of_no_changes(
             await settle(crowd, [], to_group(other))
         # It is not told again of the next connection.
         kill(redis_server, lambda client: client["user"] == "untold")
-    assert caplog.text.count("refuses to tell when a queue changes") == 1
+    assert caplog.text.count("refuses to report changes of queues") == 1
     assert layer.statistics()["reconnects"] == 1
 
 

@@ -1,7 +1,7 @@
 """The layer that keeps messages in Redis until they are received.
 
-``layer`` is what a user sees, ``endpoint`` what a layer has in one event loop, and
-``inbox`` the reader. ``pubsub`` is built in the same way.
+``layer`` has the class for users, ``endpoint`` its part in one event loop, and
+``inbox`` the reader of queues. ``pubsub`` has the same structure.
 """
 
 from .layer import RedisChannelLayer

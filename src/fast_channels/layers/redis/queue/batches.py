@@ -1,17 +1,17 @@
-"""What a reader of queues asks Redis for, and what it makes of the replies.
+"""Decides what a reader of queues requests from Redis, and interprets the replies.
 
-Plain code without I/O: the inbox sends what :meth:`Queue.ask` returns and hands the
+Plain code without I/O: the inbox sends what :meth:`Queue.ask` returns and passes the
 replies to :meth:`Queue.accept`.
 
-The queue of a process has one reader. A batch that it has received is done with: Redis
-keeps it only until the reader says, with its next request, that it has it::
+The queue of a process has one reader. Redis keeps a batch until the reader's next
+request confirms that it has received the batch::
 
     in the queue --> kept by Redis as batch N --> received --> gone
                           ^          |
                           +----------+  asked again: the reply was lost
 
-A plain channel has readers in many processes. A message that one of them has taken is
-held in its name until the work is done::
+A plain channel has readers in many processes. Redis holds a message that a reader has
+taken, in the name of that reader, until the work is done::
 
     in the queue --> held --> acknowledged: gone
          ^            | |
@@ -19,9 +19,9 @@ held in its name until the work is done::
           given back                |
                                     +--> too many processes died: a dead letter
 
-In both, what Redis says is compared with what the reader knows, so that a reply that is
-lost, a command that arrives late and a server that has lost its latest data make no
-difference: nothing is lost, and nothing that was received is received again.
+In both cases, the state in Redis is compared with that of the reader, so a lost reply,
+a late command or a server that has lost its latest data makes no difference: the reader
+loses no message, and receives none twice.
 """
 
 import abc
@@ -50,39 +50,39 @@ Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
 """A script to run, its keys and its arguments."""
 
 _BATCH = 100
-"""The most messages that one request takes."""
+"""Maximum number of messages per request."""
 _BATCH_BYTES = 1_000_000
-"""The most bytes that one request takes, unless a single message has more."""
+"""Maximum number of bytes per request, unless a single message is larger."""
 _KEPT = 60.0
-"""Seconds for which Redis keeps a batch longer than its messages could wait."""
+"""Extra seconds to keep a batch after its messages could have expired."""
 _QUICK = 0.001
-"""A reader of a plain channel is quick if it comes back within so many seconds."""
+"""Seconds per message within which a quick reader of a plain channel asks again."""
 _REMEMBERED = 10_000
-"""Messages after which what was received is forgotten, in two steps."""
+"""Size of each of two sets of remembered messages; the older one is dropped."""
 _DEATHS_KEPT = 86_400.0
-"""Seconds for which Redis remembers how often the receivers of a message died."""
+"""Seconds to keep the number of receivers that died with a message."""
 _DEAD_LETTERS_KEPT, _MOST_DEAD_LETTERS = 7 * 86_400.0, 1000
-"""Seconds to keep the dead letters of a channel, and how many."""
+"""Seconds to keep the dead letters of a channel, and their maximum number."""
 
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all queues of an inbox have in common."""
+    """Options that all queues of an inbox share."""
 
     prefix: str
-    """What keys start with."""
+    """Prefix of all keys."""
     receiver: str
-    """The name of the inbox, which no other has."""
+    """Unique name of the inbox."""
     expiry: float
     """Seconds that a message can wait in Redis."""
     lease: float
-    """Seconds after which a receiver that has not been heard of counts as dead."""
+    """Seconds after which a receiver that has not renewed its lease counts as dead."""
     max_deliveries: int
     """Deliveries after which a message is a dead letter, if each receiver died.
 
-    0 stands for any number.
+    0 means no limit.
     """
 
     def key(self, kind: str, name: str, *rest: str) -> str:
@@ -92,104 +92,104 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Popped:
-    """A message that came out of a queue."""
+    """A message that was taken from a queue."""
 
     queue: "Queue"
     value: bytes
     score: bytes
     left: float
-    """Seconds that it can wait from now on."""
+    """Seconds that it can still wait."""
 
     def acknowledge(self, *, soon: bool = True) -> None:
-        """Say that the message was handled; a second call has no effect.
+        """Acknowledge that the message was handled; a second call has no effect.
 
         Args:
-            soon: False if Redis can learn of it with any later request.
+            soon: Whether to send a request for it, rather than wait for the next one.
         """
         self.queue.settle(self, acknowledged=True, soon=soon)
 
     def give_back(self) -> None:
-        """Leave the message to others; no effect if it was acknowledged."""
+        """Release the message to other receivers; no effect if it was acknowledged."""
         self.queue.settle(self, acknowledged=False, soon=True)
 
 
 class Queue(abc.ABC):
-    """A queue in Redis, as its reader knows it.
+    """A reader's view of a queue in Redis.
 
     Args:
-        name: The channel, or what all channels of a process have in common.
-        terms: What all queues have in common.
+        name: The plain channel, or the common part of a process's channel names.
+        terms: Options that all queues share.
     """
 
     def __init__(self, name: str, terms: Terms) -> None:
         self.name: str = name
-        """The channel, or what all channels of a process have in common."""
+        """The plain channel, or the common part of a process's channel names."""
         self.key: str = queue_key(terms.prefix, name)
         """The key of the queue."""
         self.readers: int = 0
-        """How many wait for a message."""
+        """Number of readers that wait for a message."""
         self.changed: bool = True
-        """Whether there may be something in it."""
+        """Whether the queue may contain messages."""
         self.asked: bool = False
-        """Whether a request was sent, and the reply has not come."""
+        """Whether a request was sent and its reply is pending."""
         self.checks: bool = False
-        """Whether to send a request for its own sake: leases end, batches are kept."""
+        """Whether to send a periodic request, to renew a lease or confirm a batch."""
         self.ask_again: float = -math.inf
-        """When to ask again after Redis has refused to, on the event loop's clock."""
+        """Earliest time to ask again after a refusal, on the event loop's clock."""
         self._terms = terms
-        # When nothing was in it, on the clock of the event loop.
+        # When the queue was last known to be empty, on the event loop's clock.
         self._emptied = -math.inf
-        # Whether it may hold messages that were received before: a server that has lost
-        # its latest data has them again, until it was seen empty.
+        # Whether it may contain messages that were received before: a server that lost
+        # its latest data has them again, until the queue is seen empty.
         self._may_repeat = False
-        # Where messages are kept that were taken, and for how long.
+        # Key of the messages that were taken, and milliseconds to keep it.
         self._held = terms.key("inflight", name, terms.receiver)
         self._kept = math.ceil((terms.expiry + _KEPT) * 1000)
 
     @property
     @abc.abstractmethod
     def idle(self) -> bool:
-        """Whether there is nothing to do with it, now or later."""
+        """Whether no request is needed, now or later."""
 
     def due(self, now: float) -> bool:
-        """Return whether to send a request, on behalf of readers or not."""
+        """Return whether to send a request, with or without waiting readers."""
         return now >= self.ask_again and self._is_due()
 
     @abc.abstractmethod
     def ask(self, now: float) -> list[Call]:
-        """Return the next request: scripts, of which the last one takes messages."""
+        """Return the next request: scripts, the last of which takes messages."""
 
     @abc.abstractmethod
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
-        """Return the messages of a reply, and note what it says.
+        """Return the messages in a reply, and update the state.
 
         Args:
             replies: One for each script of the request.
-            waiting: How many messages are in the queue now.
+            waiting: Number of messages that are now in the queue.
             now: The time on the event loop's clock.
         """
 
     @abc.abstractmethod
     def leave(self) -> Call:
-        """Return the last request, which says what was received, and takes nothing."""
+        """Return the final request, which confirms or gives back, and takes nothing."""
 
     @abc.abstractmethod
     def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
-        """Note that a message was handled, or goes back."""
+        """Record that a message was acknowledged or given back."""
 
     def fail(self) -> None:
-        """Note that Redis has refused the request."""
+        """Record that Redis has refused the request."""
         self.asked = False
         self.changed = True
 
     def note_change(self, now: float) -> None:
-        """Note that there may be something in it."""
+        """Record that the queue may contain messages."""
         if not (self.changed or self.asked):
             self._emptied = now
         self.changed = True
 
     def reconnected(self) -> None:
-        """Note that Redis may hold older data than before."""
+        """Record that Redis may hold older data than before."""
         self.changed = self._may_repeat = True
         self._emptied = -math.inf
 
@@ -210,17 +210,17 @@ class Queue(abc.ABC):
             self._emptied = now
 
     def _drops_old(self, now: float) -> int:
-        # What came after the queue was seen empty cannot have waited for longer than
-        # since then, whatever the clock of its sender says.
+        # A message sent after the queue was seen empty cannot have waited for longer
+        # than since then, even if its sender's clock differs.
         return int(now - self._emptied >= self._terms.expiry)
 
 
 class ProcessQueue(Queue):
-    """The queue of this process, which no other reads."""
+    """The queue of this process, which has no other readers."""
 
     def __init__(self, name: str, terms: Terms) -> None:
         super().__init__(name, terms)
-        # The number of the last batch that was received; 0 if Redis keeps none.
+        # Number of the last batch that was received; 0 if Redis keeps none.
         self._last = 0
         self._recent = _Recent()
 
@@ -231,7 +231,7 @@ class ProcessQueue(Queue):
 
     @override
     def _is_due(self) -> bool:
-        # Without readers, a check says that the last batch has come.
+        # Without readers, a periodic request confirms the last batch.
         return super()._is_due() or (self.checks and self._last > 0)
 
     @override
@@ -246,7 +246,7 @@ class ProcessQueue(Queue):
 
     @override
     def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
-        """Do nothing: its messages are done when they have been received."""
+        """Do nothing: messages of this queue are done once they are received."""
 
     @override
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
@@ -280,13 +280,13 @@ class ProcessQueue(Queue):
 
 
 class PlainQueue(Queue):
-    """The queue of a plain channel, which readers in other processes share.
+    """The queue of a plain channel, shared with readers in other processes.
 
     Args:
         name: The channel.
-        terms: What all queues have in common.
-        waiting: Returns how many messages wait in this process for a reader.
-        wake: Called when there is something to tell Redis soon.
+        terms: Options that all queues share.
+        waiting: Returns how many messages of a channel wait in this process.
+        wake: Called when a request should be sent soon.
     """
 
     def __init__(
@@ -298,22 +298,22 @@ class PlainQueue(Queue):
     ) -> None:
         super().__init__(name, terms)
         self.dead: list[str] = []
-        """Receivers that have died, and whose messages are to be recovered."""
+        """Dead receivers with messages to recover."""
         self.recovered: int = 0
-        """How many messages the last request has recovered."""
+        """Number of messages that the last request has recovered."""
         self.dead_letters: int = 0
-        """How many messages it has given up on."""
+        """Number of messages that the last request has made dead letters."""
         self._waiting = waiting
         self._wake = wake
-        # What Redis holds in our name, as far as its replies have told.
+        # The messages that Redis holds for this reader, according to its replies.
         self._taken: dict[bytes, Popped] = {}
-        # Messages to acknowledge and to give back, and those of the request under way.
+        # Messages to acknowledge and to give back, and those in the current request.
         self._settled: tuple[dict[bytes, None], dict[bytes, None]] = {}, {}
         self._settling: list[bytes] = []
-        # Whether Redis has to learn of them soon.
+        # Whether to send them soon.
         self._hurries = False
         self._recent = _Recent()
-        # How many messages to take at least, and when some were taken last.
+        # Number of messages to take ahead, and the time of the last messages taken.
         self._ahead = 1
         self._taken_at = -math.inf
 
@@ -326,7 +326,7 @@ class PlainQueue(Queue):
     def _is_due(self) -> bool:
         if self.asked or self.dead or (self.checks and self._taken):
             return True
-        # While messages wait here, readers have enough to do.
+        # While messages wait in this process, readers need no others.
         return self._hurries or (not self._waiting(self.name) and super()._is_due())
 
     @override
@@ -367,7 +367,7 @@ class PlainQueue(Queue):
         pairs = dict(zip(messages[::2], messages[1::2], strict=True))
         known = self._taken
         if differs == b"1":
-            # Others have recovered what is missing here.
+            # Other receivers have recovered the missing messages.
             known = {value: known[value] for value in pairs if value in known}
             self._taken = known.copy()
         if more == b"1" or differs == b"1":
@@ -396,7 +396,7 @@ class PlainQueue(Queue):
             self._wake()
 
     def _forget_settled(self) -> None:
-        """Forget the messages of which Redis has just been told."""
+        """Forget the messages that the answered request has settled."""
         done, _ = self._settled
         for value in self._settling:
             popped = self._taken.pop(value, None)
@@ -457,7 +457,7 @@ class PlainQueue(Queue):
 
 
 class _Recent:
-    """Remembers which messages were received lately, by a hash of each."""
+    """Remembers recently received messages, by a hash of each."""
 
     __slots__ = ("_latest", "_older")
 
@@ -482,5 +482,5 @@ class _Recent:
 
 
 def _hash(value: bytes, score: bytes) -> int:
-    # Scores are times and seldom equal: the beginning tells equal ones apart.
+    # Scores are times and rarely equal; the first bytes distinguish those that are.
     return hash((value[:64], score))

@@ -1,4 +1,4 @@
-"""What the queue layer has in one event loop: connections, inboxes, memberships."""
+"""A queue layer's part in one event loop: connections, inboxes, memberships."""
 
 import asyncio
 import functools
@@ -27,9 +27,9 @@ from .memberships import Memberships, Timing
 
 __all__ = ["CHANNEL_KEY", "Held", "QueueEndpoint"]
 
-# For how many seconds a message of a plain channel waits for a reader to come back.
+# Seconds that a message of a plain channel waits for a reader to come back.
 _PATIENCE = 0.05
-# For how many seconds closing may take.
+# Seconds allowed for the last requests when closing.
 _FAREWELL = 1.0
 
 
@@ -37,53 +37,53 @@ class Held(dict[str, Any]):
     """A message of a plain channel, which Redis holds until it is acknowledged.
 
     Args:
-        popped: The message as it came out of Redis.
-        message: What it holds.
+        popped: The message as it was taken from Redis.
+        message: Its content.
     """
 
     def __init__(self, popped: Popped, message: dict[str, Any]) -> None:
         super().__init__(message)
         self.popped: Popped = popped
-        """The message as it came out of Redis."""
+        """The message as it was taken from Redis."""
 
     def __call__(self) -> "Held":
-        """Return itself: it is in one mailbox only, and has one receiver."""
+        """Return itself: it needs no copy, as it is in one mailbox only."""
         return self
 
 
 class QueueEndpoint:
-    """One event loop's part of a layer.
+    """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: What tells it from all others: the part of the names of its channels
-            between the last dot and the ``!``.
+        name: Its unique name, which follows the prefix in the names of its channels
+            and precedes the ``!``.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
-            letter, if each of its receivers died; 0 for any number.
+            letter, if each of its receivers died; 0 for no limit.
     """
 
     timing: ClassVar[Timing] = Timing()
-    """When memberships are written to Redis."""
+    """Timing of the writes of memberships to Redis."""
 
     def __init__(self, layer: RedisBaseLayer, name: str, max_deliveries: int) -> None:
         self._layer = layer
         self.name: str = name
-        """What tells it from all others."""
+        """The unique name of the endpoint."""
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
-        """The mailboxes of plain channels: what they hold may go back."""
-        # For plain channels that hold something, when to look whether it goes back; and
-        # when something came last, and how much it was then.
+        """The mailboxes of plain channels, whose messages can be given back."""
+        # For plain channels with waiting messages: the timer that looks for a reader,
+        # the time of the latest message, and how many waited then.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
         self._attached: set[str] = set()
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop."""
         self._made_at = self.loop.time()
-        # When to mark the keys of each shard again as this layer's.
+        # When to renew the mark key of each shard.
         self._mark_at = [-math.inf] * len(layer.hosts)
         self.commands: list[CommandConnection] = []
         """The command connections to the shards."""
         self.inboxes: list[Inbox] = []
-        """The readers of the shards."""
+        """The inboxes of the shards."""
         self._watches: list[MasterWatch] = []
         for shard, host in enumerate(layer.hosts):
             place = Master(host) if host.kind == "sentinel" else host
@@ -142,14 +142,14 @@ class QueueEndpoint:
     def _use(self, shard: int) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._mark_at[shard]:
-            # What flush() of a layer whose prefix is the beginning of this one tells
-            # its keys from ours by. It outlives whatever is sent.
+            # The mark lets flush() of a layer with a shorter prefix recognize our keys.
+            # It outlives all messages.
             self._mark_at[shard] = now + self._layer.expiry / 2
             milliseconds = math.ceil(2000 * self._layer.expiry)
             key = mark_key(self._layer.prefix)
             marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
             marking.add_done_callback(_ignore)
-        # Who sends once and ends needs no watch.
+        # A process that sends once and ends does not need to watch Sentinels.
         if now > self._made_at + SHORT:
             self._watch()
 
@@ -160,18 +160,18 @@ class QueueEndpoint:
     # Receiving
 
     def want(self, name: str) -> None:
-        """Read a queue, for one reader more."""
+        """Add a reader to a queue."""
         self._watch()
         for inbox in self.inboxes:
             inbox.want(name)
 
     def unwant(self, name: str) -> None:
-        """Read a queue for one reader less."""
+        """Remove a reader from a queue."""
         for inbox in self.inboxes:
             inbox.unwant(name)
 
     def _expect_reader(self, name: str) -> None:
-        """Give back what waits in a plain channel if nobody comes for it soon."""
+        """Give back the messages of a plain channel unless a reader comes soon."""
         timer, _, _ = self._expecting.get(name, (None, 0, 0))
         if timer is None:
             timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
@@ -193,14 +193,14 @@ class QueueEndpoint:
             held.popped.give_back()
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
-        """Read a channel for somebody who does not wait."""
+        """Read a channel from now on, and return its mailbox."""
         if channel not in self._attached:
             self._attached.add(channel)
             self.want(self._layer.non_local_name(channel))
         return self._layer.mailboxes.attach(channel, listener)
 
     async def delete(self, channel: str) -> None:
-        """Drop what waits in a channel, and whatever may still come for it."""
+        """Drop a channel's memberships and its messages, even those in transit."""
         if self._layer.non_local_name(channel).endswith(f".{self.name}!"):
             self._layer.mailboxes.bury(channel)
         if channel in self._attached:
@@ -209,7 +209,7 @@ class QueueEndpoint:
         await self.memberships.delete(channel)
 
     async def dead_letters(self, channel: str, limit: int) -> list[bytes]:
-        """Return what plain channels hold whose receivers have died too often."""
+        """Return the dead letters of a plain channel, not decoded."""
         key = private_key(self._layer.prefix, "deadletters", channel)
         found: list[list[bytes]] = await asyncio.gather(
             *[each.execute("ZRANGE", key, 0, limit - 1) for each in self.commands]
@@ -217,7 +217,7 @@ class QueueEndpoint:
         return list(itertools.chain.from_iterable(found))
 
     async def requeue_dead_letters(self, channel: str) -> int:
-        """Put these messages back into their channel; return how many they were."""
+        """Put the dead letters of a channel back into it; return their number."""
         prefix = self._layer.prefix
         keys = [queue_key(prefix, channel), private_key(prefix, "deadletters", channel)]
         milliseconds = math.ceil(1000 * self._layer.expiry)
@@ -227,16 +227,16 @@ class QueueEndpoint:
         return sum(moved)
 
     async def forget(self) -> None:
-        """Drop what waits in plain channels, and who is in which group."""
+        """Drop the messages of plain channels in this process, and all memberships."""
         self.memberships.clear()
         self.plain.clear()
-        # The keys are about to go that tell of the prefix.
+        # The mark keys are about to be deleted.
         self._mark_at = [-math.inf] * len(self.commands)
 
     async def close(self) -> None:
-        """Close the connections; Redis is told first, if that takes no time."""
-        # First, so that nothing arrives any more. What waits in plain channels goes
-        # back, and must not be received here from then on.
+        """Leave groups and give back messages if Redis responds in time; disconnect."""
+        # First, so that nothing more arrives. Messages that wait in plain channels are
+        # given back, and must not be received here after that.
         await asyncio.gather(*[inbox.stop() for inbox in self.inboxes])
         for timer, _, _ in self._expecting.values():
             timer.cancel()
@@ -246,8 +246,7 @@ class QueueEndpoint:
         closing += [asyncio.create_task(inbox.close()) for inbox in self.inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
-            # What Redis does not learn in time it finds out by itself, when leases end
-            # and keys expire.
+            # Anything not written in time ends by itself: leases end, and keys expire.
             await asyncio.wait(closing, timeout=_FAREWELL)
         finally:
             for task in closing:
@@ -263,7 +262,7 @@ class QueueEndpoint:
     def _connected(self, shard: int) -> None:
         if self.inboxes[shard].connects > 1:
             self._layer.counters.count_reconnect()
-        # It may have been restarted without its data.
+        # The server may have restarted without its data.
         self._flushed(shard)
 
     def _flushed(self, shard: int) -> None:
@@ -275,7 +274,7 @@ class QueueEndpoint:
         self.inboxes[shard].reconnect()
 
     def _deliver(self, popped: Popped) -> None:
-        """Put a message into the mailboxes of the channels that it is for."""
+        """Put a message into the mailboxes of its channels."""
         layer = self._layer
         name = popped.queue.name
         plain = isinstance(popped.queue, PlainQueue)
@@ -307,11 +306,11 @@ class QueueEndpoint:
         layer.counters.count(layer.mailboxes.put_each(own, copies, deadline))
 
 
-# As many messages as readers wait are popped, and no more.
+# Plain channels need no limit here: while messages wait, inboxes take no others.
 _UNBOUNDED = 1 << 62
 
 
 def _ignore(reply: "asyncio.Future[Any]") -> None:
-    """Look at how a command ended, as asyncio complains if nobody does."""
+    """Retrieve the error of a command, so that asyncio does not log it."""
     if not reply.cancelled():
         reply.exception()

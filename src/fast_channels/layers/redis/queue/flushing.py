@@ -1,8 +1,8 @@
-"""How the keys of a prefix are deleted, and no others.
+"""Deletes the keys of a prefix, and no others.
 
-Queues don't tell where their prefix ends; all other keys do, and each layer sets such a
-key before it sends (see ``keys``). A key is left alone if it may belong to a longer
-prefix of which there is such a sign.
+The key of a queue does not show where its prefix ends; all other keys do, and each
+layer sets such a key before it sends (see ``keys``). A key that can also belong to a
+longer prefix is kept if such a key shows that this prefix is in use.
 """
 
 import re
@@ -14,16 +14,16 @@ from fast_channels.layers.redis.patterns import starting_with
 
 __all__ = ["flush_keys"]
 
-# How many keys are looked at, or deleted, by one command.
+# Number of keys to scan, or to delete, with one command.
 _STEP = 1000
 _SIGNS = re.compile(rb"(.+)" + SIGN)
 
 
 async def flush_keys(server: CommandConnection, prefix: str) -> None:
-    """Delete the keys of a prefix, and of no other.
+    """Delete the keys of a prefix, and no others.
 
     Raises:
-        RedisUnavailable: The server cannot be reached, or did not reply.
+        RedisUnavailable: Redis cannot be reached, or did not reply.
     """
     start = prefix.encode()
     found = await _find(server, prefix)

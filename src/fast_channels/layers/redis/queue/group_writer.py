@@ -1,16 +1,16 @@
-"""Keeps one shard up to date with who is in which group.
+"""Keeps the group memberships in one shard up to date.
 
 The rules:
 
-1. A change is a pair of a group and a channel. What is written of a pair is what is
-   true when the command leaves: that the channel is in the group, or that it is not.
-   So a change can be written late, twice, or together with others.
-2. One batch is under way at a time, so no batch overtakes another. Changes that callers
-   wait for come before what is only written again.
-3. A batch that fails, for whatever reason that can pass, is written again every second;
-   callers no longer wait then.
-4. Every command renews the lease of this process in Redis. If Redis held none, it may
-   have dropped this process from its groups, and everything is written again.
+1. A change is a pair of a group and a channel. A command writes the state of a pair at
+   the time when it is sent: the channel is in the group, or it is not. So a change can
+   be written late, twice, or together with others.
+2. One batch is in flight at a time, so no batch overtakes another. Changes that callers
+   wait for come before pairs that are only written again.
+3. A batch that fails for a temporary reason is written again every second; callers no
+   longer wait then.
+4. Commands that add members renew the lease of this process; each beat sends one. If
+   Redis held no lease, it may have dropped members, and everything is written again.
 """
 
 import asyncio
@@ -39,41 +39,41 @@ _logger = logging.getLogger(__name__)
 Pair: TypeAlias = tuple[str, str]
 """A group and a channel."""
 
-# Pairs in one command: Redis and the event loop take a millisecond or two for them.
+# Maximum number of pairs in a command: a millisecond or two for Redis and this loop.
 _BATCH = 500
-# Channels that left lately and are remembered, for each shard.
+# Maximum number of removed pairs to remember, for each shard.
 _REMEMBERED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When Redis is written to, in seconds."""
+    """When to write to Redis; times are in seconds."""
 
     beat: float = 15.0
-    """Between two renewals of the lease of this process."""
+    """Interval between renewals of the lease of this process."""
     lease: float = 60.0
-    """Until Redis takes this process for dead, after the last renewal."""
+    """Time after the last renewal until this process counts as dead."""
     beats_per_check: int = 4
-    """Beats between two comparisons of what Redis holds with what is true."""
+    """Number of beats between comparisons of Redis with the actual memberships."""
     retry: float = 1.0
-    """Between two attempts while Redis cannot be written to."""
+    """Interval between attempts while Redis cannot be written to."""
     patience: float = 0.1
-    """Between two looks at whether Redis is known to be away, while a caller waits."""
+    """Interval between checks whether Redis is away, while a caller waits."""
     remembered: float = 120.0
-    """How long a channel that left is remembered, in case that Redis brings it back."""
+    """Time to remember a channel that left, in case Redis restores it."""
 
 
 class GroupWriter:
-    """Writes the memberships of one process to one shard. Belongs to one event loop.
+    """Writes the memberships of one process to one shard, in one event loop.
 
     Args:
         connection: The command connection to the shard.
-        prefix: What keys start with.
+        prefix: Prefix of all keys.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
-        process: The name of the process.
-        members: Returns the pairs that should be in Redis, all of them.
+        process: Name of the process.
+        members: Returns all pairs that should be in Redis.
         is_member: Returns whether a pair should be in Redis.
-        away: Returns whether the shard is known to be unreachable, which was logged.
+        away: Returns whether the shard is known, and logged, to be unreachable.
         timing: When to write.
     """
 
@@ -97,38 +97,38 @@ class GroupWriter:
         self._is_member = is_member
         self._away = away
         self._timing = timing
-        # Pairs that callers wait for, with the number of the change.
+        # Pairs that callers wait for, each with the number of its change.
         self._changed: dict[Pair, int] = {}
         self._changes = 0
-        # The callers, each with the number of the change that it waits for. They get
-        # the error with which it ended, if Redis is not to blame.
+        # Futures of the callers, each with the number of its change. The result is an
+        # error that retrying cannot fix, or None.
         self._waiting: deque[tuple[int, asyncio.Future[ResponseError | None]]] = deque()
-        # Pairs whose batch failed; all pairs, while they are written again; all pairs,
-        # while Redis is asked for those that it lacks.
+        # Pairs whose batch failed; an iterator of pairs to write again; an iterator of
+        # pairs to add if Redis lacks them.
         self._failed: dict[Pair, None] = {}
         self._again: Iterator[Pair] = iter(())
         self._compared: Iterator[Pair] | None = None
-        # Pairs that left, with the time at which they can be forgotten.
+        # Removed pairs, each with the time at which it can be forgotten.
         self._left: dict[Pair, float] = {}
-        # Groups whose keys hold something else, which was logged.
+        # Groups whose keys have another type; this was logged.
         self._wrong: set[str] = set()
         self.registered: bool = False
-        """Whether Redis holds a lease of this process, as far as that is known."""
-        # Whether the last batch failed, and what the log says about that.
+        """Whether Redis holds a lease of this process, according to its replies."""
+        # Whether the last batch failed, and how that is logged.
         self._behind = False
         self._outage = Outage(
             _logger, connection.name, "updated with group memberships"
         )
         self._task: asyncio.Task[None] | None = None
-        # Looks whether the shard is away, while callers wait.
+        # Timer that checks whether the shard is away, while callers wait.
         self._look: asyncio.TimerHandle | None = None
-        # What the task sleeps on before it tries again.
+        # Event that ends the pause before a retry.
         self._hurried = asyncio.Event()
 
-    # What changes
+    # Changes
 
     def note(self, pair: Pair) -> None:
-        """Write a pair soon, as it has changed."""
+        """Write a pair soon, because it has changed."""
         self._changes += 1
         self._forget_old()
         self._failed.pop(pair, None)
@@ -143,13 +143,13 @@ class GroupWriter:
         self._start()
 
     async def written(self, group: str | None = None) -> None:
-        """Wait until what was noted is written, or is known to take longer.
+        """Wait until all changes so far are written, or are known to take longer.
 
         Args:
-            group: The group of the change, if there is one.
+            group: The group of the change, if there is only one.
 
         Raises:
-            ResponseError: Redis cannot keep the group, for a reason that does not pass.
+            ResponseError: Redis cannot store the group, for a permanent reason.
         """
         if not (self._behind or self._away()):
             loop = asyncio.get_running_loop()
@@ -163,21 +163,21 @@ class GroupWriter:
             raise ResponseError(f"WRONGTYPE {self._complaint(group)}")
 
     def write_again(self) -> None:
-        """Write everything again, as Redis may have lost it, or have an older state."""
+        """Write all pairs again: Redis may have lost them, or hold an older state."""
         self._again = itertools.chain(list(self._left), self._members())
         self._hurried.set()
         self._start()
 
     @property
     def remembers(self) -> bool:
-        """Whether a channel left lately, or Redis may still have it in its group."""
+        """Whether there are removed pairs that Redis may still hold or restore."""
         return bool(self._left)
 
     def beat(self, *, compare: bool) -> None:
         """Renew the lease.
 
         Args:
-            compare: Whether to put back what Redis has lost without a sign of it.
+            compare: Whether to also restore pairs that Redis has silently lost.
         """
         self._forget_old()
         if self._compared is None:
@@ -185,7 +185,7 @@ class GroupWriter:
         self._start()
 
     def forget(self) -> None:
-        """Forget all changes; Redis is not told."""
+        """Forget all changes, without writing to Redis."""
         for pending in (self._changed, self._failed, self._left):
             pending.clear()
         self._again = iter(())
@@ -206,18 +206,18 @@ class GroupWriter:
         """Remove pairs and the lease.
 
         Raises:
-            RedisUnavailable: Redis does not reply, or refuses to.
+            RedisUnavailable: Redis does not reply, or refuses the command.
         """
         while batch := list(itertools.islice(pairs, _BATCH)):
             await self._remove(batch)
         if self.registered:
             self.registered = False
-            # The last step: what could not be removed ends with the lease.
+            # Last: pairs that could not be removed end with the lease.
             await self._connection.execute("ZREM", self._processes, self._process)
 
     def _forget_old(self) -> None:
         now = asyncio.get_running_loop().time()
-        # While Redis is behind it may not have heard of any of them.
+        # While writes fail, Redis may not know of any of them.
         while self._left and not self._behind:
             pair, until = next(iter(self._left.items()))
             if until > now:
@@ -243,7 +243,7 @@ class GroupWriter:
                 await self._compare()
 
     async def _compare(self) -> None:
-        """Put back what Redis lacks of the next pairs; there may be none."""
+        """Restore what Redis lacks of the next pairs; there may be none."""
         assert self._compared is not None
         batch = list(itertools.islice(self._compared, _BATCH))
         if len(batch) < _BATCH:
@@ -260,7 +260,7 @@ class GroupWriter:
                 async with asyncio.timeout(self._timing.retry):
                     await self._hurried.wait()
         except ResponseError as exc:
-            # Trying again soon would be no use; the next comparison does.
+            # Retrying soon would not help; the next comparison retries.
             _logger.error("%s cannot keep groups: %s", self._connection.name, exc)  # noqa: TRY400 # a traceback would add nothing
             self._release(exc)
         else:
@@ -288,7 +288,7 @@ class GroupWriter:
         self._release()
 
     def _release(self, error: ResponseError | None = None) -> None:
-        """Let the callers go on of whose changes none is left to write."""
+        """Resume the callers whose changes no longer wait to be written."""
         first = next(iter(self._changed.values()), math.inf)
         self._release_before(first, error)
 
@@ -301,9 +301,9 @@ class GroupWriter:
                 waiter.set_result(error)
 
     def _look_whether_away(self, *, now: bool = False) -> None:
-        """Look now and then whether callers wait for a shard that is known to be away.
+        """Check at intervals whether the shard is away, while callers wait.
 
-        One timer for all of them.
+        One timer serves all callers.
         """
         if now:
             self._look = None
@@ -315,11 +315,11 @@ class GroupWriter:
             self._look = loop.call_later(self._timing.patience, look)
 
     async def _write_batch(self, batch: Sequence[Pair], only_missing: bool) -> None:
-        """Write what is true of some pairs, and renew the lease.
+        """Write the current state of some pairs; adding members renews the lease.
 
         Raises:
-            ResponseError: Redis cannot do it.
-            RedisUnavailable: Redis does not reply, or refuses to.
+            ResponseError: Redis cannot store it.
+            RedisUnavailable: Redis does not reply, or refuses the command.
         """
         joined = [pair for pair in batch if self._is_member(pair)]
         left = [pair for pair in batch if not self._is_member(pair)]
@@ -357,7 +357,7 @@ class GroupWriter:
         self._look_at(groups, cast("list[int]", reply))
 
     def _look_at(self, groups: Sequence[str], wrong: Iterable[int]) -> None:
-        """Note which groups' keys hold something else, and log those that are new."""
+        """Record groups whose keys have another type, and log new ones."""
         found = {groups[index] for index in wrong}
         for group in found - self._wrong:
             _logger.error("%s", self._complaint(group))
@@ -370,7 +370,7 @@ class GroupWriter:
     def _by_group(
         self, pairs: Iterable[Pair]
     ) -> tuple[list[str], list[str], list[str | int]]:
-        """Return groups, their keys, and the arguments in which scripts list pairs."""
+        """Return groups, their keys, and the pairs as arguments of the scripts."""
         by_group: dict[str, list[str]] = {}
         for group, channel in pairs:
             by_group.setdefault(group, []).append(channel)

@@ -1,20 +1,20 @@
-"""The inbox: the one reader of a shard in an event loop.
+"""The inbox: the only reader of a shard in an event loop.
 
-Tasks that receive never speak to Redis. They wait at mailboxes of this process, and the
-inbox fills those from the queues in Redis, so that cancelling a task can lose nothing.
-``batches`` has what is asked of Redis and what becomes of the replies; this module has
-the connections. The rules:
+Tasks that receive never talk to Redis. They wait on mailboxes of this process, and the
+inbox fills those from the queues in Redis, so cancelling a task never loses a message.
+``batches`` decides what is requested and interprets the replies; this module has the
+connections. The rules:
 
-1. A queue is read while readers wait for what is in it. What the inbox has taken out
-   goes into a mailbox, in the same step in which it arrives.
-2. Two connections are needed: one takes messages, and Redis tells the other, by
-   client-side caching, when a queue has changed. Only then the inbox asks again, so
-   that waiting costs nothing. Where Redis refuses that, the inbox polls.
+1. A queue is read while readers wait for its messages. A message goes into a mailbox in
+   the same step in which it arrives.
+2. Two connections are needed: one takes messages, and on the other one Redis reports,
+   by client-side caching, that a queue has changed. Only then does the inbox ask again,
+   so waiting costs nothing. Where Redis refuses to report changes, the inbox polls.
 3. All replies of a round trip are read before any of them can raise: a queue that Redis
-   refuses has no effect on the others.
-4. A server is judged by its silence. While the bytes of a large reply arrive, however
-   slowly, the connection is alive.
-5. Whatever goes wrong with a connection, the inbox opens both anew, until it is closed.
+   refuses does not affect the others.
+4. Only silence means that a server is gone. While the bytes of a large reply arrive,
+   however slowly, the connection is alive.
+5. After any failure of a connection, the inbox reopens both, until it is closed.
 """
 
 import asyncio
@@ -48,42 +48,42 @@ __all__ = ["Inbox", "Popped"]
 
 _logger = logging.getLogger(__name__)
 
-# How often in seconds everything is asked for, so that nothing that went wrong without
-# a trace lasts: a push that was lost, a server that is frozen. Leases are renewed, too.
+# Seconds between checks of all queues, which limit how long silent failures last: a
+# lost push, a frozen server. Checks also renew leases.
 _INTERVAL = 5.0
-# Seconds after which a receiver that was not heard of counts as dead. As leases are
-# renewed at each interval, its event loop can be blocked for half a minute.
+# Seconds without renewal after which a receiver counts as dead. As leases are renewed
+# at each check, its event loop can be blocked for half a minute.
 _LEASE = 35.0
-# Seconds between two attempts to connect: they grow, with jitter.
+# Seconds between attempts to connect: from the first to the second, with jitter.
 _BACKOFF = (0.01, 0.5)
-# Seconds between two looks into queues where Redis does not tell of changes.
+# Seconds between polls where Redis does not report changes.
 _POLL = 0.1
-# Seconds after which Redis is asked once more to tell of changes.
+# Seconds until Redis is asked again to report changes.
 _TRACK_AGAIN = 60.0
-# Seconds until a queue is read again that Redis has refused to read.
+# Seconds until a queue is read again after a refusal.
 _REFUSED = 0.5
 
 
 class Inbox:
-    """Reads queues of one shard, and delivers what they hold.
+    """Reads queues of one shard, and delivers their messages.
 
-    It connects when a reader comes first, and stays connected until ``close()``.
-    Belongs to one event loop.
+    It connects for the first reader, and stays connected until ``close()``. It belongs
+    to one event loop.
 
     Args:
-        connect: Makes a connection of redis-py, which is not open yet.
+        connect: Returns a new redis-py connection, not open yet.
         commands: The command connection to the same server.
-        name: What the log calls the server.
-        prefix: What keys start with.
-        receiver: The name of this inbox, which no other has.
+        name: Name of the server in the log.
+        prefix: Prefix of all keys.
+        receiver: Unique name of this inbox.
         expiry: Seconds that a message can wait in Redis.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
-            letter, if each of its receivers died; 0 for any number.
-        deliver: Called with each message that was popped.
+            letter, if each of its receivers died; 0 for no limit.
+        deliver: Called with each message taken.
         waiting: Returns how many messages wait in the mailbox of a plain channel.
-        connected: Called each time that it has connected.
+        connected: Called after each connect.
         flushed: Called when all keys of the server have been deleted.
-        timeout: Seconds without a byte after which a server that owes a reply is left.
+        timeout: Seconds without a byte after which a pending reply is given up.
     """
 
     def __init__(
@@ -113,82 +113,82 @@ class Inbox:
         self._timeout = timeout
         self._queues: dict[str, Queue] = {}
         self._task: asyncio.Task[None] | None = None
-        # What the task uses its connections in: it expires to drop them.
+        # Timeout around the use of the connections, which expires to drop them.
         self._reading: asyncio.Timeout | None = None
-        # What the task sleeps on while no queue has changed.
+        # Future that the task waits on while no queue has changed.
         self._sleeper: asyncio.Future[None] | None = None
-        # Whether Redis tells of changes on these connections, and whether the log says
-        # that it refuses to.
+        # Whether Redis reports changes on these connections, and whether its refusal
+        # was logged.
         self._tracks = False
         self._refusal_logged = False
-        # When something was last heard on the connection that is told of changes, and
-        # when it was last made to answer.
+        # When the connection for changes last received anything, and when it last sent
+        # a PING.
         self._heard = self._pinged = 0.0
-        # When to ask for everything, whatever has changed.
+        # When to check all queues next, changed or not.
         self._next_check = 0.0
-        # Whether scripts are sent as a whole, since the server does not know them.
+        # Whether to send scripts in full, as the server does not know them.
         self._whole_scripts = False
-        # Whether everything that was asked for has come, on this connection.
+        # Whether all requests on this connection have succeeded.
         self._works = False
         self._outage = Outage(_logger, name, "read")
-        # When to ask again after Redis has refused to be read, whatever the queue.
+        # Earliest time to ask again after a refusal that does not depend on the queue.
         self._ask_again = 0.0
-        # Queues that Redis alone refuses, or that are none.
+        # Outages of single queues: Redis denies access, or the key has another type.
         self._refused: dict[str, Outage] = {}
         self.connects: int = 0
-        """How many times it has connected."""
+        """Number of times it has connected."""
 
     @property
     def failing(self) -> bool:
-        """Whether Redis could not be read at the last attempt."""
+        """Whether the last attempt to read from Redis failed."""
         return self._outage.lasts
 
-    # What readers say
+    # Readers
 
     def want(self, name: str) -> None:
-        """Read a queue, for one reader more."""
+        """Add a reader to a queue."""
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = self._make_queue(name)
         elif not queue.readers:
-            # At the end: the reader that has waited for longest is served first.
+            # At the end: the reader that has waited longest is served first.
             self._queues[name] = self._queues.pop(name)
         queue.readers += 1
         self.wake()
 
     def unwant(self, name: str) -> None:
-        """Read a queue for one reader less."""
+        """Remove a reader from a queue."""
         queue = self._queues.get(name)
         if queue is not None and queue.readers:
             queue.readers -= 1
             if queue.readers and queue.changed:
-                # It was left alone until this reader had taken its message.
+                # The queue was not read until this reader had taken its message.
                 self.wake()
 
     def wake(self) -> None:
-        """Look at the queues soon."""
+        """Check the queues soon."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         elif self._sleeper is not None:
             wake(self._sleeper)
 
     def reconnect(self) -> None:
-        """Open the connections anew."""
+        """Reopen the connections."""
         if self._reading is not None and not self._reading.expired():
             self._reading.reschedule(0)
 
     async def stop(self) -> None:
-        """Stop reading; nothing is delivered any more."""
+        """Stop reading; nothing is delivered after that."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
 
     async def close(self) -> None:
-        """Stop reading. What was taken and not handled goes back, if it can."""
+        """Stop reading, and give back messages that were not handled, if possible."""
         await self.stop()
         queues, self._queues = self._queues, {}
-        # What Redis does not learn now it finds out when leases and keys expire.
+        # If Redis cannot be reached now, leases and keys expire by themselves.
         await asyncio.gather(
             *[self._leave(queue) for queue in queues.values()], return_exceptions=True
         )
@@ -198,7 +198,7 @@ class Inbox:
         if not queue.idle:
             script, keys, arguments = queue.leave()
             reply = await run(self._commands, script, keys, *arguments)
-            # In the queue of a process, a batch may have been on its way.
+            # For the queue of a process, the reply can be a batch that was in transit.
             self._accept(queue, [reply, 0])
 
     def _make_queue(self, name: str) -> Queue:
@@ -207,14 +207,14 @@ class Inbox:
         return PlainQueue(name, self._terms, self._waiting, self._wake_if_open)
 
     def _wake_if_open(self) -> None:
-        # What is acknowledged after close() is of no use to Redis any more.
+        # After close() an acknowledgement is useless: the message was given back.
         if self._task is not None:
             self.wake()
 
     # The task
 
     async def _run(self) -> None:
-        """Connect and read, again and again."""
+        """Connect and read; reconnect after each failure."""
         delay, longest = _BACKOFF
         while True:
             self._works = False
@@ -223,11 +223,11 @@ class Inbox:
                 async with reading:
                     await self._read()
             except (RedisError, OSError, RuntimeError) as exc:
-                # RuntimeError: what uvloop has for a transport that was closed.
+                # uvloop raises RuntimeError for a closed transport.
                 if not reading.expired():
                     self._outage.begin(exc)
             except Exception:
-                # A fault of ours, but readers go on.
+                # A bug in this library, but reading goes on.
                 _logger.exception("%s cannot be read", self._name)
             finally:
                 self._reading = None
@@ -254,9 +254,9 @@ class Inbox:
             self._connected()
             await self._serve(pops, changes, listener)
         finally:
-            # Otherwise a bare loop.close() has left this to the garbage collector.
+            # It is if a bare loop.close() left this to the garbage collector.
             if not loop.is_closed():
-                # First, as this waits for nothing: nothing can keep it from being done.
+                # First, because this cannot be interrupted: it does not wait.
                 for connection in (pops, changes):
                     await connection.disconnect(nowait=True)
                 if listener is not None:
@@ -269,7 +269,7 @@ class Inbox:
         changes: AbstractConnection,
         listener: "asyncio.Task[None] | None",
     ) -> None:
-        """Send what is due, again and again, until the connection breaks."""
+        """Send the requests that are due, until the connection breaks."""
         loop = asyncio.get_running_loop()
         track_again = loop.time() + _TRACK_AGAIN
         progress = Progress(pops)
@@ -286,7 +286,7 @@ class Inbox:
                 self._works = True
                 self._outage.end()
             if listener is None and now >= track_again:
-                # Redis may tell of changes by now.
+                # Reconnect, as Redis may report changes by now.
                 return
             await self._sleep(listener, now)
         await listener
@@ -294,7 +294,7 @@ class Inbox:
     async def _open(
         self, pops: AbstractConnection, changes: AbstractConnection
     ) -> None:
-        """Open what is needed; without tracking, that is one connection."""
+        """Open the connections; without tracking, keep only one."""
         await pops.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
         await changes.connect()  # type: ignore[no-untyped-call] # as above
         try:
@@ -303,7 +303,7 @@ class Inbox:
             self._refusal_logged = False
         except ResponseError as exc:
             denied = isinstance(exc, NoPermissionError)
-            # "redirect": they are connected to two servers, as the master has changed.
+            # "redirect": they reached two servers, as the master has changed.
             if "redirect" in str(exc).lower() or (is_refusal(exc) and not denied):
                 raise
             self._tracks = False
@@ -311,7 +311,7 @@ class Inbox:
             if not self._refusal_logged:
                 self._refusal_logged = True
                 _logger.warning(
-                    "%s refuses to tell when a queue changes (%s), so it is asked "
+                    "%s refuses to report changes of queues (%s), so it is polled "
                     "every %s seconds",
                     self._name,
                     exc,
@@ -327,7 +327,7 @@ class Inbox:
         await _ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
 
     async def _listen(self, changes: AbstractConnection) -> None:
-        """Note which queues change, until the connection breaks."""
+        """Record which queues change, until the connection breaks."""
         loop = asyncio.get_running_loop()
         while True:
             push = cast(
@@ -337,7 +337,7 @@ class Inbox:
             if push[0] != b"message":
                 continue
             if push[2] is None:
-                # It stands for all keys.
+                # None stands for all keys.
                 names = list(self._queues)
                 self._flushed()
             else:
@@ -352,7 +352,7 @@ class Inbox:
     # Requests
 
     async def _exchange(self, pops: AbstractConnection, due: list[Queue]) -> None:
-        """Send the request of each queue, and deliver what comes."""
+        """Send the request of each queue, and deliver the messages that arrive."""
         loop = asyncio.get_running_loop()
         requests: list[tuple[Queue, list[Call]]] = []
         packed: list[bytes] = []
@@ -360,7 +360,7 @@ class Inbox:
             calls = queue.ask(loop.time())
             requests.append((queue, calls))
             packed += [self._pack(call) for call in calls]
-            # Makes Redis tell when the queue changes again.
+            # Reading the key makes Redis report its next change.
             packed.append(pack(("ZCARD", queue.key)))
         self._whole_scripts = False
         await pops.send_packed_command(b"".join(packed), check_health=False)
@@ -389,7 +389,7 @@ class Inbox:
             try:
                 self._deliver(popped)
             except Exception:
-                # A fault of ours, but the next message is not to suffer from it.
+                # A bug in this library, but the next message must not suffer from it.
                 _logger.exception("a message of %r was lost", queue.name)
                 popped.acknowledge()
         if isinstance(queue, PlainQueue):
@@ -398,8 +398,8 @@ class Inbox:
     def _log_deaths(self, queue: PlainQueue) -> None:
         if queue.recovered:
             _logger.warning(
-                "%d messages of channel %r are delivered again: the process that had "
-                "taken them has died, or was not heard of for %s seconds",
+                "%d messages of channel %r are delivered again: the process that took "
+                "them has died, or has not reached Redis for %s seconds",
                 queue.recovered,
                 queue.name,
                 _LEASE,
@@ -416,13 +416,13 @@ class Inbox:
             )
 
     def _refuse(self, queue: Queue, error: ResponseError) -> None:
-        """Deal with a script that failed, which has changed nothing then."""
+        """Handle the failure of a script, which has changed nothing."""
         now = asyncio.get_running_loop().time()
         queue.fail()
         if isinstance(error, NoScriptError):
             self._whole_scripts = True
         elif "WRONGTYPE" in str(error) or _is_about_keys(error):
-            # Asking again soon is of no use, but others can be read.
+            # Asking again soon would not help, but other queues can be read.
             queue.ask_again = now + _INTERVAL
             use = f"asked for channel {queue.name!r}"
             refused = self._refused.setdefault(
@@ -444,7 +444,7 @@ class Inbox:
     # Waiting
 
     async def _sleep(self, listener: "asyncio.Task[None] | None", now: float) -> None:
-        """Wait until a queue changes, a reader comes, or it is time to ask again.
+        """Wait until a queue changes, a reader comes, or the next request is due.
 
         Args:
             listener: Ends when the connection has broken.
@@ -477,7 +477,7 @@ class Inbox:
                 queue.changed = True
 
     async def _check(self, changes: AbstractConnection) -> None:
-        """Ask for everything, and whether the server still answers."""
+        """Check all queues, and whether the server still answers."""
         now = asyncio.get_running_loop().time()
         if self._tracks:
             if self._heard < self._pinged:

@@ -1,7 +1,7 @@
 """The layer that keeps messages in Redis until they are received.
 
-Keys and values are those of Django's channels_redis, so that both can run on one Redis:
-a channel of a process, or a plain channel, is a sorted set of messages by the time of
+Keys and values are those of Django's channels_redis, so both can share one Redis. A
+queue, of a process or of a plain channel, is a sorted set of messages by the time of
 sending; a group is one of channels by the time of joining. Every key expires.
 """
 
@@ -34,8 +34,8 @@ from .flushing import flush_keys
 
 __all__ = ["RedisChannelLayer"]
 
-# How a message ends whose last value is an empty list: with the list, and what is after
-# it. Redis can complete the list by itself, as it can write such lists.
+# How a message ends if its last value is an empty list: the list, and the bytes after
+# it. A script can put the channels into the list, in this encoding.
 _ENDS: dict[type, tuple[bytes, bytes, str]] = {
     MsgPackSerializer: (b"\x90", b"", "msgpack"),
     JSONSerializer: (b"[]", b"}", "json"),
@@ -45,45 +45,45 @@ _ENDS: dict[type, tuple[bytes, bytes, str]] = {
 class RedisChannelLayer(RedisBaseLayer):
     """A layer that keeps messages in Redis until they are received.
 
-    It reaches every process that uses the same Redis with the same prefix, Django
-    processes with channels_redis among them. A process that is cut off from Redis for a
-    moment gets what was sent meanwhile. :doc:`/topics/delivery` says what may be lost.
+    It reaches every process that uses the same Redis with the same prefix, including
+    Django processes with channels_redis. A process that loses its connection for a
+    moment gets what was sent meanwhile. :doc:`/topics/delivery` lists what can be lost.
 
-    It is made without an event loop and without touching Redis, and may be used in any
-    number of event loops.
+    You can create it without an event loop and without Redis, and use it in any number
+    of event loops.
 
     Args:
-        hosts: Where Redis is: a list of URLs, of pairs of a host and a port, or of
-            dicts of redis-py's arguments; by default this machine. Several hosts share
-            the channels and groups, and need the same order in every process.
-        prefix: What the names of keys start with.
-        expiry: After how many seconds a message that nobody received is dropped.
-        group_expiry: After how many seconds a channel is dropped from its groups that
-            no running process keeps there.
-        capacity: How many messages may wait in Redis for one process, or in one plain
-            channel, and how many then for one channel in its process. ``send()`` to a
-            full one raises ``ChannelFull``; ``group_send()`` drops that copy.
-        channel_capacity: A capacity of their own for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match counts.
-        symmetric_encryption_keys: Secrets to encrypt messages with. The first one
-            encrypts, each may decrypt, so that keys can be replaced.
-        random_prefix_length: How many bytes are put before each message to make it
+        hosts: Addresses of Redis: a list of URLs, of (host, port) pairs, or of dicts of
+            redis-py's arguments; by default this machine. Several hosts share the
+            channels and groups; list them in the same order in every process.
+        prefix: Prefix of all keys in Redis.
+        expiry: Seconds after which an unreceived message is dropped.
+        group_expiry: Seconds after which a channel is dropped from a group, unless a
+            running process renews its membership.
+        capacity: Maximum number of messages waiting in Redis for one process, or in one
+            plain channel, and then for one channel in its process. ``send()`` to a full
+            one raises ``ChannelFull``; ``group_send()`` drops that copy.
+        channel_capacity: Separate capacities for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match applies.
+        symmetric_encryption_keys: Secrets for encrypting messages. The first one
+            encrypts; all of them can decrypt, so that keys can be replaced.
+        random_prefix_length: Number of bytes put before each message to make it
             unique.
-        serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
-            was added to ``fast_channels.layers.redis.serializers.registry``.
-        sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
-        service_name: What these Sentinels call it.
+        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
+            registered in ``fast_channels.layers.redis.serializers.registry``.
+        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
+        service_name: Name of the Redis service that these Sentinels monitor.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
         connection_kwargs: redis-py's arguments for connections to Redis.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
-            letter, if the process of each one died before it had handled the message;
-            None for any number. See ``dead_letters()``.
+            letter, if each time the process died before it had handled the message;
+            None for no limit. See ``dead_letters()``.
 
     Raises:
-        ImportError: There are keys, and cryptography is not installed.
-        SerializerDoesNotExist: There is no such format.
-        TypeError: An argument is not of the type it should be.
-        ValueError: An argument makes no sense, alone or with others.
+        ImportError: Keys are given, but cryptography is not installed.
+        SerializerDoesNotExist: The format is not registered.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is invalid, or conflicts with another one.
     """
 
     def __init__(  # noqa: PLR0917 # the order of channels_redis
@@ -124,25 +124,25 @@ class RedisChannelLayer(RedisBaseLayer):
         """Deliveries after which a message of a plain channel is a dead letter."""
         if max_deliveries is not None:
             self.max_deliveries = require_positive_int("max_deliveries", max_deliveries)
-        # How Redis completes a message and fans it out; None if it does not know all
-        # that it needs. The bytes of other formats are not ours to change: they may
-        # end the same by chance, or with a signature.
+        # How a script completes a message and fans it out; None if it lacks what it
+        # needs. The bytes of other formats are left alone: they can end the same way by
+        # chance, or with a signature.
         self._end = None
         if len(self.hosts) == 1 and not self.channel_capacity:
             self._end = _end_of(self.serializer)
-        # The host that got the last message to a plain channel.
+        # Index of the host that got the last message to a plain channel.
         self._turn = -1
         self._clients: PerLoop[QueueEndpoint] = PerLoop(
             self._new_client, QueueEndpoint.close
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment, and what it has counted.
+        """Return the current state of the layer, and its counters.
 
         In this process: ``channels`` that are read, ``groups`` they are in, messages
-        ``waiting`` for them. Since the layer was made: messages ``delivered`` to them;
-        copies ``dropped``, since there was no room; messages ``undecodable``, or for
-        nobody here; and ``reconnects`` of connections that broke.
+        ``waiting`` for them. Since the layer was created: messages ``delivered`` to
+        them; copies ``dropped`` for lack of room; messages ``undecodable``, or without
+        a channel here; and ``reconnects`` of connections that broke.
         """
         clients = self._clients.peek()
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
@@ -155,10 +155,10 @@ class RedisChannelLayer(RedisBaseLayer):
     # Channels
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a new channel, which is read in this process only.
+        """Return the name of a new channel, which only this process reads.
 
         Args:
-            prefix: What the name starts with.
+            prefix: Start of the name.
 
         Raises:
             TypeError: The prefix is not valid in a name.
@@ -171,7 +171,7 @@ class RedisChannelLayer(RedisBaseLayer):
     async def send(self, channel: str, message: ChannelMessage) -> None:
         """Send a message to one channel.
 
-        Cancelling does not take it back.
+        Cancelling does not withdraw the message.
 
         Raises:
             ChannelFull: The channel is at capacity; the message was not sent.
@@ -189,7 +189,7 @@ class RedisChannelLayer(RedisBaseLayer):
             shard = client.shard_of(name)
             message = {**message, CHANNEL_KEY: channel}
         else:
-            # Django's readers wait at one host after the other.
+            # Round robin, because channels_redis polls one host after the other.
             self._turn = shard = (self._turn + 1) % len(self.hosts)
         value = self.serialize(message)
         if not await self._enqueue(client, shard, name, channel, value):
@@ -198,9 +198,9 @@ class RedisChannelLayer(RedisBaseLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
 
-        Any number of tasks may wait for one channel; each message goes to one of
+        Any number of tasks can wait for one channel; each message goes to one of
         them, and for a plain channel, without a ``!``, to one process. Cancelling is
-        safe: no message is lost. While Redis is away it goes on waiting.
+        safe: no message is lost. While Redis is away, the call keeps waiting.
 
         Raises:
             TypeError: The name is not valid.
@@ -217,12 +217,12 @@ class RedisChannelLayer(RedisBaseLayer):
         return await self._wait(client, self.mailboxes, channel)
 
     async def take(self, channel: str) -> Delivery:
-        """Wait for the next message of a plain channel, to be acknowledged.
+        """Wait for the next message of a plain channel, and return it as a delivery.
 
         Until it is acknowledged, the message is delivered again if this process dies,
         or is cut off from Redis for 35 seconds. After ``max_deliveries`` deliveries to
-        processes that died it is one of the ``dead_letters()``. Cancelling is safe: no
-        message is lost. While Redis is away it goes on waiting.
+        processes that died, it is one of the ``dead_letters()``. Cancelling is safe: no
+        message is lost. While Redis is away, the call keeps waiting.
 
         A message of a channel with a ``!`` is acknowledged already.
 
@@ -240,7 +240,7 @@ class RedisChannelLayer(RedisBaseLayer):
     async def _wait(
         self, client: QueueEndpoint, mailboxes: Mailboxes, channel: str
     ) -> dict[str, Any]:
-        """Wait until there is something in the mailbox of a channel."""
+        """Wait for a message in the mailbox of a channel, and return it."""
         name = self.non_local_name(channel)
         mailbox = mailboxes.open(channel)
         try:
@@ -258,13 +258,13 @@ class RedisChannelLayer(RedisBaseLayer):
     async def dead_letters(
         self, channel: str, limit: int = 100
     ) -> list[dict[str, Any]]:
-        """Return messages of a plain channel whose receivers have died too often.
+        """Return the dead letters of a plain channel.
 
         Redis keeps the latest thousand of a channel, for seven days after the last one.
 
         Args:
             channel: The channel that they were sent to.
-            limit: The most messages to return from each host, the oldest first.
+            limit: Maximum number of messages from each host, the oldest first.
 
         Raises:
             RedisUnavailable: Redis cannot be reached, or did not reply.
@@ -275,10 +275,10 @@ class RedisChannelLayer(RedisBaseLayer):
         return [self.deserialize(value, any_age=True) for value in found]
 
     async def requeue_dead_letters(self, channel: str) -> int:
-        """Put the dead letters of a plain channel back into it, as if sent anew.
+        """Put the dead letters of a plain channel back into it, as if sent now.
 
         Returns:
-            How many messages these were.
+            The number of messages.
 
         Raises:
             RedisUnavailable: Redis cannot be reached, or did not reply; then some may
@@ -291,8 +291,8 @@ class RedisChannelLayer(RedisBaseLayer):
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
 
-        None for a plain channel, of which a message is taken out of Redis only when
-        somebody waits for it.
+        None for a plain channel, whose messages are taken out of Redis only while a
+        reader waits.
         """
         if "!" not in channel:
             return None
@@ -302,40 +302,40 @@ class RedisChannelLayer(RedisBaseLayer):
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
 
-        What is on its way to a channel that ``new_channel()`` made is lost. While Redis
-        is away, the change is written later.
+        Messages in transit to a channel of ``new_channel()`` are lost. While Redis is
+        away, the change is written later.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete, channel)
 
     def require_valid_message(self, message: object) -> None:
-        """Return if a message is one that the layer carries.
+        """Check that the layer can carry a message.
 
         Raises:
-            TypeError: It is not a dict, or one of its keys is not a str.
+            TypeError: The message is not one that the layer can carry.
             ValueError: It has the key ``__asgi_channel__``.
         """
         super().require_valid_message(message)
         if isinstance(message, dict) and CHANNEL_KEY in message:
             raise ValueError(
-                f"a message must not have the key {CHANNEL_KEY!r}, under which the "
-                "layer writes whom it is for"
+                f"a message must not have the key {CHANNEL_KEY!r}, in which the "
+                "layer stores its channels"
             )
 
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; nothing changes if it is in it.
+        """Add a channel to a group; no effect if it is in the group.
 
         A channel that was made in an event loop of this process stays in the group
-        until it leaves or is deleted, or that loop or the layer is closed. While Redis
-        is away or refuses the change this returns all the same, and the change is
+        until it leaves or is deleted, or until that loop or the layer is closed. While
+        Redis is away or refuses the change, the call returns anyway, and the change is
         written later. Any other channel stays for ``group_expiry``. Cancelling does not
-        take it back.
+        undo it.
 
         Raises:
-            RedisUnavailable: The channel is any other, and Redis cannot be reached,
-                refuses the change, or did not reply.
+            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
+                the change, or did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
@@ -347,15 +347,15 @@ class RedisChannelLayer(RedisBaseLayer):
             await in_loop(owner.loop, owner.memberships.add, group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it.
+        """Remove a channel from a group; no effect if it is not in the group.
 
-        While Redis is away or refuses the change this returns all the same for a
-        channel that was made in an event loop of this process, and the change is
-        written later. Cancelling does not take it back.
+        While Redis is away or refuses the change, the call returns anyway for a channel
+        that was made in an event loop of this process, and the change is written later.
+        Cancelling does not undo it.
 
         Raises:
-            RedisUnavailable: The channel is any other, and Redis cannot be reached,
-                refuses the change, or did not reply.
+            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
+                the change, or did not reply.
             TypeError: A name is not valid.
         """
         self.require_valid_group_name(group)
@@ -369,8 +369,8 @@ class RedisChannelLayer(RedisBaseLayer):
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
 
-        A process whose channels are at capacity does not get one; ``statistics()``
-        counts that. Cancelling does not take it back.
+        A process whose queue is full does not get the message; ``statistics()`` counts
+        it as dropped. Cancelling does not withdraw the message.
 
         Raises:
             RedisUnavailable: Redis cannot be reached, refuses the message, or did not
@@ -385,7 +385,7 @@ class RedisChannelLayer(RedisBaseLayer):
         run = functools.partial(client.run, client.shard_of(group))
         keys = [group_key(self.prefix, group), processes_key(self.prefix)]
         if self._end is None:
-            # All that follows shares the time in which one command has to be answered.
+            # The commands below share the deadline of one command.
             deadline = client.commands[client.shard_of(group)].deadline()
             members = await run(MEMBERS, keys, self.group_expiry, deadline=deadline)
             full = await self._fan_out(client, _names(members), message, deadline)
@@ -409,16 +409,16 @@ class RedisChannelLayer(RedisBaseLayer):
     # The whole layer
 
     async def flush(self) -> None:
-        """Drop every message and every group of this prefix, whoever they are from.
+        """Drop all messages and groups of this prefix, of every process.
 
-        Whoever receives goes on waiting. Other processes go on keeping the memberships
-        of their channels. It looks at every key of the server, step by step.
+        Tasks that receive keep waiting. Other processes keep the memberships of their
+        channels, and restore them. It scans all keys of the server, step by step.
 
         Raises:
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
         for client in self._clients.peek():
-            # What does not run forgets when it does.
+            # A stopped event loop forgets its state if it runs again.
             with contextlib.suppress(LoopStopped):
                 await in_loop(client.loop, client.forget)
         self.mailboxes.clear()
@@ -426,11 +426,11 @@ class RedisChannelLayer(RedisBaseLayer):
         await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
 
     async def close(self) -> None:
-        """Take the channels of this process out of their groups, and disconnect.
+        """Remove this process's channels from their groups, and disconnect.
 
         Messages that wait in this process are dropped; those that wait in plain
-        channels stay in Redis. It takes two seconds at most while Redis is away.
-        Cancelling does not take it back.
+        channels stay in Redis. While Redis is away, it takes at most two seconds.
+        Cancelling ends only the wait: the layer closes anyway.
         """
         try:
             await self._clients.close()
@@ -438,7 +438,7 @@ class RedisChannelLayer(RedisBaseLayer):
             self.mailboxes.clear()
             self.mailboxes.forget_buried()
 
-    # How channels belong to processes
+    # Ownership of channels
 
     def _new_client(self) -> QueueEndpoint:
         return QueueEndpoint(self, self._name_client(), self.max_deliveries or 0)
@@ -447,11 +447,11 @@ class RedisChannelLayer(RedisBaseLayer):
         if not self._is_own(channel):
             raise ValueError(
                 f"channel {channel!r} is not one that new_channel() of this layer has "
-                "returned in this process, where alone it could be received from"
+                "returned in this process, and only its own process can read it"
             )
 
     def _owner(self, channel: str) -> QueueEndpoint | None:
-        """Return the client of the event loop in which a channel was made, if any."""
+        """Return the endpoint of the event loop in which a channel was made, if any."""
         name = self.non_local_name(channel)
         for client in self._clients.peek():
             if name.endswith(f".{client.name}!") and client.loop.is_running():
@@ -459,7 +459,7 @@ class RedisChannelLayer(RedisBaseLayer):
         return None
 
     def _get_room(self, channel: str) -> int:
-        # What several hosts hold for a channel may arrive at once.
+        # Messages from several hosts can arrive at the same time.
         return self.get_capacity(channel) * len(self.hosts)
 
     async def _enqueue(
@@ -490,13 +490,13 @@ class RedisChannelLayer(RedisBaseLayer):
         message: ChannelMessage,
         deadline: float,
     ) -> list[str]:
-        """Send one value to each process, for all of its channels.
+        """Send one value to each process, for all its channels.
 
         Returns:
-            The queues that were full.
+            The names of the queues that were full.
         """
         if not members:
-            # To refuse a message does not depend on who would get it.
+            # Serialize even without members, to refuse every invalid message.
             self.serialize(message)
         channels: dict[str, list[str]] = {}
         for member in members:
@@ -518,8 +518,8 @@ class RedisChannelLayer(RedisBaseLayer):
 
 
 def _end_of(serializer: MessageSerializer) -> tuple[bytes, bytes, str] | None:
-    """Return how messages end that Redis can complete, and what writes the list."""
-    # Not of a subclass, which may write something else.
+    """Return the end of messages that a script completes, and the list's encoding."""
+    # Not for subclasses, which can encode differently.
     end = _ENDS.get(type(serializer))
     if end is None or cast("BaseMessageSerializer", serializer).crypter is not None:
         return None
@@ -527,5 +527,5 @@ def _end_of(serializer: MessageSerializer) -> tuple[bytes, bytes, str] | None:
 
 
 def _names(members: list[bytes]) -> list[str]:
-    """Return names that were read from Redis; what cannot be one is left out."""
+    """Decode names that were read from Redis, and leave out invalid ones."""
     return [member.decode("ascii") for member in members if member.isascii()]

@@ -1,10 +1,10 @@
-"""Who is in which group: the truth about the channels of one event loop.
+"""The group memberships of the channels of one event loop, as the source of truth.
 
 Redis holds the members of a group, but it can lose them: in a restart, in a failover,
-or when they get too old. So a process keeps the memberships of its channels here, and
-writes them to Redis: when they change, again after a reconnect, and long before they
-expire. What Redis lost without a sign of it is put back within a minute, and the lease
-of the process is renewed, so that groups forget the channels of one that was killed.
+or when they expire. So a process keeps the memberships of its channels here, and writes
+them to Redis: when they change, again after a reconnect, and long before they expire.
+Memberships that Redis has silently lost are restored within a minute, and the lease of
+the process is renewed, so that groups drop the channels of a process that was killed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from .group_writer import GroupWriter, Pair, Timing
 
 __all__ = ["Memberships", "Timing"]
 
-# Groups that are left in one step; the event loop goes on between two of them.
+# Groups that a channel leaves in one step; other tasks run between steps.
 _STEP = 1000
 
 
@@ -31,11 +31,11 @@ class Memberships:
 
     Args:
         shards: The command connections to the shards.
-        prefix: What keys start with.
+        prefix: Prefix of all keys.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
-        process: The name of the process, as the names of its channels have it.
+        process: Name of the process, as in the names of its channels.
         away: Returns whether a shard is known to be unreachable.
-        timing: When Redis is written to.
+        timing: When to write to Redis.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Memberships:
         self._shards = shards
         self._prefix = prefix
         self._group_expiry = group_expiry
-        # A beat is the time to renew, too.
+        # Memberships are renewed on a beat, too.
         self._pause = min(timing.beat, group_expiry / 3)
         self._beats_per_check = timing.beats_per_check
         self._beats = 0
@@ -59,7 +59,7 @@ class Memberships:
         self._timer: asyncio.TimerHandle | None = None
         self.groups: dict[str, set[str]] = {}
         """The channels in each group."""
-        # The same the other way round.
+        # The groups of each channel.
         self._by_channel: dict[str, set[str]] = {}
         self._writers = [
             GroupWriter(
@@ -76,12 +76,12 @@ class Memberships:
         ]
 
     async def add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; Redis holds it when this returns, or when it can.
+        """Add a channel to a group; while Redis is away, it is written later.
 
-        Cancelling does not take it back.
+        Cancelling does not undo it.
 
         Raises:
-            ResponseError: The key of the group holds something else.
+            ResponseError: The key of the group has another type.
         """
         self.groups.setdefault(group, set()).add(channel)
         self._by_channel.setdefault(channel, set()).add(group)
@@ -92,12 +92,12 @@ class Memberships:
         await self._change(group, channel)
 
     async def discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it.
+        """Remove a channel from a group; no effect if it is not in the group.
 
-        Cancelling does not take it back.
+        Cancelling does not undo it.
 
         Raises:
-            ResponseError: The key of the group holds something else.
+            ResponseError: The key of the group has another type.
         """
         groups = self._by_channel.get(channel, set())
         groups.discard(group)
@@ -107,7 +107,7 @@ class Memberships:
         await self._change(group, channel)
 
     async def delete(self, channel: str) -> None:
-        """Remove a channel from all its groups. Cancelling does not take it back."""
+        """Remove a channel from all its groups. Cancelling does not undo it."""
         left = self._by_channel.pop(channel, set())
         writers = {self._writer(group) for group in left}
         try:
@@ -122,11 +122,11 @@ class Memberships:
             await writer.written()
 
     async def insert(self, group: str, *channels: str) -> None:
-        """Add channels to a group in Redis, whatever process they belong to.
+        """Add channels of any process to a group in Redis.
 
         Raises:
-            ResponseError: The key of the group holds something else.
-            RedisUnavailable: Redis does not reply, or refuses to.
+            ResponseError: The key of the group has another type.
+            RedisUnavailable: Redis does not reply, or refuses the command.
         """
         _, *wrong = await run(
             self._of(group),
@@ -143,22 +143,22 @@ class Memberships:
             raise ResponseError(f"WRONGTYPE {self._key(group)!r} holds something else")
 
     async def remove(self, group: str, *channels: str) -> None:
-        """Remove channels from a group in Redis, whatever process they belong to.
+        """Remove channels of any process from a group in Redis.
 
         Raises:
-            ResponseError: The key of the group holds something else.
-            RedisUnavailable: Redis does not reply, or refuses to.
+            ResponseError: The key of the group has another type.
+            RedisUnavailable: Redis does not reply, or refuses the command.
         """
         await self._of(group).execute("ZREM", self._key(group), *channels)
 
     def assert_again(self, shard: int) -> None:
-        """Write everything to a shard that may have lost it."""
+        """Write everything again to a shard that may have lost it."""
         writer = self._writers[shard]
         if self.groups or writer.remembers:
             writer.write_again()
 
     def clear(self) -> None:
-        """Forget everything; Redis is not told."""
+        """Forget everything, without writing to Redis."""
         self.groups.clear()
         self._by_channel.clear()
         self._rest()
@@ -169,7 +169,7 @@ class Memberships:
         """Remove all channels from all groups, and this process from Redis.
 
         Raises:
-            RedisUnavailable: Redis does not reply, or refuses to.
+            RedisUnavailable: Redis does not reply, or refuses the command.
         """
         await asyncio.gather(*[writer.stop() for writer in self._writers])
         groups = dict(self.groups)
@@ -213,7 +213,7 @@ class Memberships:
             self._timer = None
 
     def _beat(self) -> None:
-        """Renew the leases and, when it is time, what they are for."""
+        """Renew the leases and, when it is time, the memberships."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._pause, self._beat)
         self._beats += 1
@@ -232,7 +232,7 @@ class Memberships:
         return channel in self.groups.get(group, ())
 
     def _pairs(self, shard: int) -> Iterator[Pair]:
-        """Return the pairs of a shard, while groups come and go."""
+        """Yield the pairs of a shard, even while groups change."""
         for group in list(self.groups):
             if self._shard(group) == shard:
                 for channel in list(self.groups.get(group, ())):

@@ -251,7 +251,7 @@ async def test_polling(
     (level, text), *later = logged()
     assert level == logging.WARNING
     assert text == (
-        f"redis-1 refuses to tell when a queue changes ({REFUSED}), so it is asked "
+        f"redis-1 refuses to report changes of queues ({REFUSED}), so it is polled "
         "every 0.1 seconds"
     )
     assert later == fails("the line was cut")
