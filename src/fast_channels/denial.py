@@ -1,9 +1,9 @@
-"""How a WebSocket is refused before it was accepted.
+"""Refuse a WebSocket before it is accepted.
 
-A server that has the extension ``websocket.http.response`` answers the client's
-handshake with the response that the application sends:
+A server with the extension ``websocket.http.response`` answers the client's handshake
+with the response that the application sends:
 https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response.
-Any other can only be told to close, and answers with an empty 403.
+Any other server gets only a close event, and answers with an empty 403.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from .type_defs import ChannelHeaders, ChannelScope
 __all__ = ["DENIAL_RESPONSE", "denial_events"]
 
 DENIAL_RESPONSE = "websocket.http.response"
-"""The name of the extension, and how the types of its events begin."""
+"""The name of the extension, and the prefix of the types of its events."""
 
-# Servers look up the phrase of the status, and fail where there is none.
+# Servers look up the phrase of the status, and fail if there is none.
 _STATUSES = frozenset(status for status in HTTPStatus if status >= HTTPStatus.OK)
 
 
@@ -29,23 +29,23 @@ def denial_events(
 ) -> list[dict[str, Any]]:
     """Return the events that refuse a WebSocket.
 
-    ``content-length``, and the ``content-type`` of plain text, are added to the headers
-    if they are not there.
+    ``content-length`` and, for a body, the ``content-type`` of plain text are added to
+    the headers if they are missing.
 
     Args:
-        scope: The scope of the connection, which says what the server can do.
+        scope: The scope of the connection, which lists the server's extensions.
         status: The HTTP status of the response.
         headers: The headers of the response.
         body: The body of the response.
 
     Raises:
-        TypeError: The body or a header is not of bytes.
-        ValueError: The status is not one of HTTP that ends an exchange.
+        TypeError: The body or a part of a header is not bytes.
+        ValueError: The status is unknown in HTTP, or lower than 200.
     """
     if status not in _STATUSES:
         raise ValueError(
-            f"status must be one that HTTP has for a whole response, such as 401 or "
-            f"403, not {status!r}"
+            f"status must be a known HTTP status of 200 or higher, such as 401 or 403, "
+            f"not {status!r}"
         )
     if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it
         raise TypeError(f"body must be bytes, not {body!r}; encode a str")

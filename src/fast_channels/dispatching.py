@@ -1,23 +1,39 @@
-"""How one task serves several sources of messages.
+"""Dispatch the messages of several sources in one task.
 
-A consumer hears its client through ASGI's ``receive()`` and everybody else through
-its channel. :class:`DispatchLoop` takes from both and dispatches one message at a
-time, all in the task that runs it. The rules:
+A consumer receives events of its client through ASGI's ``receive()``, and messages of
+other processes and consumers through its channel. :class:`DispatchLoop` takes from
+both and dispatches one message at a time::
 
-1. Messages of one source are dispatched in the order in which they arrived; sources
-   that all have something take turns.
-2. A source that is awaited has a pump: a task that awaits the source again only when
-   its last message has been dispatched. It is made for as long as the loop runs, or is
-   the one that calls ``listen()``: then the loop runs in a task of its own, since
-   waking a server's task means to go through all that frameworks and middleware
-   await, with each message.
+    server                    layer
+       |                        |  put(), then wake()
+       v                        v
+    source: receive()        mailbox
+       |  awaited by a pump     |  take()
+       +-----------+------------+
+                   v
+           DispatchLoop.run()     one message at a time
+                   |
+                   v
+           dispatch(message)      finds the method for the message's type
+                   |
+                   v
+           handler                websocket_receive(), chat_message(), ...
+
+The rules:
+
+1. Messages of one source are dispatched in the order they arrived; sources that have
+   messages at the same time take turns.
+2. Each source has a pump: a task that awaits the source again only when its last
+   message has been dispatched. It lasts as long as the loop runs, or is the task that
+   calls ``listen()``. Then the loop has its own task: waking a server's task resumes
+   every coroutine of frameworks and middleware in it, for each message. A single source
+   without a mailbox needs no pump; a layer without mailboxes is a source too.
 3. A mailbox needs no pump. Its messages are taken right before they are dispatched,
    so that none is lost when the loop ends.
-4. Whoever has something new calls ``wake()``, once for each message. The loop registers
-   its sleeper first and looks for messages second, so that it may be called in any
-   thread.
-5. While the loop sleeps in a task of its own, messages of the mailbox are dispatched
-   without waking it, see ``eager``; it wakes for what has to be awaited.
+4. A mailbox calls ``wake()`` once for each new message, in any thread. The loop creates
+   the future that it waits on before it looks for messages, so none is overlooked.
+5. While the loop waits in its own task, messages of the mailbox are dispatched without
+   waking that task, see ``eager``; it wakes only for handlers that wait.
 """
 
 import asyncio
@@ -35,7 +51,7 @@ __all__ = ["DispatchLoop", "await_many_dispatch"]
 _Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 _Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
 
-# What the first step of a handler returns if that was all of it.
+# Returned by the first step of a handler that ends without waiting.
 _ENDED = object()
 
 _Received: TypeAlias = list[tuple[ChannelMessage, asyncio.Future[None]] | BaseException]
@@ -80,30 +96,31 @@ class DispatchLoop:
         self._dispatch = dispatch
         # Whether the pumps have been cancelled.
         self._ended = False
-        # What pumps have received and was not dispatched yet: messages, each with the
-        # gate at which its pump waits, and the exceptions that ended a pump. It has one
-        # item for each source at the most.
+        # Received and not dispatched yet: messages, each with its gate, the future that
+        # its pump waits on; and exceptions that ended a pump. At most one item for each
+        # source.
         self._received: _Received = []
-        # What the loop sleeps on while there is nothing to dispatch.
+        # The future that the loop waits on while there is nothing to dispatch.
         self._sleeper: asyncio.Future[None] | None = None
-        # At which a pump waits whose message was received by receive().
+        # The gate to open before the source is awaited again.
         self._gate: asyncio.Future[None] | None = None
-        # The task that listens, until it is told that the worker has ended: the task of
-        # its own that runs the loop.
+        # The task in listen(), until the end of the worker interrupts it.
         self._listener: asyncio.Task[Any] | None = None
+        # The worker: the loop's own task, if listen() has started one.
         self._worker: asyncio.Task[None] | None = None
-        # The context of the worker, if others may make its first steps.
+        # The context of the worker, if step() can run handlers in it.
         self._context: contextvars.Context | None = None
-        # What they take, and where; None while the worker is awake.
+        # Returns the next message of the mailbox, or None.
         self._take: Callable[[], ChannelMessage | None] = _take_nothing
+        # Schedules calls of step() while the worker waits; None while it is awake.
         self._first_steps: FirstSteps | None = None
-        # How many messages came for the next step, which is to be made soon.
+        # Calls of wake() since the last step(); if there are any, step() is scheduled.
         self._new = 0
-        # What the worker is to go on with, or to raise.
+        # The handler that the worker has to finish, or the exception that it raises.
         self._begun: Begun | BaseException | None = None
 
     def wake(self) -> None:
-        """Tell the loop that there is one message more to take. Safe in any thread."""
+        """Notify the loop of one new message in the mailbox. Safe in any thread."""
         first_steps = self._first_steps
         if first_steps is not None and first_steps.loop is running_loop():
             if not self._new:
@@ -115,14 +132,14 @@ class DispatchLoop:
             wake(sleeper)
 
     def step(self) -> None:
-        """Dispatch what is new; wake the worker for what it has to await."""
+        """Dispatch new messages; wake the worker for a handler that waits."""
         new, self._new = self._new, 0
         sleeper, first_steps = self._sleeper, self._first_steps
         if sleeper is None or sleeper.done() or first_steps is None:
-            # The worker is awake, and looks itself.
+            # The worker is awake, and takes the messages itself.
             return
         if new > RUN:
-            # It lets others have their turn.
+            # The worker yields to the event loop after every RUN messages.
             resolve(sleeper)
             return
         loop, worker, context = first_steps.loop, self._worker, self._context
@@ -132,7 +149,7 @@ class DispatchLoop:
         try:
             enter_task(loop, worker)
         except RuntimeError:
-            # A task runs the event loop inside of one of its steps.
+            # A task is running the event loop within one of its own steps.
             resolve(sleeper)
             return
         try:
@@ -143,7 +160,7 @@ class DispatchLoop:
                     if type(awaitable) is CoroutineType
                     else _wait_for(awaitable)
                 )
-                # send() would raise StopIteration, which takes longer than all this.
+                # next() with a default is much faster than send() and StopIteration.
                 waits_for = context.run(next, handler.__await__(), _ENDED)
                 if waits_for is not _ENDED:
                     self._begun = Begun(handler, waits_for)
@@ -164,15 +181,15 @@ class DispatchLoop:
         sources: Sequence[_Source],
         take: Callable[[], ChannelMessage | None] | None = None,
     ) -> None:
-        """Dispatch until a source or a handler raises, and let that come out.
+        """Dispatch messages until a source or a handler raises, and raise that.
 
-        Cancelling ends the loop and its pumps. What is lost then, as whenever the loop
-        ends, is at most one message of each source that was already received.
+        Cancelling ends the loop and its pumps. Whenever the loop ends, at most one
+        message of each source is lost: the one already received.
 
         Args:
-            sources: Awaited for one message after the other.
-            take: Returns the next message of a mailbox, or None if it is empty;
-                ``wake()`` has to be called when it no longer is.
+            sources: Functions to await for messages, one for each call.
+            take: Returns the next message of a mailbox, or None if the mailbox is
+                empty; call ``wake()`` for each message that is added to it.
         """
         if take is None and len(sources) == 1 and self._context is None:
             await self._run_alone(sources[0])
@@ -192,8 +209,8 @@ class DispatchLoop:
                 if message is not None:
                     await dispatch(message)
                 elif not ready:
-                    # The sleeper is older than the look into the mailbox: whatever came
-                    # after that has resolved it.
+                    # The future was created before take(): a message that was added
+                    # since then has resolved it.
                     self._first_steps = first_steps
                     error: asyncio.CancelledError | None = None
                     try:
@@ -214,15 +231,15 @@ class DispatchLoop:
             await self._end(pumps)
 
     async def listen(self, source: _Source, work: Coroutine[Any, Any, None]) -> None:
-        """Be the pump of a source, while another task does the work; end as that does.
+        """Pump a source here while ``work`` runs in a task; return or raise as it does.
 
-        The source is first awaited when the work runs this loop, or calls
-        ``receive()``. The work is cancelled whenever this task is, and has to end for
-        this to end.
+        The source is first awaited when the work runs this loop or calls
+        ``receive()``. Cancelling this task cancels the work; either way, the method
+        ends only when the work has ended.
 
         Args:
-            source: Awaited for one message after the other.
-            work: What the other task runs, in a copy of this one's context.
+            source: A function to await for messages, one for each call.
+            work: The coroutine for the other task, run in a copy of this context.
         """
         this = self._listener = cast("asyncio.Task[Any]", asyncio.current_task())
         others = this.cancelling()
@@ -233,22 +250,22 @@ class DispatchLoop:
         while not worker.done():
             try:
                 if cancelled:
-                    # A source that ends so at once lets others have their turn, too.
+                    # Yield, in case the source raises CancelledError at once each time.
                     await asyncio.sleep(0)
                 await gate
                 await self._pump(source)
             except asyncio.CancelledError:
-                # Either the worker has ended, or it is to end.
+                # Either the worker has ended, or it has to be cancelled.
                 if not worker.done():
                     worker.cancel()
                     others += 1
                 cancelled = True
                 if gate.cancelled():
-                    # It is not what was to be cancelled.
+                    # The cancellation has hit the gate; the source still needs one.
                     gate = self._replace_gate(gate)
             except BaseException as exc:  # noqa: BLE001 # the loop raises it
                 self._receive(exc)
-                # There is nothing more to hear.
+                # A source that has ended is not awaited again.
                 source = _hear_nothing
         left = this.cancelling() if self._listener is this else this.uncancel()
         self._listener = None
@@ -257,9 +274,9 @@ class DispatchLoop:
         worker.result()
 
     async def receive(self) -> Any:
-        """Wait for the next message of the source that is listened to.
+        """Wait for the next message of the source that ``listen()`` pumps.
 
-        The source is awaited again when the one after that is asked for, or when the
+        After this message, the source is not awaited until the next call, or until the
         loop runs.
         """
         self._open_gate()
@@ -274,35 +291,35 @@ class DispatchLoop:
         return message
 
     def has_received(self, wanted: Callable[[ChannelMessage], bool]) -> bool:
-        """Return whether a message was received that is still to be dispatched."""
+        """Return whether a wanted message was received but not dispatched yet."""
         return any(
             not isinstance(item, BaseException) and wanted(item[0])
             for item in self._received
         )
 
     def drop(self, unwanted: Callable[[ChannelMessage], bool]) -> None:
-        """Drop messages that were received and not dispatched yet."""
+        """Drop unwanted messages that were received but not dispatched yet."""
         for item in list(self._received):
             if not isinstance(item, BaseException) and unwanted(item[0]):
                 self._received.remove(item)
                 resolve(item[1])
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Return a task for the work."""
+        """Start a task for the work, and return it."""
         if asyncio.get_running_loop().get_task_factory() is not None:
-            # Factories need not know contexts, and their tasks may be of another make.
+            # A task factory can lack support for contexts, or make third-party tasks.
             return asyncio.create_task(work)
         self._context = contextvars.copy_context()
         return asyncio.create_task(work, context=self._context)
 
     def _interrupt(self, _: object) -> None:
-        # It may have noticed already that the worker has ended, and gone on.
+        # None: the listener has already noticed that the worker has ended.
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.cancel()
 
     def _replace_gate(self, gate: asyncio.Future[None]) -> asyncio.Future[None]:
-        """Return another gate, open if that one was to be open."""
+        """Return a gate in place of a cancelled one, open if that had been opened."""
         other: asyncio.Future[None] = gate.get_loop().create_future()
         if self._gate is gate:
             self._gate = other
@@ -318,10 +335,10 @@ class DispatchLoop:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _go_on(self, error: BaseException | None) -> None:
-        """Go on with what was begun while the worker slept.
+        """Finish the handler that ``step()`` began, or raise the handler's exception.
 
         Args:
-            error: What the worker was woken with, if not just so.
+            error: The cancellation that woke the worker, if one did.
         """
         begun, self._begun = self._begun, None
         if isinstance(begun, Begun):
@@ -330,7 +347,7 @@ class DispatchLoop:
             try:
                 raise cast("BaseException", error if begun is None else begun)
             finally:
-                # They refer to this frame.
+                # Break reference cycles: the tracebacks refer to this frame.
                 begun = error = None
 
     def _open_gate(self) -> None:
@@ -339,7 +356,7 @@ class DispatchLoop:
             resolve(gate)
 
     async def _run_alone(self, source: _Source) -> None:
-        """Serve a single source, which needs neither a pump nor a sleeper."""
+        """Serve a single source, which needs no pump."""
         run = 0
         while True:
             await self._dispatch(await source())
@@ -369,7 +386,7 @@ class DispatchLoop:
         while True:
             message = await source()
             if apart and self._ended:
-                # It returned although it was cancelled, as asyncio.wait_for() may.
+                # The source returned despite being cancelled, as wait_for() can.
                 return
             gate: asyncio.Future[None] = loop.create_future()
             self._receive((message, gate))
@@ -379,7 +396,7 @@ class DispatchLoop:
         self, item: tuple[ChannelMessage, asyncio.Future[None]] | BaseException
     ) -> None:
         self._received.append(item)
-        # Nothing is heard before somebody asks for it.
+        # run() and receive() set the future before they let a pump await its source.
         assert self._sleeper is not None
         resolve(self._sleeper)
 
@@ -387,13 +404,13 @@ class DispatchLoop:
 async def await_many_dispatch(
     consumer_callables: Sequence[_Source], dispatch: _Dispatch
 ) -> None:
-    """Dispatch whatever several callables return, one message at a time.
+    """Dispatch the messages of several callables, one at a time.
 
-    Each callable is awaited again when its last message has been dispatched. It ends
-    with the first exception, of a callable or of ``dispatch``, or when it is cancelled.
+    Each callable is awaited again when its last message has been dispatched. The
+    function runs until a callable or ``dispatch`` raises, or until it is cancelled.
 
     Args:
-        consumer_callables: Awaited for one message after the other.
+        consumer_callables: Functions to await for messages, one for each call.
         dispatch: Awaited with each message.
     """
     await DispatchLoop(dispatch).run(consumer_callables)

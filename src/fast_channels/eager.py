@@ -1,13 +1,13 @@
-"""Beginning handlers without waking the tasks that they belong to.
+"""Start handlers without waking the tasks that they belong to.
 
-Most handlers never wait: they send to a client whose socket takes what is sent. Waking
-a task for each of them costs more than they do, most of all in a group of thousands,
-where every task has left the processor's caches since the last message. So a callback
-of the event loop makes the first step of handlers as their tasks would, for many tasks
-in a row, and a task wakes only to go on with a handler that waits for something.
+Most handlers never wait: they send to a client whose socket has room. Waking a task
+for such a handler costs more than the handler itself, most of all in a group of
+thousands, where every task has left the processor's caches since the last message. So
+one callback of the event loop runs the first step of handlers for many tasks in a row,
+and a task wakes only to finish a handler that waits.
 
-How to say in whose task a step is made is what asyncio has for tasks of another make:
-https://docs.python.org/3/library/asyncio-extending.html
+The functions that set the current task for such a step are those that asyncio provides
+for third-party tasks: https://docs.python.org/3/library/asyncio-extending.html
 """
 
 import asyncio
@@ -27,27 +27,26 @@ __all__ = [
 ]
 
 RUN = 64
-"""After so many handlers in a row others get their turn on the event loop, even if none
-of them ever waits for anything."""
+"""Handlers in a row before the event loop gets a turn, even if none of them waits."""
 
 _Switch: TypeAlias = Callable[[asyncio.AbstractEventLoop, "asyncio.Task[Any]"], None]
 
 enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
-"""Says that a task runs now; takes its event loop and the task."""
+"""Makes a task the current one; takes its event loop and the task."""
 
 leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
-"""Says that it no longer does."""
+"""Undoes ``enter_task()``; takes the same arguments."""
 
 
 class Stepper(Protocol):
-    """Somebody whose task sleeps, and who may have something to do."""
+    """An object with work to do on behalf of a task that waits."""
 
     def step(self) -> None:
-        """Do what needs no waking. It must not raise."""
+        """Do the work that needs no wake-up of the task. Must not raise."""
 
 
 class FirstSteps:
-    """Who has something to do in an event loop; one callback is for all of them."""
+    """The steppers of one event loop that have work; one callback runs them all."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
@@ -56,7 +55,7 @@ class FirstSteps:
 
     @classmethod
     def here(cls) -> "FirstSteps":
-        """Return those of the event loop that runs."""
+        """Return the instance for the running event loop."""
         loop = asyncio.get_running_loop()
         first_steps = _by_loop.get(id(loop))
         if first_steps is None:
@@ -64,7 +63,7 @@ class FirstSteps:
         return first_steps
 
     def add(self, stepper: Stepper) -> None:
-        """Call ``step()`` soon. To be called where the event loop runs."""
+        """Schedule a call of ``step()``. Only for the event loop's own thread."""
         if not self._next:
             self.loop.call_soon(self._run)
         self._next.append(stepper)
@@ -78,7 +77,7 @@ class FirstSteps:
             stepper.step()
 
 
-# By the ID of the event loop, which they keep alive.
+# Instances by the ID of their event loop, which they keep alive.
 _by_loop: "weakref.WeakValueDictionary[int, FirstSteps]" = weakref.WeakValueDictionary()
 
 
@@ -93,14 +92,14 @@ class Begun:
 
     @types.coroutine
     def go_on(self, error: BaseException | None) -> Generator[Any, Any, None]:
-        """Go on to its end.
+        """Run the handler to its end.
 
         Args:
-            error: What its task was woken with, if that was cancelled meanwhile.
+            error: The cancellation that woke the handler's task, if one did.
         """
         handler, waits_for = self._handler, self._waits_for
         with contextlib.suppress(StopIteration):
-            # As cancelling does with a task that waits.
+            # Like Task.cancel(): cancel the awaited future, else raise in the handler.
             if error is not None and not (
                 asyncio.isfuture(waits_for) and waits_for.cancel()
             ):

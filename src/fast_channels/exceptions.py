@@ -1,25 +1,25 @@
-"""Everything that fast_channels raises on purpose.
+"""The errors and signals of fast_channels.
 
-Errors say that something went wrong::
+Errors mean that something went wrong::
 
     Exception
     ├── ValueError
     │   ├── InvalidChannelLayerError   a consumer needs a layer and has none
-    │   └── UndecodableMessage         these bytes are no message
+    │   └── UndecodableMessage         these bytes are not a valid message
     ├── KeyError
     │   └── SerializerDoesNotExist     no serializer is registered for a format
     ├── ConnectionError
     │   └── RedisUnavailable           Redis cannot be reached or refuses commands
-    ├── ChannelFull                    a channel holds as many messages as it may
-    ├── MessageTooLarge                a message exceeds what a layer carries
+    ├── ChannelFull                    a channel is at capacity
+    ├── MessageTooLarge                a message is too large for a layer
     └── RequestAborted                 an HTTP client went away before its request ended
         └── RequestTimeout             an HTTP request took too long to arrive
 
-``MessageTooLarge``, ``RequestAborted`` and ``RequestTimeout`` are those of Django
-Channels, for code that raises or catches them; this library raises none of them.
+``MessageTooLarge``, ``RequestAborted`` and ``RequestTimeout`` come from Django
+Channels, for code that raises or catches them; fast_channels raises none of them.
 
-Signals are exceptions in form only: user code raises them to tell the framework
-what to do next, and nothing has gone wrong::
+Signals are exceptions in form only: a handler raises one to control its consumer,
+and nothing has gone wrong::
 
     Exception
     ├── AcceptConnection               accept this WebSocket
@@ -51,15 +51,15 @@ class InvalidChannelLayerError(ValueError):
 class ChannelFull(Exception):
     """A message was refused because its channel is at capacity.
 
-    Nothing was sent; the sender decides whether to wait, to drop the message or to
-    fail. Only ``send()`` raises it: ``group_send()`` drops the copy for a channel
-    that is full and delivers the others.
+    Nothing was sent; the sender can wait, drop the message or fail. Only ``send()``
+    raises it: ``group_send()`` drops the copies for channels that are full and delivers
+    the others.
     """
 
     def __init__(self, channel: str | None = None) -> None:
         super().__init__(channel)
         self.channel = channel
-        """The name of the channel that is full, if the layer told."""
+        """The name of the full channel, if the layer has passed it."""
 
     def __str__(self) -> str:
         if self.channel is None:
@@ -68,7 +68,7 @@ class ChannelFull(Exception):
 
 
 class MessageTooLarge(Exception):
-    """A message was refused because it is larger than the layer carries."""
+    """A message was refused because it is too large for the layer."""
 
 
 class RequestAborted(Exception):
@@ -80,16 +80,16 @@ class RequestTimeout(RequestAborted):
 
 
 class RedisUnavailable(ConnectionError):
-    """Redis cannot be reached, did not reply in time, or refuses what it is asked.
+    """Redis cannot be reached, did not reply in time, or refuses a command.
 
-    The text gives the reason. Refusals are, for example, too few replicas
-    (``NOREPLICAS``), no memory (``OOM``), a full disk (``MISCONF``), a script that runs
-    too long (``BUSY``), and the access list (``NOPERM``).
+    The text gives the reason. Redis refuses commands, for example, for lack of replicas
+    (``NOREPLICAS``), memory (``OOM``), disk space (``MISCONF``) or permission
+    (``NOPERM``), and while a script runs for too long (``BUSY``).
     """
 
 
 class UndecodableMessage(ValueError):
-    """These bytes are no message of ours: another format, another key, or garbage."""
+    """These bytes are not a valid message: another format, another key, or garbage."""
 
 
 class SerializerDoesNotExist(KeyError):
@@ -98,7 +98,7 @@ class SerializerDoesNotExist(KeyError):
     def __init__(self, name: object, known: Iterable[str] = ()) -> None:
         super().__init__(name)
         self.format: object = name
-        """The format that was asked for."""
+        """The format that was requested."""
         self.known: list[str] = sorted(known)
         """The formats that are registered."""
 

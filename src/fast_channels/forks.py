@@ -1,8 +1,8 @@
-"""What becomes of an object in a process that is forked.
+"""Reset objects in forked processes.
 
-A child has the memory of its parent and one of its threads. A lock that another thread
-held is never released there, and an event loop that another thread ran does not run,
-though it says so.
+A child process has the memory of its parent, but only one of its threads. In the child,
+a lock that another thread held is never released, and an event loop that another thread
+ran has stopped, although its ``is_running()`` returns True.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ __all__ = ["in_child", "released"]
 
 _T = TypeVar("_T")
 
-# What to call with each object.
+# The function to call with each object.
 _steps: "WeakKeyDictionary[Any, Callable[[Any], object]]" = WeakKeyDictionary()
 
 
 def in_child(instance: _T, step: Callable[[_T], object]) -> _T:
-    """Have a function called with an object in each process that is forked.
+    """Register a function to call with an object in each forked child process.
 
     Returns:
         The object.
@@ -30,12 +30,12 @@ def in_child(instance: _T, step: Callable[[_T], object]) -> _T:
 
 
 def released(lock: _T) -> _T:
-    """Return a lock that is free in each process that is forked."""
+    """Register a lock to be reset in each forked child process, and return it."""
     return in_child(lock, _release)
 
 
 def _release(lock: Any) -> None:
-    # As the locks of the standard library do: every holder of a reference sees it.
+    # Reset in place, as the standard library does, so that every reference sees it.
     lock._at_fork_reinit()  # noqa: SLF001 # there is no public way
 
 

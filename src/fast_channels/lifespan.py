@@ -1,16 +1,16 @@
-"""The life of an application: what is to be closed when its server shuts down.
+"""Close the consumers and layers of an application when its server shuts down.
 
-A server tells an application of its shutdown with ``lifespan.shutdown``, see
-https://asgi.readthedocs.io/en/latest/specs/lifespan.html, when its connections have
-ended. What it does with open WebSockets before that is up to the server:
+A server sends ``lifespan.shutdown`` only after its connections have ended, see
+https://asgi.readthedocs.io/en/latest/specs/lifespan.html. Until then, servers treat
+open WebSockets in different ways:
 
-* uvicorn closes them with code 1012 and waits for the applications to end, for ever by
+* uvicorn closes them with code 1012 and waits for the applications to end, forever by
   default;
-* hypercorn waits for the clients to leave, for ever on Python 3.12 and newer, and three
-  seconds on 3.11, after which it closes with 1011.
+* hypercorn waits for the clients to leave, forever on Python 3.12 and newer, or for
+  three seconds on 3.11, and then closes the connections with 1011.
 
-So consumers are ended as soon as the process is told to shut down. Servers learn that
-by a signal, which is passed on to them; hypercorn's worker processes by an event.
+So consumers are ended as soon as the shutdown of the process begins. It begins with a
+signal, which is passed on to the server, or with an event in hypercorn's workers.
 """
 
 import asyncio
@@ -38,13 +38,13 @@ _logger = logging.getLogger(__name__)
 _App = TypeVar("_App")
 _State = TypeVar("_State")
 
-# https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1, and the registry it founds:
+# https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1, and the IANA registry:
 # https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 _SERVICE_RESTART = 1012
 
-# How servers are told to shut down.
+# The signals that make servers shut down.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# How often hypercorn, and so we, look whether its workers are to shut down, in seconds.
+# Seconds between two checks of hypercorn's shutdown event; hypercorn has the same.
 _INTERVAL = 0.1
 
 
@@ -65,27 +65,27 @@ def channels_lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
     """Return a lifespan that closes consumers and layers when the server shuts down.
 
-    It is for ``FastAPI(lifespan=...)`` and ``Starlette(lifespan=...)``. With a lifespan
-    of your own, which it may also decorate, things happen in this order:
+    Pass it to ``FastAPI(lifespan=...)`` or ``Starlette(lifespan=...)``. With a lifespan
+    of your own, as its argument or decorated by it, the order is:
 
     1. Your startup.
     2. The application serves, with the state that your lifespan yields.
-    3. When the process is told to shut down, consumers end, as with
-       :func:`close_consumers`. It is told by SIGTERM or SIGINT, which the server gets
-       as well, or by hypercorn's main process.
+    3. Consumers end, as with :func:`close_consumers`, as soon as the process gets
+       SIGTERM or SIGINT, which is passed on to the server, or when hypercorn's main
+       process shuts its workers down.
     4. Your shutdown. It can still send through the layers.
-    5. Every registered layer is closed, whenever it was registered. An error of one is
-       logged, and the others are closed all the same.
+    5. Every registered layer is closed, no matter when it was registered. If a layer
+       raises, the error is logged and the other layers are still closed.
 
-    Layers are closed, too, when your startup or shutdown raises.
+    Layers are also closed if your startup or shutdown raises.
 
     Args:
         lifespan: A lifespan of your own: called with the application, it returns an
             asynchronous context manager.
-        timeout: In how many seconds consumers have to end, and then each layer.
+        timeout: Seconds for consumers to end, and then for each layer to close.
 
     Raises:
-        TypeError: What was given is not a lifespan.
+        TypeError: The argument is not a lifespan.
     """
     if lifespan is not None:
         _check_lifespan(lifespan)
@@ -102,19 +102,19 @@ async def close_consumers(timeout: float = 5) -> None:
     """End the consumers that serve connections in this event loop.
 
     WebSockets are closed with code 1012, and their consumers get ``disconnect(1012)``
-    when what they handle is done. A response that is an event stream ends at once: its
-    consumer is cancelled, and the stream is completed, so that the client comes back.
-    Any other consumer that does not end in half of the time, as its client does not
-    answer or its handler takes long, is cancelled where it waits, and ``disconnect()``
-    is called; a request for which no response was begun is answered with status 503.
-    How many consumers do not end even then is logged.
+    when the running handler has returned. An event stream ends at once: its consumer is
+    cancelled and the stream is completed, so that the client reconnects. Any other
+    consumer that has not ended after half of the timeout, because its client does not
+    answer or its handler is slow, is cancelled, and ``disconnect()`` is called; a
+    request whose response has not begun is answered with status 503. The number of
+    consumers that do not end even then is logged.
 
-    :func:`channels_lifespan` calls it. Call it yourself where you tell a server to shut
-    down in another way than by a signal. Consumers that are being ended already are not
-    waited for, nor is the one that calls it.
+    :func:`channels_lifespan` calls it. Call it yourself if you shut a server down
+    without a signal. It does not wait for consumers that another call is ending, nor
+    for the consumer that calls it.
 
     Args:
-        timeout: In how many seconds to return, whatever happens.
+        timeout: Maximum seconds to wait for the consumers.
     """
     here, asking = asyncio.get_running_loop(), asyncio.current_task()
     found = [reference() for reference in live_consumers.valuerefs()]
@@ -149,7 +149,7 @@ def _check_lifespan(lifespan: object) -> None:
             "contextlib.asynccontextmanager to make it a lifespan"
         )
     try:
-        # ValueError: there is no signature to be had.
+        # ValueError: the callable has no signature.
         with contextlib.suppress(ValueError):
             inspect.signature(cast("Callable[..., Any]", lifespan)).bind(None)
     except TypeError:
@@ -160,7 +160,7 @@ def _check_lifespan(lifespan: object) -> None:
         ) from None
 
 
-# How a lifespan goes
+# Running a lifespan
 
 
 @contextlib.asynccontextmanager
@@ -197,7 +197,7 @@ async def _ending_consumers(timeout: float) -> AsyncGenerator[None]:
             finally:
                 start()
                 await tasks[0]
-                # Those that have come since that began.
+                # Consumers that have started since then.
                 await close_consumers(timeout)
     finally:
         if watcher is not None:
@@ -206,7 +206,7 @@ async def _ending_consumers(timeout: float) -> AsyncGenerator[None]:
 
 @contextlib.contextmanager
 def _listening(tell: Callable[[], None]) -> Generator[None]:
-    """Call a function when a signal comes that somebody else handles."""
+    """Call a function before the handler of a signal, if the signal has one."""
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -216,7 +216,7 @@ def _listening(tell: Callable[[], None]) -> Generator[None]:
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             handler = signal.getsignal(number)
-            # Where nobody else handles it, the process does not shut down in order.
+            # Without another handler, there is no orderly shutdown to take part in.
             if callable(handler) and handler is not signal.default_int_handler:
                 handlers[number] = handler
                 signal.signal(number, handle)
@@ -229,11 +229,11 @@ def _listening(tell: Callable[[], None]) -> Generator[None]:
 
 
 def _find_worker_event() -> Any:
-    """Return the event that tells a worker process of hypercorn to shut down.
+    """Return the event that shuts down a worker process of hypercorn, or None.
 
-    It gets no signal, and the application is not told before the clients have left.
+    The process gets no signal, and lifespan.shutdown only after the clients have left.
     """
-    # It is among the arguments of the process, and nowhere else to be found.
+    # The event is available only as an argument of the process.
     process = multiprocessing.current_process()
     arguments = getattr(process, "_kwargs", {}) if "hypercorn" in sys.modules else {}
     return arguments.get("shutdown_event")
@@ -245,7 +245,7 @@ async def _watch(event: Any, start: Callable[[], None]) -> None:
     start()
 
 
-# How consumers end
+# Ending consumers
 
 
 async def _end(live: LiveConsumer, timeout: float) -> bool:
@@ -267,10 +267,10 @@ async def _end(live: LiveConsumer, timeout: float) -> bool:
 
 @contextlib.contextmanager
 def _restarting(live: LiveConsumer) -> Generator[Callable[[], Awaitable[None]]]:
-    """Make a consumer believe that its server restarts.
+    """Simulate a restart of the server for a consumer.
 
     Yields:
-        What ends it as far as that can be done at once.
+        A function that closes the WebSocket, or cancels an event stream.
     """
     consumer: Any = live.consumer
     if consumer.scope.get("type") != "websocket":
@@ -285,16 +285,16 @@ def _restarting(live: LiveConsumer) -> Generator[Callable[[], Awaitable[None]]]:
     handler = getattr(consumer, "websocket_disconnect", _do_nothing)
 
     async def close() -> None:
-        # Servers raise what they like when it was closed already.
+        # Servers can raise any exception if the connection is closed already.
         with contextlib.suppress(Exception):
             await send({"type": "websocket.close", "code": _SERVICE_RESTART})
 
     async def websocket_disconnect(event: ChannelMessage) -> None:
         await handler({**event, "code": _SERVICE_RESTART})
 
-    # After the close there is nothing to send, also for a connect() that accepts now.
+    # Nothing is sent after the close, not even by a connect() that accepts only now.
     consumer.base_send = _do_nothing
-    # Not every server tells the code with which we have closed.
+    # Not every server reports the code of our close.
     consumer.websocket_disconnect = websocket_disconnect
     try:
         yield close

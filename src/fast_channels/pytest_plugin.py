@@ -1,7 +1,7 @@
-"""A pytest plugin: layers in memory, and no consumer left running.
+"""A pytest plugin for layers in memory and for consumers that are left running.
 
-pytest loads it wherever fast_channels is installed. It does nothing, and imports
-nothing of fast_channels, until a test asks for its fixture.
+pytest loads it wherever fast_channels is installed. Until a test requests its fixture,
+it does nothing, and imports nothing from fast_channels.
 """
 
 import functools
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["in_memory_channel_layers"]
 
-# What an in-memory layer takes over from the layer in whose place it is.
+# The options that an in-memory layer takes from the layer that it replaces.
 _OPTIONS = ("expiry", "group_expiry", "capacity")
 
 
@@ -36,13 +36,13 @@ _OPTIONS = ("expiry", "group_expiry", "capacity")
 def in_memory_channel_layers(
     request: pytest.FixtureRequest,
 ) -> "Iterator[dict[str, InMemoryChannelLayer]]":
-    """Give every alias that is registered a new layer in memory, for one test.
+    """Replace every registered layer with a new layer in memory, for one test.
 
-    Each has the expiry and the capacities of the layer in whose place it is, and
-    carries what that layer does: a message that its serializer refuses is refused, and
-    arrives as its serializer decodes it. When the
-    test is over the registry is what it was before, whatever was registered or
-    unregistered meanwhile. What the test registers itself is used as it is.
+    Each has the expiry and the capacities of the layer that it replaces, and accepts
+    the same messages: it refuses a message that the serializer of that layer refuses,
+    and any other arrives as the serializer decodes it. After the test, the registry is
+    restored, whatever the test has registered or unregistered. A layer that the test
+    registers itself is used as it is.
 
     The test fails if a consumer that it started still runs when the test and its
     fixtures have ended.
@@ -85,7 +85,7 @@ def _in_memory(layer: "BaseChannelLayer") -> "InMemoryChannelLayer":
     replaced = cast("_LayerWithFormat", layer)
 
     class InMemoryStandIn(InMemoryChannelLayer):
-        """A layer in memory that carries what another one does."""
+        """A layer in memory that accepts the messages of the layer it replaces."""
 
         def _copies_of(self, message: "ChannelMessage") -> "_Copies":
             replaced.require_valid_message(message)
@@ -95,17 +95,17 @@ def _in_memory(layer: "BaseChannelLayer") -> "InMemoryChannelLayer":
 
 
 class _ConsumerWatch:
-    """Fails one test for the consumers that it leaves running.
+    """Fails a test that leaves consumers running.
 
-    A consumer may belong to a fixture, which ends it in its own time. The event loop of
-    the test is ended by a fixture too, and cancels whatever still runs. So after every
-    fixture it looks which consumers were cancelled, and whether their loop is closed.
+    A consumer can belong to a fixture, whose teardown ends it. The event loop of the
+    test is closed by a fixture too, which cancels all tasks. So, after the teardown of
+    every fixture, the watch looks for consumers that were cancelled with their loop.
     """
 
     def __init__(self) -> None:
         self._before = _find_running()
         self._running: dict[int, LiveConsumer] = {}
-        # The classes of those that ran until their loop was closed.
+        # The classes of consumers that ran until their loop was closed.
         self._left: list[str] = []
 
     @pytest.hookimpl(wrapper=True)

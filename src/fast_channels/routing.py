@@ -1,6 +1,6 @@
-"""Applications that choose another by what a scope says.
+"""Applications that route by the scope to other applications.
 
-URL routing is the framework's: these two tell protocols apart, and channels.
+URL routing is left to the framework: these route by protocol and by channel.
 """
 
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ _Mapping: TypeAlias = Mapping[str, ASGIApplication | type[AsyncConsumer]]
 def as_application(
     application: ASGIApplication | type[AsyncConsumer],
 ) -> ASGIApplication:
-    """Return an application as it is, and that of a consumer class."""
+    """Return an application unchanged, or the application of a consumer class."""
     if isinstance(application, type) and issubclass(application, AsyncConsumer):
         return application.as_asgi()
     return cast("ASGIApplication", application)
 
 
 class ProtocolTypeRouter:
-    """Gives each connection to the application for its protocol, ``scope["type"]``.
+    """Routes each connection to the application for its protocol, ``scope["type"]``.
 
     A server also runs the `lifespan`_ protocol, once. Unless it is mapped, it goes to
-    the application for ``"http"``, so that what a framework does at startup and
-    shutdown is done; one that does not know the protocol raises, as it does when it is
-    served alone, and servers go on without. If that is not mapped either, startup and
-    shutdown are confirmed to the server, and nothing else happens.
+    the application for ``"http"``, so that the framework's startup and shutdown run; an
+    application without support for the protocol raises, as it does when served alone,
+    and servers continue without the protocol. If ``"http"`` is not mapped either, the
+    router confirms startup and shutdown to the server, and does nothing else.
 
     .. _lifespan: https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 
@@ -81,7 +81,7 @@ class ProtocolTypeRouter:
 
 
 class ChannelNameRouter:
-    """Gives each message of a worker to the application for its channel.
+    """Routes each message of a worker to the application for its channel.
 
     Args:
         application_mapping: Applications, or consumer classes, by the name of the

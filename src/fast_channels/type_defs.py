@@ -1,7 +1,7 @@
-"""The types that ASGI and the channel layers speak.
+"""The types of ASGI and of channel layers.
 
-Events are the ASGI ones, each a ``TypedDict`` with the keys that the specification
-requires and ``NotRequired`` for those that may be left out:
+Each ASGI event is a ``TypedDict`` with the keys that the specification requires;
+optional keys are ``NotRequired``:
 https://asgi.readthedocs.io/en/latest/specs/www.html
 """
 
@@ -38,21 +38,21 @@ __all__ = [
 ]
 
 ChannelScope: TypeAlias = MutableMapping[str, Any]
-"""What a connection is: the ASGI scope."""
+"""The ASGI scope of a connection."""
 
 ChannelMessage: TypeAlias = Mapping[str, Any]
 """A message or an ASGI event: a dict with str keys, one of them ``type``."""
 
 ChannelHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""HTTP headers as ASGI has them: pairs of a lower-case name and a value."""
+"""HTTP headers as in ASGI: pairs of a lower-case name and a value."""
 
 ChannelCapacityPattern: TypeAlias = str | re.Pattern[str]
-"""Which channels a capacity is for: a glob, or a compiled regular expression."""
+"""A pattern for the names of channels: a glob, or a compiled regular expression."""
 
-# The keys are patterns as above; but a Mapping is invariant in its keys, so that with
-# them named a plain dict[str, int] would be refused.
+# The keys are patterns as above. They are typed as Any because a Mapping is invariant
+# in its keys: a plain dict[str, int] would be refused otherwise.
 ChannelCapacityDict: TypeAlias = Mapping[Any, int]
-"""How many messages wait at the most in the channels that match each pattern."""
+"""Maximum number of messages waiting in each channel that matches a pattern."""
 
 CompiledChannelCapacity: TypeAlias = tuple[re.Pattern[str], int]
 """One entry of a ``ChannelCapacityDict``, ready to match."""
@@ -61,34 +61,34 @@ CompiledChannelCapacities: TypeAlias = list[CompiledChannelCapacity]
 """A ``ChannelCapacityDict``, ready to match; the first match counts."""
 
 ASGIReceiveCallable: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-"""What an application awaits to get the next event from its server."""
+"""A function that an application awaits to receive the next event from its server."""
 
 ASGISendCallable: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-"""What an application awaits to give an event to its server."""
+"""A function that an application awaits to send an event to its server."""
 
 ASGI3Application: TypeAlias = Callable[
     [ChannelScope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]
 ]
-"""An ASGI 3 application: one awaitable call for one connection."""
+"""An ASGI 3 application, which is called and awaited once for each connection."""
 
 ASGIApplication: TypeAlias = ASGI3Application
 """Any application that fast_channels runs or wraps."""
 
 ChannelApplication: TypeAlias = ASGI3Application
-"""An application whose scope is of type ``channel``: what a worker runs."""
+"""An application for scopes of type ``channel``, which a worker runs."""
 
 
 class ASGIApplicationProtocol(Protocol):
-    """What ``AsyncConsumer.as_asgi()`` returns: it says which consumer it runs."""
+    """The application that ``AsyncConsumer.as_asgi()`` returns."""
 
     @property
     def consumer_class(self) -> type[Any]:
-        """The consumer class of which every connection gets an instance."""
+        """The consumer class; every connection gets an instance of its own."""
         ...
 
     @property
     def consumer_initkwargs(self) -> Mapping[str, Any]:
-        """The keyword arguments that every instance is made with."""
+        """Keyword arguments for the constructor of every instance."""
         ...
 
     async def __call__(
@@ -112,15 +112,15 @@ class MiddlewareProtocol(Protocol):
         receive: ASGIReceiveCallable,
         send: ASGISendCallable,
     ) -> None:
-        """Serve one connection, most often by calling ``inner``."""
+        """Serve one connection, usually by calling ``inner``."""
         ...
 
 
 class ChannelLayerProtocol(Protocol):
-    """What an object needs to be registered as a layer.
+    """The methods that an object needs to be registered as a layer.
 
-    For groups, it also has ``group_add``, ``group_discard`` and ``group_send``. Layers
-    that were written for Django Channels have all of them:
+    A layer with groups also has ``group_add``, ``group_discard`` and ``group_send``.
+    Layers for Django Channels have all of them:
     https://channels.readthedocs.io/en/latest/channel_layer_spec.html
     """
 
@@ -168,7 +168,7 @@ class WebSocketSendEvent(TypedDict):
 
 
 class WebSocketCloseEvent(TypedDict):
-    """The application closes the WebSocket, or refuses it before it was accepted."""
+    """The application closes the WebSocket, or refuses it instead of accepting it."""
 
     type: Literal["websocket.close"]
     code: NotRequired[int]
@@ -176,7 +176,7 @@ class WebSocketCloseEvent(TypedDict):
 
 
 class WebSocketDisconnectEvent(TypedDict):
-    """The WebSocket is closed, whoever closed it."""
+    """The WebSocket is closed; either side can have closed it."""
 
     type: Literal["websocket.disconnect"]
     code: NotRequired[int | None]
@@ -192,7 +192,7 @@ class HttpRequestEvent(TypedDict):
 
 
 class HttpResponseStartEvent(TypedDict):
-    """Status and headers of a response."""
+    """The status and the headers of a response."""
 
     type: Literal["http.response.start"]
     status: int

@@ -1,4 +1,4 @@
-"""Functions that are useful outside the library too."""
+"""Functions that are useful in your own code too."""
 
 from .dispatching import await_many_dispatch
 
@@ -6,14 +6,14 @@ __all__ = ["await_many_dispatch", "is_same_domain"]
 
 
 def is_same_domain(host: str, pattern: str) -> bool:
-    """Return whether a host is the domain that a pattern names.
+    """Return whether a host matches the pattern of a domain.
 
-    Case does not matter in the pattern, and hosts are expected in lower case.
+    The pattern is not case-sensitive; the host must be in lower case.
 
     Args:
         host: The name of a host, without a port.
-        pattern: A domain for exactly that host, or a domain with a dot before it for
-            the domain and everything below it. The empty pattern names nothing.
+        pattern: A domain for exactly that host, or a domain with a leading dot for the
+            domain and all its subdomains. An empty pattern matches nothing.
     """
     if not pattern:
         return False

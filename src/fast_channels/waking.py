@@ -1,9 +1,8 @@
-"""Waking tasks: the one primitive that everything that waits here stands on.
+"""The primitive for waking tasks, shared by everything in the library that waits.
 
-A task that has nothing to do sleeps on a future, and what has something for it resolves
-that future, in any thread. A task registers the future before it looks for work, and
-work is stored before the future is resolved: whichever way two threads interleave, one
-sees the other.
+A task without work waits on a future; a producer, in any thread, resolves the future.
+A task publishes its future before it looks for work, and a producer stores work before
+it resolves the future: however two threads interleave, one sees what the other did.
 """
 
 import asyncio
@@ -12,14 +11,14 @@ from collections.abc import Callable
 __all__ = ["resolve", "running_loop", "wake"]
 
 running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 # exported for what serves event loops
-"""Returns the event loop that runs in this thread, or None."""
+"""Returns the running event loop of this thread, or None."""
 
 
 def wake(sleeper: asyncio.Future[None]) -> bool:
-    """Resolve the future that a task sleeps on. Safe in any thread.
+    """Resolve the future that a task waits on. Safe in any thread.
 
     Returns:
-        False if the task will not wake any more, since its event loop is closed.
+        False if the task cannot wake any more, because its event loop is closed.
     """
     loop = sleeper.get_loop()
     if loop is running_loop():
@@ -34,6 +33,6 @@ def wake(sleeper: asyncio.Future[None]) -> bool:
 
 
 def resolve(sleeper: asyncio.Future[None]) -> None:
-    """Resolve the future that a task of this event loop sleeps on, if it still does."""
+    """Resolve a future of the running event loop, unless it is done already."""
     if not sleeper.done():
         sleeper.set_result(None)

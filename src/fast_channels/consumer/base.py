@@ -1,8 +1,8 @@
 """The consumer: a class with a method for each type of message.
 
 An instance is an ASGI application for one connection. All its handlers run in one
-task, one after the other: the one that the server runs the application in, or, for a
-WebSocket that has a layer, another one with a copy of its context.
+task, one after the other: the task in which the server runs the application or, for a
+WebSocket with a layer, another task with a copy of its context.
 """
 
 import asyncio
@@ -35,32 +35,31 @@ __all__ = ["AsyncConsumer", "ConsumerApplication", "get_handler_name"]
 
 _logger = logging.getLogger(__name__)
 
-# For how many seconds a layer may keep a cancelled connection from ending, each time
-# that something is to be released.
+# Seconds that the layer has for each step of the ending of a cancelled connection.
 _GRACE = 5.0
 
-# Classes whose missing layer was logged.
+# Classes whose missing layer has been logged.
 _warned: "weakref.WeakSet[type[AsyncConsumer]]" = weakref.WeakSet()
 
 
 class AsyncConsumer:
-    """An ASGI application in which each type of message has a method.
+    """An ASGI application with a method for each type of message.
 
-    A message of type ``chat.message`` is given to the method ``chat_message``, whether
-    it comes from the server or through the channel layer. Handlers of one consumer
-    never overlap, and messages of one source are handled in the order of arrival. A
-    handler ends the consumer by raising ``StopConsumer``; any other exception ends it
-    too, and reaches the server.
+    A message of type ``chat.message`` is handled by the method ``chat_message``,
+    whether it comes from the server or through the channel layer. Handlers of one
+    consumer never overlap, and messages of one source are handled in the order of
+    arrival. A handler ends the consumer by raising ``StopConsumer``; any other
+    exception ends it too, and reaches the server.
 
-    Routes take :meth:`as_asgi`. The constructor takes whatever it is given there, and
-    needs no event loop.
+    Pass :meth:`as_asgi` to a route. The constructor receives the keyword arguments of
+    ``as_asgi()``, and needs no event loop.
     """
 
     channel_layer_alias: str | None = None
     """The alias of the layer to use; None for no layer."""
 
     scope: ChannelScope
-    """What the server says of the connection."""
+    """The ASGI scope of the connection."""
 
     # Declared without None, since code that uses them has a layer.
     channel_layer: BaseChannelLayer = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
@@ -72,17 +71,17 @@ class AsyncConsumer:
     base_send: Callable[[ChannelMessage], Awaitable[None]]
     """The server's ``send``."""
 
-    # Private names begin with _consumer_ or with two underscores: subclasses are other
-    # people's, and have names of their own.
+    # Private names begin with _consumer_ or with two underscores, so that they cannot
+    # clash with names in the subclasses of users.
 
-    # Whether a connection was served, or is now.
+    # Whether the instance has begun to serve a connection.
     __used = False
 
-    # Whether the channel is read by attach(). The layer leaves all groups of such a
-    # channel in delete_channel().
+    # Whether the channel is read through attach(). The delete_channel() of such a layer
+    # also removes the channel from all its groups.
     _consumer_attached = False
 
-    # The names of the class's handlers, by type of message.
+    # The names of the class's handlers by message type.
     _consumer_handlers: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -96,11 +95,11 @@ class AsyncConsumer:
     def as_asgi(cls, **initkwargs: Any) -> "ConsumerApplication":
         """Return an ASGI application that makes an instance for each connection.
 
-        It goes wherever an ASGI application goes: into a route of a framework, or to
-        a server.
+        Pass it wherever an ASGI application is expected: to a route of a framework, or
+        to a server.
 
         Args:
-            **initkwargs: The keyword arguments of every instance.
+            **initkwargs: Keyword arguments for the constructor of every instance.
         """
         return ConsumerApplication(cls, initkwargs)
 
@@ -112,10 +111,10 @@ class AsyncConsumer:
     ) -> None:
         """Serve one connection until it ends.
 
-        Cancelling ends the connection; what has to be released is released first.
+        Cancelling ends the connection, after its channel and groups are released.
 
         Raises:
-            RuntimeError: The instance has served a connection, or does so now.
+            RuntimeError: The instance has served a connection, or is serving one.
         """
         if self.__used:
             name = type(self).__qualname__
@@ -133,11 +132,11 @@ class AsyncConsumer:
         await self._consumer_attend(loop, receive)
 
     async def dispatch(self, message: ChannelMessage) -> None:
-        """Give a message to the method for its type.
+        """Call the handler for a message.
 
         Args:
-            message: The message; its ``type`` names the method, with an underscore
-                for each dot.
+            message: The message. The handler is the method named after its ``type``,
+                with dots replaced by underscores.
 
         Raises:
             ValueError: The message has no type, or there is no method for it.
@@ -147,8 +146,8 @@ class AsyncConsumer:
     async def channel_receive(self) -> dict[str, Any]:
         """Wait for the next message of the channel.
 
-        It is for handlers that wait for messages themselves: those that are received
-        here are not dispatched. Cancelling it loses none.
+        Use it in handlers that wait for messages themselves: a message that is received
+        here is not dispatched. Cancelling loses no message.
 
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
@@ -163,7 +162,7 @@ class AsyncConsumer:
         return await layer.receive(self.channel_name)
 
     if TYPE_CHECKING:
-        # Subclasses for a protocol, and theirs, have arguments of their own.
+        # Subclasses for a protocol have other parameters.
         async def send(self, *args: Any, **kwargs: Any) -> None:
             """Send an event to the server."""
 
@@ -173,12 +172,12 @@ class AsyncConsumer:
             """Send an event to the server.
 
             Args:
-                message: The event, as the specification of the protocol has it.
+                message: The event, as the specification of the protocol defines it.
             """
             await self.base_send(message)
 
     def _consumer_prepare(self) -> None:
-        """Check what the connection is; there is nothing to release yet."""
+        """Check the scope, before there is anything to release."""
 
     async def _consumer_attend(
         self, loop: DispatchLoop, receive: ASGIReceiveCallable
@@ -195,16 +194,15 @@ class AsyncConsumer:
         """Serve the connection in this task.
 
         Args:
-            loop: What dispatches.
-            receive: Waits for the next event of the server.
-            sources: What the loop waits for, beside the channel.
+            loop: The loop that dispatches the messages.
+            receive: A function that waits for the next event of the server.
+            sources: The sources of the loop, besides the channel.
         """
         live = LiveConsumer(self)
         cause: BaseException | None = None
         try:
             try:
-                # What awaits the next message is gone through with each of them: it is
-                # as little as possible.
+                # Each message resumes every coroutine on this stack: keep it short.
                 await loop.run(*await self._consumer_start(loop, receive, sources))
             except (StopConsumer, ExceptionGroup) as exc:
                 signal = signal_in(exc, StopConsumer)
@@ -232,7 +230,7 @@ class AsyncConsumer:
     ) -> tuple[
         Sequence[ASGIReceiveCallable], Callable[[], ChannelMessage | None] | None
     ]:
-        """Do what comes before the loop; return what that is to run with."""
+        """Prepare the connection; return the arguments for the loop's ``run()``."""
         layer = self._consumer_layer()
         if layer is None:
             await self._consumer_begin(receive)
@@ -248,28 +246,28 @@ class AsyncConsumer:
     async def _consumer_stopped(
         self, signal: Exception, receive: ASGIReceiveCallable
     ) -> None:
-        """Do what is still to be dispatched when the consumer has been stopped."""
+        """Dispatch what remains when a handler has stopped the consumer."""
 
     def _consumer_restart(self) -> bool:
-        """Take note that the server restarts; return whether to cancel it at once."""
+        """Note that the server restarts; return whether to cancel the task at once."""
         return False
 
     def _consumer_dispatcher(self) -> Callable[[ChannelMessage], Awaitable[None]]:
-        """Return what is awaited with each message: dispatch(), or more around it."""
+        """Return the function to await with each message, which calls the handler."""
         dispatch = self.dispatch
         overridden = getattr(dispatch, "__func__", None) is not AsyncConsumer.dispatch
         return dispatch if overridden else self.__handle
 
     async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
-        """Do what comes before the first message; subclasses may dispatch one."""
+        """Run before the loop starts; subclasses can dispatch an event here."""
 
     async def _consumer_end(self, cause: BaseException | None) -> None:
-        """Release what the connection held, whatever ended it.
+        """Release what the connection holds, whatever ended it.
 
-        It raises nothing but a cancellation, so that the cause reaches the server.
+        It raises nothing but CancelledError, so that the cause reaches the server.
 
         Args:
-            cause: What ended the connection.
+            cause: The exception that ended the connection.
         """
         if self._consumer_has_channel():
             await self._consumer_release(
@@ -282,10 +280,10 @@ class AsyncConsumer:
     async def _consumer_release(
         self, step: Callable[[], Awaitable[None]], what: str
     ) -> None:
-        """Make one step of the ending; log what goes wrong with it.
+        """Run one step of the ending; log its errors.
 
-        When it is cancelled half-way it is made again, out of reach of cancellations
-        and within a bounded time: each step may be made twice.
+        A step that is cancelled runs again, shielded from cancellation and for a
+        bounded time, so every step must tolerate running twice.
         """
         with self._consumer_logged(what):
             try:
@@ -301,7 +299,7 @@ class AsyncConsumer:
 
     @contextlib.contextmanager
     def _consumer_logged(self, what: str) -> Generator[None]:
-        """Log what goes wrong in a step of the ending, so that the next one follows."""
+        """Log the errors of a step of the ending, so that the next step still runs."""
         try:
             yield
         except Exception as exc:
@@ -310,26 +308,26 @@ class AsyncConsumer:
                 _logger.exception("%s could not %s", type(self).__qualname__, what)
 
     def _consumer_layer(self) -> BaseChannelLayer | None:
-        """Return the layer, or None without one: what ``channel_layer`` really is."""
+        """Return ``channel_layer`` with its true type, which includes None."""
         return self.channel_layer
 
     def _consumer_has_channel(self) -> bool:
-        """Return whether the layer has given the consumer a channel."""
+        """Return whether the consumer has a layer and a channel."""
         channel = cast("str | None", self.channel_name)
         return self._consumer_layer() is not None and channel is not None
 
     def __handle(self, message: ChannelMessage) -> Awaitable[None]:
-        """Do as ``dispatch()`` does, with a coroutine less."""
+        """Call the handler for a message, with one coroutine less than dispatch()."""
         try:
             name = self._consumer_handlers[message["type"]]
         except (KeyError, TypeError):
-            # It is new, or there is none, or it has no hash.
+            # The type is new, missing or unhashable.
             return self.__handle_new(message)
         handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
         return handler(message)
 
     def __handle_new(self, message: ChannelMessage) -> Awaitable[None]:
-        """Handle a message of a type that is not known to have a coroutine function."""
+        """Call the handler for a message whose type is not among the known ones."""
         name = get_handler_name(message)
         message_type = cast("str", message["type"])
         require_reachable(type(self), name, message_type)
@@ -342,12 +340,12 @@ class AsyncConsumer:
                 f"{type(self).__qualname__} has no method {name!r}"
             )
         if inspect.iscoroutinefunction(handler) and hasattr(type(self), name):
-            # Other types are not remembered: clients may be able to make them up.
+            # Other types are not remembered: clients could make up any number of them.
             self._consumer_handlers[message_type] = name
         return awaitable(handler(message), self, name)
 
     def __note_missing_layer(self, error: BaseException) -> None:
-        """Add a note to each error that follows from ``channel_layer`` being None."""
+        """Add a note to each error caused by a ``channel_layer`` of None."""
         if self._consumer_layer() is not None:
             return
         for each in leaves(error):
@@ -385,7 +383,7 @@ class AsyncConsumer:
 
 
 class ConsumerApplication:
-    """The ASGI application of a consumer class: one instance for each connection.
+    """An ASGI application that makes one instance of a consumer for each connection.
 
     It has the name and the docstring of the class.
     """
@@ -396,9 +394,9 @@ class ConsumerApplication:
         consumer_initkwargs: Mapping[str, Any],
     ) -> None:
         self.consumer_class = consumer_class
-        """The class of which every connection gets an instance."""
+        """The consumer class; every connection gets an instance of its own."""
         self.consumer_initkwargs = consumer_initkwargs
-        """The keyword arguments of every instance."""
+        """Keyword arguments for the constructor of every instance."""
         self.__name__: str = consumer_class.__name__
         self.__qualname__ = consumer_class.__qualname__
         self.__module__ = consumer_class.__module__
@@ -428,4 +426,4 @@ class ConsumerApplication:
 
 
 async def _ignore() -> None:
-    """Handle a message that needs no handler."""
+    """Ignore a message that needs no handler."""

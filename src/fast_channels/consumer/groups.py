@@ -1,4 +1,4 @@
-"""Consumers that are members of groups for as long as their connection lasts."""
+"""Consumers that are members of groups while their connection lasts."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from .base import AsyncConsumer
 
 __all__ = ["AsyncGroupConsumer"]
 
-# The event loop gets a turn after this many groups were joined or left in a row.
+# Groups joined or left in a row before the event loop gets a turn.
 _RUN = 64
 
 
@@ -22,35 +22,35 @@ class AsyncGroupConsumer(AsyncConsumer):
     groups: list[str] = []  # noqa: RUF012 # every instance gets a copy
     """The groups to join when the connection begins.
 
-    Each connection has a list of its own. All groups in it are left when the
-    connection ends, those that were appended in the meantime too.
+    Each connection has a list of its own. When the connection ends, the consumer leaves
+    all groups in it, including those that were appended in the meantime.
     """
 
     # The groups to leave at the end, in addition to those in `groups`.
     _consumer_joined: dict[str, None]
-    # The groups that were left, or that the layer failed to leave.
+    # The groups that the ending has left, or failed to leave.
     _consumer_left: set[str]
-    # Whether the layer was asked to leave them all.
+    # Whether the ending has left all groups at once.
     __has_left = False
-    # How many times a group was joined or left.
+    # The number of groups joined and left so far.
     __changes = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         groups = type(self).groups
         if isinstance(groups, list):  # pyright: ignore[reportUnnecessaryIsInstance] # it may be a property
-            # Constructors may append to it.
+            # A copy, since constructors can append to it.
             self.groups = list(groups)
 
     async def join_group(self, group: str) -> None:
-        """Join a group; it is left when the connection ends.
+        """Join a group until the connection ends.
 
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
         layer = self.__require_layer(f"cannot join group {group!r}")
-        # First, so that it is left even if joining is cancelled half-way.
+        # Noted first, so that the group is left even if joining is cancelled.
         self.__note(group)
         try:
             await layer.group_add(group, self.channel_name)
@@ -60,7 +60,7 @@ class AsyncGroupConsumer(AsyncConsumer):
         await self.__pause()
 
     async def leave_group(self, group: str) -> None:
-        """Leave a group; nothing happens if it was left or never joined.
+        """Leave a group; do nothing if the consumer is not a member.
 
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
@@ -80,7 +80,7 @@ class AsyncGroupConsumer(AsyncConsumer):
             )
         self._consumer_joined = dict.fromkeys(self.groups or ())
         self._consumer_left = set()
-        # AttributeError: it is a property, which tells the groups of the scope.
+        # AttributeError: groups is a property, which reads the scope.
         with contextlib.suppress(AttributeError):
             self.groups = list(self._consumer_joined)
 
@@ -94,7 +94,7 @@ class AsyncGroupConsumer(AsyncConsumer):
             await self.__pause()
 
     async def _consumer_leave_groups(self) -> None:
-        """Leave all groups, each once; log what goes wrong."""
+        """Leave all groups, each once; log errors."""
         if not self._consumer_has_channel():
             return
         layer, channel = self.channel_layer, self.channel_name
@@ -118,13 +118,13 @@ class AsyncGroupConsumer(AsyncConsumer):
             raise cancelled
 
     def __lists_groups(self) -> bool:
-        """Return whether ``groups`` is the list of the instance, and not a property."""
+        """Return whether ``groups`` is a list of the instance, and not a property."""
         return isinstance(vars(self).get("groups"), list)
 
     def __note(self, group: str) -> None:
         joined = self._consumer_joined
         if self.__lists_groups() and len(self.groups) != len(joined):
-            # Users append to the list.
+            # User code can append to the list.
             joined.update(dict.fromkeys(self.groups))
         if group not in joined:
             joined[group] = None
@@ -132,7 +132,7 @@ class AsyncGroupConsumer(AsyncConsumer):
                 self.groups.append(group)
 
     async def __pause(self) -> None:
-        """Give the event loop a turn after many changes: not every layer waits."""
+        """Yield to the event loop after many changes: some layers never wait."""
         self.__changes += 1
         if not self.__changes % _RUN:
             await asyncio.sleep(0)
@@ -142,7 +142,7 @@ class AsyncGroupConsumer(AsyncConsumer):
         if not self.__lists_groups():
             return
         if self.groups[-1:] == [group]:
-            # The first place to look, as the last to join are often the first to leave.
+            # Tried first, as the group joined last is often the first one to leave.
             self.groups.pop()
         else:
             with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Which method of a consumer handles a message, and which ones no message can reach."""
+"""Find the method that handles a message, and keep messages from all others."""
 
 import functools
 import inspect
@@ -12,8 +12,8 @@ __all__ = ["awaitable", "find_method", "get_handler_name", "require_reachable"]
 
 _Result = TypeVar("_Result")
 
-# The handlers that the base classes themselves have; no message may call anything else
-# that these classes define.
+# The handlers that the base classes define; no message may call any other method of
+# these classes.
 _EVENT_HANDLERS = frozenset(
     {
         "websocket_connect",
@@ -25,15 +25,15 @@ _EVENT_HANDLERS = frozenset(
 )
 _PACKAGE = __name__.partition(".")[0]
 
-# Attributes of a class that become methods of its instances, beside callables.
+# Attributes of a class that are not callable, but become methods of its instances.
 _METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
 
 
 def get_handler_name(message: ChannelMessage) -> str:
-    """Return the name of the method for a message: its type, with ``_`` for ``.``.
+    """Return the name of the handler for a message: its type, with ``_`` for ``.``.
 
     Raises:
-        ValueError: The message has no type, or one that names no method.
+        ValueError: The message has no type, or its type cannot name a handler.
     """
     message_type = message.get("type")
     if not isinstance(message_type, str):
@@ -51,10 +51,10 @@ def get_handler_name(message: ChannelMessage) -> str:
 
 
 def require_reachable(consumer_class: type, name: str, message_type: str) -> None:
-    """Return if messages of a type may reach the method of a name.
+    """Check that messages may call the method of this name.
 
     Raises:
-        ValueError: It is a method that every consumer has.
+        ValueError: The name is a method or attribute that every consumer has.
     """
     if name not in _EVENT_HANDLERS and any(
         name in vars(base) or name in inspect.get_annotations(base)
@@ -68,7 +68,7 @@ def require_reachable(consumer_class: type, name: str, message_type: str) -> Non
 
 
 def find_method(consumer: object, name: str) -> Callable[..., Any] | None:
-    """Return a method of a consumer, without evaluating properties; None for others."""
+    """Return a method of a consumer, or None; properties are not evaluated."""
     missing = object()
     static = inspect.getattr_static(consumer, name, missing)
     if (
@@ -84,12 +84,12 @@ def find_method(consumer: object, name: str) -> Callable[..., Any] | None:
 def awaitable(
     result: Awaitable[_Result], consumer: object, method: str
 ) -> Awaitable[_Result]:
-    """Return what a method of a consumer has returned, if it can be awaited.
+    """Return the result of a consumer's method, checked to be awaitable.
 
     Raises:
-        TypeError: It cannot.
+        TypeError: The result is not awaitable.
     """
-    # The first is what most are, and quick.
+    # Most results are coroutines, for which the first check is enough, and fast.
     if type(result) is not CoroutineType and not inspect.isawaitable(result):
         raise TypeError(
             f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "

@@ -1,13 +1,13 @@
 """Consumers for HTTP requests.
 
-The request is received first, and only then the channel: whatever comes through the
-layer meanwhile waits for ``handle()``, which may receive it itself, and is dispatched
-when ``handle()`` has returned and its response is still open.
+The request is received before the channel is read. Messages that arrive until
+``handle()`` returns wait in the channel: ``handle()`` can receive them itself, and they
+are dispatched after it if it leaves its response open.
 
-From the end of the request on, the server has only one thing left to say: that the
-client is gone, https://asgi.readthedocs.io/en/latest/specs/www.html#disconnect-receive-event.
-One task waits for that, and cancels the handler that runs then. It never touches a
-handler once the response is complete, since servers say the same then.
+Once the request is complete, the server sends only one more event, when the client is
+gone: https://asgi.readthedocs.io/en/latest/specs/www.html#disconnect-receive-event.
+One task waits for it, and cancels the handler that is running. It never cancels a
+handler once the response is complete, since servers send the same event then.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ _CONTENT_TOO_LARGE = 413
 # https://www.rfc-editor.org/rfc/rfc9110.html#name-503-service-unavailable
 _SERVICE_UNAVAILABLE = 503
 
-# The longest pause, in seconds, between two events that a server should not have sent.
+# Maximum seconds to pause after an event that the server should not have sent.
 _PAUSE = 1.0
 
-# Events that carry a part of the body, the last two with an extension of the server:
+# Events that carry a part of the body; the last two need an extension of the server:
 # https://asgi.readthedocs.io/en/latest/extensions.html
 _BODY_EVENTS = frozenset(
     {
@@ -66,52 +66,52 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
     """A consumer for one HTTP request.
 
     Override :meth:`handle`, which is called with the whole body of the request, and
-    answer with :meth:`send_response`, or bit by bit with :meth:`send_headers` and
+    answer with :meth:`send_response`, or in parts with :meth:`send_headers` and
     :meth:`send_body`.
 
-    With a channel layer the response may be left open: ``handle()`` waits for messages
-    itself, with ``await self.channel_receive()``, or returns, and the handlers of
-    messages go on with the response. The consumer ends with its response.
+    With a channel layer, the response can stay open: ``handle()`` either waits for
+    messages itself, with ``await self.channel_receive()``, or returns and lets the
+    handlers of messages continue the response. The consumer ends with its response.
 
-    When the client goes away before that, the handler that runs is cancelled, be it
-    ``handle()`` or one for a message. ``disconnect()`` is called exactly once for every
-    request, however it ends, and the channel is released together with its groups. The
-    groups of the class are joined before ``handle()`` is called.
+    If the client goes away before that, the running handler is cancelled, whether it is
+    ``handle()`` or the handler of a message. ``disconnect()`` is called exactly once
+    for every request, however it ends, and the channel and its groups are released. The
+    consumer joins the groups of the class before it calls ``handle()``.
     """
 
     max_body_size: int | None = None
-    """How many bytes the body of a request may have; None for any number.
+    """Maximum size of a request body in bytes; None for no limit.
 
-    A larger one is answered with status 413 as soon as that is known, and ``handle()``
-    is not called.
+    A larger body is answered with status 413 as soon as its size is known, without a
+    call of ``handle()``.
     """
 
-    # What was received of the body.
+    # The parts of the request body received so far.
     __parts: list[bytes]
     __response: "_Response"
     __client: "_Client"
-    # Whether disconnect() is still to be called.
+    # Whether disconnect() has yet to be called.
     __connected = False
-    # Whether it ends since the server restarts.
+    # Whether the request ends because the server restarts.
     __restarts = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__parts, self.__response = [], _Response()
 
-    # What subclasses override
+    # Methods to override
 
     async def handle(self, body: bytes) -> None:
-        """Answer the request; has to be overridden.
+        """Answer the request; must be overridden.
 
-        When the client goes away, it is cancelled where it waits, and no exception
-        reaches the server.
+        If the client goes away, the method is cancelled, and no exception reaches the
+        server.
 
         Args:
             body: The whole body of the request.
 
         Raises:
-            NotImplementedError: It is not overridden.
+            NotImplementedError: The method is not overridden.
         """
         raise NotImplementedError(
             f"{type(self).__qualname__} does not implement handle(), which answers "
@@ -119,25 +119,25 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
         )
 
     async def disconnect(self) -> None:
-        """Clean up after the request; does nothing, unless overridden.
+        """Clean up after the request; does nothing by default.
 
-        Nothing can be sent to the client any more. It is called after ``handle()``,
-        and also if that was not called, as for a request that ended early.
+        The response is over: do not send anything here. The method is also called if
+        the request ended before ``handle()`` was called.
         """
 
-    # What they call
+    # Methods to call
 
     async def send_headers(
         self, *, status: int = 200, headers: _Headers | None = None
     ) -> None:
         """Begin the response.
 
-        Servers may hold it back until the first part of the body is sent.
+        Servers can hold the headers back until the first part of the body is sent.
 
         Args:
             status: The status code.
-            headers: A dict, or pairs of a name and a value, which are needed for a
-                header with several values. A str is encoded as Latin-1, see
+            headers: A dict, or pairs of a name and a value, which can repeat a name
+                to give it several values. A str is encoded as Latin-1, see
                 https://www.rfc-editor.org/rfc/rfc9110.html#name-field-values.
 
         Raises:
@@ -158,27 +158,27 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
     async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
         """Send a part of the body, by default the last one.
 
-        It waits while the client does not keep up. Others get their turn on the event
-        loop after each part that is not the last one.
+        The method waits while the client does not keep up, and gives the event loop a
+        turn after every part but the last one.
 
         Args:
             body: The part.
-            more_body: Whether more follows. Otherwise the response is complete, and
-                messages that come through the channel layer are not handled any more.
+            more_body: Whether more parts follow. If not, the response is complete, and
+                no more messages of the channel layer are handled.
 
         Raises:
             AssertionError: The body is not bytes.
             RuntimeError: No headers were sent yet, or the response is complete.
-            StopConsumer: The client is gone. It ends the handler, and then the
-                consumer, in good order.
+            StopConsumer: The client is gone. The signal ends the handler, and then the
+                consumer, without an error.
         """
         _require_bytes(body)
         await self.send(
             {"type": "http.response.body", "body": body, "more_body": more_body}
         )
         if more_body:
-            # For a handler that never waits: servers drop what is sent to a client
-            # that is gone, at once, so that nobody would find time to notice.
+            # Servers drop what is sent to a client that is gone, without waiting. This
+            # lets the watcher notice it, even if the handler never waits.
             await asyncio.sleep(0)
 
     async def send_response(
@@ -204,16 +204,16 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
         """Send an event to the server.
 
         Args:
-            message: The event, as
-                https://asgi.readthedocs.io/en/latest/specs/www.html#http has it.
+            message: An event as defined by
+                https://asgi.readthedocs.io/en/latest/specs/www.html#http.
 
         Raises:
-            RuntimeError: The event cannot come at this point of the response.
+            RuntimeError: The event is not allowed at this point of the response.
             StopConsumer: The client is gone.
         """
         if self.__response.gone:
             raise _ClientGone
-        # First, since servers say that the client is gone when all was sent.
+        # First, since servers report the client as gone once the response is complete.
         self.__response.advance(message)
         try:
             await self.base_send(message)
@@ -222,15 +222,15 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             self.__response.gone = True
             raise _ClientGone from exc
 
-    # Handlers of the ASGI events
+    # Handlers of ASGI events
 
     async def http_request(self, message: HttpRequestEvent) -> None:
-        """Collect the body, and call ``handle()`` when it is complete."""
+        """Collect the body; call ``handle()`` when it is complete."""
         self.__parts.append(message.get("body", b""))
         if message.get("more_body", False):
             return
         body, self.__parts = b"".join(self.__parts), []
-        # Typed as None; but one who comes from endpoints may return the response.
+        # Typed as None, but code written like an endpoint returns a response.
         result: object = await awaitable(self.handle(body), self, "handle")
         response = self.__response
         if response.complete or response.gone:
@@ -252,11 +252,11 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             )
 
     async def http_disconnect(self, message: HttpDisconnectEvent) -> None:
-        """Call ``disconnect()``, and end the consumer."""
+        """Call ``disconnect()`` and end the consumer."""
         await self.__disconnect_once()
         raise StopConsumer
 
-    # How a request begins and ends
+    # The beginning and the end of a request
 
     def _consumer_restart(self) -> bool:
         self.__restarts = True
@@ -323,8 +323,8 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
         raise StopConsumer
 
     async def _consumer_end(self, cause: BaseException | None) -> None:
-        # The last one first. A cancellation may end any of the steps; the others are
-        # made all the same.
+        # The steps run in reverse order. If one of them is cancelled, the others still
+        # run.
         async with contextlib.AsyncExitStack() as steps:
             steps.push_async_callback(super()._consumer_end, cause)
             steps.push_async_callback(self.__disconnect_at_last)
@@ -338,14 +338,14 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             await self.__disconnect_once()
 
     async def __send_rest(self) -> None:
-        """Complete the response for a client that is to come again."""
-        # Servers raise what they like when the client is gone.
+        """Complete the response, so that the client tries again."""
+        # Servers can raise any exception when the client is gone.
         with contextlib.suppress(Exception):
             if not self.__response.started:
                 await self.send_response(_SERVICE_UNAVAILABLE, b"")
             elif self.__response.is_event_stream:
                 await self.send_body(b"")
-            # Of anything else the client has to see that the rest is missing.
+            # Any other response stays incomplete, so that the client sees the loss.
 
     async def __disconnect_once(self) -> None:
         if self.__connected:
@@ -354,11 +354,11 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
 
 
 class _ClientGone(StopConsumer):
-    """Signal: the client is gone, which ends the handler that runs."""
+    """Signal: the client is gone, which ends the running handler."""
 
 
 class _Response:
-    """How far a response has come."""
+    """The progress of a response."""
 
     __slots__ = ("_trailers", "complete", "gone", "is_event_stream", "started")
 
@@ -366,19 +366,19 @@ class _Response:
         self.started = False
         """Whether the headers were sent."""
         self.is_event_stream = False
-        """Whether they say that it is one, which has no end of its own."""
+        """Whether the headers announce an event stream, which has no natural end."""
         self.complete = False
-        """Whether all was sent."""
+        """Whether the whole response was sent."""
         self.gone = False
-        """Whether the client went away before that."""
+        """Whether the client went away before the response was complete."""
         # Whether trailers follow the body.
         self._trailers = False
 
     def advance(self, event: ChannelMessage) -> None:
-        """Take note of an event that is sent.
+        """Record an event that is about to be sent.
 
         Raises:
-            RuntimeError: The event cannot come now.
+            RuntimeError: The event is not allowed at this point.
         """
         kind = event["type"]
         if self.complete:
@@ -411,11 +411,11 @@ class _Response:
 
 
 class _Client:
-    """Receives the request, and then waits for its client to go away.
+    """Receives the request, and then waits for the client to go away.
 
     Args:
-        receive: The server's.
-        response: What the client waits for.
+        receive: The ``receive()`` of the server.
+        response: The response to the request.
     """
 
     __slots__ = ("_interrupted", "_receive", "_response", "_task", "_watcher")
@@ -423,11 +423,11 @@ class _Client:
     def __init__(self, receive: ASGIReceiveCallable, response: _Response) -> None:
         self._receive = receive
         self._response = response
-        # What runs a handler now, and is cancelled when the client goes away.
+        # The task of the running handler, cancelled when the client goes away.
         self._task: asyncio.Task[Any] | None = None
-        # Whether it was cancelled for that reason.
+        # Whether the task was cancelled for that reason.
         self._interrupted = False
-        # Waits for the client to go away, once the request is complete.
+        # The task that waits for the client to go away, once the request is complete.
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -456,7 +456,7 @@ class _Client:
     async def _watch(self) -> None:
         pause = 0.0
         while (await self._receive()).get("type") != "http.disconnect":
-            # Middleware may replay the request, for ever and without waiting.
+            # Middleware can replay the request, forever and without waiting.
             await asyncio.sleep(pause)
             pause = min(_PAUSE, 2 * pause + 0.001)
         response = self._response
@@ -469,11 +469,11 @@ class _Client:
 
     @contextlib.contextmanager
     def interrupting(self) -> Generator[None]:
-        """Cancel what is in the block when the client goes away.
+        """Cancel the block when the client goes away.
 
         Raises:
-            _ClientGone: That happened, or had happened already. The task is not left
-                cancelled, and a cancellation by somebody else goes its way.
+            _ClientGone: The client went away, during the block or before it. The task
+                is not left cancelled; any other cancellation propagates.
         """
         if self._response.gone:
             raise _ClientGone
@@ -524,10 +524,10 @@ def _encode(part: object) -> bytes:
 
 
 def _declared_size(scope: ChannelScope) -> int:
-    """Return how long the body is, as far as the client says; else 0."""
+    """Return the size of the body that the client declares, or 0."""
     for name, value in scope.get("headers") or ():
         if name == b"content-length":
-            # ValueError: it is for the server to refuse.
+            # ValueError: to refuse a malformed header is up to the server.
             with contextlib.suppress(ValueError):
                 return int(value)
     return 0

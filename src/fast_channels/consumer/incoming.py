@@ -1,9 +1,9 @@
-"""The events of a WebSocket's client, and when to stop waiting for them.
+"""Receive the events of a WebSocket's client until it has disconnected.
 
-Once the connection is closed, only the disconnect counts. Servers differ in how they
-tell it: hypercorn goes on returning the frames of a client that ignores the close, and
-others wait for that client for a long time. So frames are dropped then, and the
-disconnect is made up when it does not come in time.
+Once the connection is closed, only the disconnect event counts. Servers report it in
+different ways: hypercorn goes on returning the frames of a client that ignores the
+close, and others wait a long time for that client. So frames are dropped after the
+close, and a disconnect event is made up if none comes in time.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ __all__ = ["Incoming"]
 
 
 def _is_disconnect(event: ChannelMessage) -> bool:
-    """Return whether an event says that the client has left."""
+    """Return whether an event is the disconnect of the client."""
     return event.get("type") == "websocket.disconnect"
 
 
@@ -25,8 +25,8 @@ class Incoming:
     """The events of one client.
 
     Args:
-        receive: The server's.
-        loop: What dispatches the events.
+        receive: The ``receive()`` of the server.
+        loop: The loop that dispatches the events.
     """
 
     __slots__ = ("_code", "_deadline", "_loop", "_receive", "_waiting")
@@ -34,19 +34,19 @@ class Incoming:
     def __init__(self, receive: ASGIReceiveCallable, loop: DispatchLoop) -> None:
         self._receive = receive
         self._loop = loop
-        # When to make up the disconnect, on the clock of the event loop; None while
+        # The time to make up a disconnect, on the clock of the event loop; None while
         # the connection is open.
         self._deadline: float | None = None
-        # The code of a disconnect that is made up.
+        # The close code of a disconnect that is made up.
         self._code: int | None = None
-        # The timeout of what waits for the server now.
+        # The timeout of the receive() that is waiting for the server.
         self._waiting: asyncio.Timeout | None = None
 
     def close(self, code: int, patience: float) -> None:
         """Dispatch nothing but the disconnect from now on.
 
         Args:
-            code: The code of the disconnect if the server does not tell it.
+            code: The close code of the disconnect if the server sends none in time.
             patience: Seconds to wait for the server.
         """
         self._code = code
@@ -56,11 +56,11 @@ class Incoming:
         self._loop.drop(lambda event: not _is_disconnect(event))
 
     def has_left(self) -> bool:
-        """Return whether the disconnect was received and is still to be dispatched."""
+        """Return whether the disconnect was received but not dispatched yet."""
         return self._loop.has_received(_is_disconnect)
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """Wait for the next event. Cancelling loses none."""
+        """Wait for the next event. Cancelling loses no event."""
         waiting = self._waiting = asyncio.timeout_at(self._deadline)
         try:
             async with waiting:
@@ -68,7 +68,7 @@ class Incoming:
                     event = await self._receive()
                     if self._deadline is None or _is_disconnect(event):
                         return event
-                    # There may be many, for which the server need not wait.
+                    # Yield: the server can return many frames without ever waiting.
                     await asyncio.sleep(0)
         except TimeoutError:
             if not waiting.expired():

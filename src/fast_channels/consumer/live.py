@@ -1,4 +1,4 @@
-"""The consumers that serve a connection now, so that a shutdown can end them."""
+"""A registry of the consumers in service, so that a shutdown can end them."""
 
 import asyncio
 import weakref
@@ -11,7 +11,7 @@ __all__ = ["LiveConsumer", "live_consumers"]
 
 
 class LiveConsumer:
-    """A consumer that serves a connection now, for code that has to end it."""
+    """A consumer in service, with its task, so that other code can end it."""
 
     __slots__ = ("__weakref__", "consumer", "ended", "task")
 
@@ -26,12 +26,12 @@ class LiveConsumer:
         live_consumers[id(self)] = self
 
     def absorb(self, cause: BaseException) -> bool:
-        """Return whether to hide what ended the consumer from the server."""
+        """Return whether to hide the cause of the end from the server."""
         asked = self.ended is not None and isinstance(cause, asyncio.CancelledError)
         return asked and not self.task.uncancel()
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Record that the consumer has ended."""
         live_consumers.pop(id(self), None)
         if self.ended is not None:
             self.ended.set()
@@ -40,4 +40,4 @@ class LiveConsumer:
 live_consumers: "weakref.WeakValueDictionary[int, LiveConsumer]" = (
     weakref.WeakValueDictionary()
 )
-"""The consumers of this process that serve a connection now, in all event loops."""
+"""The consumers of this process that are serving connections, in all event loops."""

@@ -1,4 +1,4 @@
-"""Signals in groups of errors, as tasks of an ``asyncio.TaskGroup`` raise them."""
+"""Find signals in exception groups, such as an ``asyncio.TaskGroup`` raises."""
 
 from collections.abc import Generator
 from typing import cast
@@ -7,18 +7,18 @@ __all__ = ["leaves", "signal_in"]
 
 
 def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | None:
-    """Return the signal that an error is, or that is all there is in a group of errors.
+    """Return the signal in an exception; None if it is or contains another error.
 
-    Tasks of an ``asyncio.TaskGroup`` raise their signals in a group.
+    An ``asyncio.TaskGroup`` raises the signals of its tasks in a group.
 
     Args:
-        error: What was raised.
-        *signals: The signals to look for; of several, the first one here counts.
+        error: An exception or an exception group.
+        *signals: The signals to look for, in order of precedence.
     """
     found = [leaf for leaf in leaves(error) if isinstance(leaf, signals)]
     if not found or len(found) < len(list(leaves(error))):
         return None
-    # A subclass of a signal says more than the signal.
+    # A subclass takes precedence over the signal itself, as it is more specific.
     return min(
         found,
         key=lambda leaf: next(
@@ -30,7 +30,7 @@ def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | No
 
 
 def leaves(error: BaseException) -> Generator[BaseException]:
-    """Yield the errors in a group of errors, or the error if it is none."""
+    """Yield the exceptions in an exception group, or the exception if it is not one."""
     if isinstance(error, BaseExceptionGroup):
         for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from leaves(each)

@@ -37,17 +37,17 @@ __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds to wait for the server's disconnect when it could not send to the client.
+# Seconds to wait for the server's disconnect after a failed send.
 _PATIENCE = 1.0
-# The same after close(), while the client has to answer.
+# Seconds to wait for it after close(), which the client has to answer.
 _CLOSING = 10.0
 
-# What frameworks raise when the client is gone, and what they close the connection for
-# themselves, with a code of the exception's. There are none in the standard library.
+# The exceptions that frameworks raise when the client is gone, and for which they close
+# the connection with the exception's code. No framework is imported to compare them.
 _DISCONNECTED = "WebSocketDisconnect"
 _CLOSES = "WebSocketException"
 
-# Classes of which a connection was left undecided, which was logged.
+# Classes whose connect() left a connection undecided, which has been logged.
 _undecided: "weakref.WeakSet[type[AsyncWebsocketConsumer]]" = weakref.WeakSet()
 
 # Close codes, https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
@@ -60,7 +60,7 @@ _INTERNAL_ERROR = 1011
 _SERVICE_RESTART = 1012
 
 
-# At most so many characters of what is wrong with a frame are logged.
+# Maximum number of characters of an error in a frame that are logged.
 _SHORT = 200
 
 
@@ -77,16 +77,16 @@ def _finite(number: str) -> float:
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 _ENCODER = json.JSONEncoder(allow_nan=False)
-# The escape of a surrogate, which may lack its other half.
+# The escape of one half of a surrogate pair; the other half can be missing.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
-# For send_json(): a bool, or a code. It is Any, so that overrides may be declared with
-# bool, as in Channels.
+# For send_json(): a bool, or a close code. Any, so that overrides can declare bool, as
+# in Channels.
 _Close: TypeAlias = Any
 
 
 class Connection(Protocol):
-    """What ``serve()`` takes: Starlette's and FastAPI's ``WebSocket``, for instance."""
+    """A connection for ``serve()``, such as a ``WebSocket`` of Starlette or FastAPI."""
 
     @property
     def scope(self) -> ChannelScope:
@@ -95,12 +95,12 @@ class Connection(Protocol):
 
     @property
     def receive(self) -> ASGIReceiveCallable:
-        """Waits for the next event."""
+        """A function that waits for the next event."""
         ...
 
     @property
     def send(self) -> ASGISendCallable:
-        """Sends an event."""
+        """A function that sends an event."""
         ...
 
 
@@ -114,25 +114,25 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     however it ends:
 
     * with the code of ``close()``, if the consumer has closed it;
-    * with the client's code (1005 if there is none), or 1006 when the client has
-      vanished, which is what the server reports;
+    * with the code that the server reports: the client's (1005 if it gave none), or
+      1006 if the client has vanished;
     * with 1011 after an exception in a handler. The client gets a close frame with that
       code if the connection was open, and then the exception reaches the server;
-    * with 1012 when the connection is cancelled since the server shuts down.
+    * with 1012 if the connection is cancelled because the server shuts down.
 
-    Its groups and its channel are released in all of these.
+    In each case, the channel of the consumer and its groups are released.
 
-    After ``close()`` frames of the client are dropped; messages of the channel layer
+    After ``close()``, frames from the client are dropped; messages of the channel layer
     are still handled until the client has answered, for 10 seconds at most.
     """
 
-    # Whether there was a websocket.connect and no disconnect() for it yet.
+    # Whether websocket.connect was received and disconnect() has yet to be called.
     __connected = False
     # Whether accept() was called.
     __accepted = False
     # Whether close() or deny() was called, or the client has left.
     __closed = False
-    # Whether the server has raised, as the client is gone.
+    # Whether the server has raised because the client is gone.
     __gone = False
     # Whether close() has closed an open connection.
     __closed_here = False
@@ -144,9 +144,9 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     async def serve(self, websocket: Connection) -> None:
         """Serve the connection of an endpoint until it ends.
 
-        It is for endpoints of FastAPI and Starlette, which have dependencies and path
-        parameters: ``await Chat(room=room, user=user).serve(websocket)``. The endpoint
-        must not accept the connection; that is for ``connect()``.
+        Call it in an endpoint of FastAPI or Starlette that has dependencies or path
+        parameters: ``await Chat(room=room, user=user).serve(websocket)``. Do not accept
+        the connection in the endpoint: ``connect()`` accepts or refuses it.
 
         Args:
             websocket: Anything with ``scope``, ``receive`` and ``send`` as in ASGI.
@@ -155,7 +155,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             RuntimeError: The connection was accepted or closed already, or the instance
                 has served another one.
         """
-        # Of Starlette's WebSocket.
+        # Only Starlette's WebSocket has this attribute.
         state = getattr(websocket, "application_state", None)
         if getattr(state, "name", "CONNECTING") != "CONNECTING":
             raise RuntimeError(
@@ -164,10 +164,10 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             )
         await self(websocket.scope, websocket.receive, websocket.send)
 
-    # What subclasses override
+    # Methods to override
 
     async def connect(self) -> None:
-        """Decide about a new connection; accepts it, unless overridden.
+        """Accept or refuse a new connection; accepts it by default.
 
         Call ``accept()``, ``deny()`` or ``close()``, or raise ``AcceptConnection`` or
         ``DenyConnection``.
@@ -177,7 +177,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        """Handle a frame from the client; ignores it, unless overridden.
+        """Handle a frame from the client; ignores it by default.
 
         Args:
             text_data: The content of a text frame, else None.
@@ -185,24 +185,24 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         """
 
     async def disconnect(self, code: int) -> None:
-        """Clean up after the connection; does nothing, unless overridden.
+        """Clean up after the connection; does nothing by default.
 
-        Nothing can be sent to the client any more, and the groups have been left; to
-        send to them is still possible.
+        The connection is over: do not send to the client. The consumer has left its
+        groups, but can still send to them.
 
         Args:
             code: The close code; see the class for its values.
         """
 
-    # What they call
+    # Methods to call
 
     async def accept(
         self, subprotocol: str | None = None, headers: ChannelHeaders | None = None
     ) -> None:
-        """Accept the connection; nothing happens if it was refused already.
+        """Accept the connection; do nothing if it was refused already.
 
         Args:
-            subprotocol: One of those that the client offered.
+            subprotocol: One of the subprotocols that the client offered.
             headers: Headers to add to the response.
         """
         if self.__closed:
@@ -221,26 +221,26 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         headers: ChannelHeaders | None = None,
         body: bytes = b"",
     ) -> None:
-        """Refuse the connection, and say why in an HTTP response.
+        """Refuse the connection with an HTTP response.
 
-        It is for ``connect()``, instead of ``accept()``. Nothing is sent any more
-        afterwards; ``disconnect()`` is called with what the server tells, most often
-        1006. A second call does nothing.
+        Call it in ``connect()``, instead of ``accept()``. Nothing is sent to the client
+        after that; ``disconnect()`` is called with the code that the server reports,
+        usually 1006. A second call does nothing.
 
-        Clients see the response; but pages in a browser learn only that they could not
-        connect. A server that cannot send a response, since it lacks the extension
-        https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response,
+        Clients get the response, but pages in a browser learn only that the connection
+        failed. A server without the extension
+        https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response
         sends an empty 403.
 
         Args:
             status: The HTTP status of the response.
-            headers: Its headers; those about the body's length and type are added.
-            body: Its body.
+            headers: The headers; those that describe the body are added if missing.
+            body: The body of the response.
 
         Raises:
             RuntimeError: The connection was accepted.
-            TypeError: The body or a header is not of bytes.
-            ValueError: The status is not one that HTTP has for a whole response.
+            TypeError: The body or a part of a header is not bytes.
+            ValueError: The status is unknown in HTTP, or lower than 200.
         """
         events = denial_events(self.scope, status, headers, body)
         if self.__accepted:
@@ -262,10 +262,10 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     ) -> None:
         """Send a frame to the client.
 
-        Nothing is sent any more once ``close()`` or ``deny()`` was called, nor in
-        ``disconnect()`` to a client that has left. When the client turns out to be
-        gone, ``StopConsumer`` is raised: it ends the handler, and then the connection
-        ends with the disconnect that the server tells.
+        Nothing is sent after ``close()`` or ``deny()``, nor in ``disconnect()`` to a
+        client that has left. If the server fails to send because the client is gone,
+        ``StopConsumer`` is raised: it ends the handler, and then the connection ends
+        with the disconnect that the server reports.
 
         Args:
             text_data: The content of a text frame.
@@ -273,8 +273,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             close: True, or a close code, to close the connection afterwards.
 
         Raises:
-            TypeError: The content is not of the type that its frame has.
-            ValueError: There is neither text nor bytes.
+            TypeError: ``text_data`` is not a str, or ``bytes_data`` is not bytes.
+            ValueError: Neither of them is given.
         """
         if text_data is not None:
             if not isinstance(text_data, str):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
@@ -293,7 +293,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         else:
             raise ValueError("send() needs text_data or bytes_data")
         if not self.__closed:
-            # As __transmit() does; most of what a consumer does is this.
+            # __transmit(), inlined: sending is most of the work of a consumer.
             try:
                 await self.base_send(event)
             except Exception as exc:
@@ -310,7 +310,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     ) -> None:
         """Close the connection, or refuse it if it was not accepted yet.
 
-        Frames of the client are dropped from now on. The connection ends with
+        Frames from the client are dropped from now on. The connection ends with
         ``disconnect(code)`` when the client has answered, or after 10 seconds. A second
         call does nothing.
 
@@ -334,7 +334,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         await self.__transmit(event)
         self.__closed_here = self.__accepted
 
-    # Handlers of the ASGI events
+    # Handlers of ASGI events
 
     async def websocket_connect(self, message: WebSocketConnectEvent) -> None:
         """Join the groups and call ``connect()``.
@@ -357,7 +357,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             self.__warn_undecided()
 
     async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
-        """Call ``receive()`` with what the frame holds."""
+        """Call ``receive()`` with the content of the frame."""
         text = message.get("text")
         if text is not None:
             await awaitable(self.receive(text_data=text), self, "receive")
@@ -366,7 +366,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             await awaitable(self.receive(bytes_data=data), self, "receive")
 
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
-        """Leave the groups, call ``disconnect()``, and end the consumer."""
+        """Leave the groups, call ``disconnect()`` and end the consumer."""
         code = message.get("code")
         # hypercorn reports 1000 after any close().
         if code is None or code == _NO_CODE or (code == _NORMAL and self.__closed_here):
@@ -377,7 +377,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         await self.__disconnect_once(code)
         raise StopConsumer
 
-    # How a connection begins and ends
+    # The beginning and the end of a connection
 
     def _consumer_prepare(self) -> None:
         kind = self.scope.get("type", "websocket")
@@ -401,22 +401,22 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         if self._consumer_layer() is None:
             await super()._consumer_attend(loop, receive)
         else:
-            # A layer wakes consumers more often than their clients do.
+            # A layer wakes a consumer more often than the client does.
             await loop.listen(receive, self._consumer_serve(loop, receive, ()))
 
     async def _consumer_stopped(
         self, signal: Exception, receive: ASGIReceiveCallable
     ) -> None:
         if isinstance(signal, _ClientGone):
-            # The handler that could not send has ended; the event is what the server
-            # would have told had nothing been sent.
+            # The handler that failed to send has ended; the next event is the
+            # disconnect.
             await self.dispatch(await receive())
 
     def __end(self, code: int, patience: float) -> None:
-        """Stop listening to the client but for its disconnect, and sending to it.
+        """Stop sending to the client, and drop its events except the disconnect.
 
         Args:
-            code: The code for disconnect() when the server reports none.
+            code: The code for disconnect() if the server reports none.
             patience: Seconds to wait for the server.
         """
         self.__closed, self.__close_code = True, code
@@ -433,8 +433,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             )
 
     async def _consumer_end(self, cause: BaseException | None) -> None:
-        # The last one first. A cancellation may end any of the steps; the others are
-        # made all the same.
+        # The steps run in reverse order. If one of them is cancelled, the others still
+        # run.
         async with contextlib.AsyncExitStack() as steps:
             steps.push_async_callback(super()._consumer_end, cause)
             steps.push_async_callback(self.__disconnect_at_last, cause)
@@ -442,7 +442,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             steps.push_async_callback(self.__close_after, cause)
 
     async def __close_after(self, cause: BaseException | None) -> None:
-        """Tell the client of an exception, if the connection is open."""
+        """Close an open connection after an exception, with code 1011."""
         if not isinstance(cause, Exception) or isinstance(cause, StopConsumer):
             return
         if self.__accepted and not self.__closed:
@@ -450,7 +450,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             if _is_named(cause, _CLOSES):
                 return
             event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
-            # Some servers wait for the answer of the client.
+            # Some servers wait for the client's answer.
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_PATIENCE):
                     await self.base_send(event)
@@ -478,11 +478,11 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             raise
 
     def __is_gone(self, exc: Exception) -> bool:
-        """Return whether the server's ``send()`` has raised as the client is gone."""
+        """Return whether the server's ``send()`` raised because the client is gone."""
         # Servers raise an OSError then, see
-        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, of which
-        # frameworks make a WebSocketDisconnect, and what they like once they have
-        # reported the disconnect or raised that.
+        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, which
+        # frameworks turn into a WebSocketDisconnect. After that exception, or after
+        # they have reported the disconnect, they can raise any other one.
         incoming = self.__incoming
         if incoming is None:
             return False
@@ -498,20 +498,20 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
 
 
 def _is_named(error: BaseException, name: str) -> bool:
-    """Return whether an error is of a class of that name, or of one derived from it."""
+    """Return whether the class of an error, or one of its bases, has this name."""
     return any(each.__name__ == name for each in type(error).__mro__)
 
 
 class _ClientGone(StopConsumer):
-    """Signal: the client is gone, which ends the handler that sends to it."""
+    """Signal: the client is gone, which ends the handler that is sending to it."""
 
 
 class _InvalidFrame(ValueError):
-    """A frame of the client is not JSON.
+    """A frame from the client is not JSON.
 
     Args:
         code: The code to close with.
-        message: What is wrong with it.
+        message: A description of the error in the frame.
     """
 
     def __init__(self, code: int, message: str) -> None:
@@ -526,12 +526,12 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     Override :meth:`receive_json`, and send with :meth:`send_json`.
 
     A frame that is not valid JSON closes the connection with code 1007, and a binary
-    frame with 1003, see https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1. One
-    line in the log says so.
+    frame with 1003, see https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1. Each
+    such frame is logged in one line.
     """
 
     async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
-        """Call ``receive()``; close the connection when the frame is not JSON."""
+        """Call ``receive()``; close the connection if the frame is not JSON."""
         try:
             await super().websocket_receive(message)
         except _InvalidFrame as exc:
@@ -558,9 +558,9 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             **kwargs: Further arguments for ``receive_json()``.
 
         Raises:
-            ValueError: The frame is empty, binary, or ``decode_json()`` has raised
-                ValueError. Unless it is caught in an override, the connection is
-                closed with code 1003 or 1007.
+            ValueError: The frame is empty or binary, or ``decode_json()`` has raised
+                ValueError or RecursionError. Unless an override catches it, the
+                connection is closed with code 1003 or 1007.
         """
         if not text_data:
             binary = bytes_data is not None
@@ -576,31 +576,31 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         await awaitable(self.receive_json(content, **kwargs), self, "receive_json")
 
     if TYPE_CHECKING:
-        # Overrides may have any other arguments, or none.
+        # Overrides can have any other parameters, or none.
         async def receive_json(self, content: Any, *args: Any, **kwargs: Any) -> None:
-            """Handle what the client sent."""
+            """Handle the content of a frame."""
 
     else:
 
         async def receive_json(self, content: Any, **kwargs: Any) -> None:
-            """Handle what the client sent; ignores it, unless overridden.
+            """Handle the content of a frame; ignores it by default.
 
             Args:
                 content: The decoded content.
-                **kwargs: What an override of ``receive()`` added. An override needs
-                    no such parameter if there is none.
+                **kwargs: Arguments that an override of ``receive()`` adds. Without
+                    such an override, leave the parameter out.
             """
 
     async def send_json(self, content: Any, close: _Close = False) -> None:
         """Send content as JSON to the client.
 
         Args:
-            content: What ``encode_json()`` can encode.
+            content: Content that ``encode_json()`` can encode.
             close: True, or a close code, to close the connection afterwards.
 
         Raises:
             TypeError: The content cannot be encoded.
-            ValueError: It has a float that is NaN or infinite.
+            ValueError: The content has a float that is NaN or infinite.
         """
         await self.send(text_data=await self.encode_json(content), close=close)
 
@@ -609,13 +609,13 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """Return the content of a text frame; override it for another decoder.
 
         Raises:
-            ValueError: It is not valid JSON, or has what cannot be sent on to others:
-                NaN, an infinite number, or half of a surrogate pair.
-            RecursionError: It is nested too deep.
+            ValueError: The text is not valid JSON, or has a value that cannot be sent
+                on: NaN, an infinite number, or half of a surrogate pair.
+            RecursionError: The content is nested too deeply.
         """
         content = _DECODER.decode(text_data)
         if "\\u" in text_data and _SURROGATE.search(text_data):
-            # UnicodeEncodeError, which is a ValueError.
+            # Half of a pair raises UnicodeEncodeError, which is a ValueError.
             json.dumps(content, ensure_ascii=False).encode()
         return content
 
@@ -624,7 +624,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """Return content as JSON; override it for another encoder.
 
         Raises:
-            TypeError: It cannot be encoded.
-            ValueError: It has a float that is NaN or infinite, which JSON lacks.
+            TypeError: The content cannot be encoded.
+            ValueError: The content has a float that is NaN or infinite.
         """
         return _ENCODER.encode(content)

@@ -1,4 +1,4 @@
-"""Applications that wrap another one: origins, cookies, and what you write yourself."""
+"""Applications that wrap another one, for origins, for cookies, or written by you."""
 
 from .base import BaseMiddleware
 from .cookies import CookieMiddleware

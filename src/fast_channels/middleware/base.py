@@ -1,4 +1,4 @@
-"""The middleware that others extend."""
+"""The base class of middleware."""
 
 from fast_channels.type_defs import (
     ASGIApplication,
@@ -11,14 +11,14 @@ __all__ = ["BaseMiddleware"]
 
 
 class BaseMiddleware:
-    """An application that calls another one, with a scope of its own.
+    """An application that calls another one with a copy of the scope.
 
-    Override ``__call__`` and call ``super().__call__()`` with the scope that the inner
-    application is to get; to change the scope, change a copy of it.
+    Override ``__call__`` and call ``super().__call__()`` with the scope for the inner
+    application. To change the scope, change a copy of it.
 
-    It goes wherever an application goes, and where Starlette and FastAPI take a
-    middleware class: ``Middleware(...)`` and ``add_middleware(...)``. There it is
-    called for HTTP requests and for the lifespan too, not only for WebSockets.
+    Use it like any application, or as a middleware class of Starlette and FastAPI, with
+    ``Middleware(...)`` or ``add_middleware(...)``. As such it is also called for HTTP
+    requests and for the lifespan, not only for WebSockets.
 
     Args:
         app: The inner application.
@@ -27,7 +27,7 @@ class BaseMiddleware:
     inner: ASGIApplication
     """The inner application."""
 
-    # Older releases of Starlette give it by this name.
+    # Older releases of Starlette pass the application by this name.
     def __init__(self, app: ASGIApplication) -> None:
         self.inner = app
 
@@ -39,7 +39,7 @@ class BaseMiddleware:
     ) -> None:
         """Call the inner application with a copy of the scope.
 
-        What it changes in the scope is seen neither by the server nor by other
-        middleware.
+        The changes that the inner application makes to its scope do not reach the
+        server or other middleware.
         """
         await self.inner(dict(scope), receive, send)

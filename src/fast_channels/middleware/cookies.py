@@ -1,4 +1,4 @@
-"""Cookies, as a dict in the scope."""
+"""Middleware that reads the cookies."""
 
 import re
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ __all__ = ["CookieMiddleware"]
 class CookieMiddleware(BaseMiddleware):
     """Puts the cookies of a WebSocket or of an HTTP request into ``scope["cookies"]``.
 
-    It is a dict of str, empty if there are none. All ``cookie`` headers count, as
-    HTTP/2 may split them: https://www.rfc-editor.org/rfc/rfc9113.html#section-8.2.3.
-    Of several cookies with one name the last counts, as in Starlette and in Django;
-    what has no name is left out. Values are read as Starlette reads them: as Latin-1,
-    and without the double quotes around them.
+    The value is a dict of str, empty without cookies. All ``cookie`` headers are read,
+    as HTTP/2 can split them: https://www.rfc-editor.org/rfc/rfc9113.html#section-8.2.3.
+    If a name repeats, the last cookie wins, as in Starlette and Django; cookies without
+    a name are left out. As in Starlette, values are decoded as Latin-1, without the
+    double quotes around them.
 
     Other scopes pass through untouched.
     """
@@ -40,7 +40,7 @@ class CookieMiddleware(BaseMiddleware):
         await super().__call__({**scope, "cookies": cookies}, receive, send)
 
 
-# A character that is escaped in a quoted value, by its number or after a backslash.
+# An escaped character in a quoted value: a backslash, then its octal code or itself.
 _ESCAPED = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 

@@ -1,4 +1,4 @@
-"""Who may open a WebSocket: the origins that are allowed, and nobody at all."""
+"""Middleware that refuses WebSockets by origin, and an application that refuses all."""
 
 import ipaddress
 import logging
@@ -27,15 +27,15 @@ _logger = logging.getLogger(__name__)
 class WebsocketDenier:
     """An ASGI application that refuses every WebSocket.
 
-    Middleware calls it to refuse a connection, a route may lead to it, and one
-    instance serves any number of connections. The client sees the HTTP response;
-    from a server that cannot send one, an empty 403
+    Call it in middleware to refuse a connection, or give it a route. One instance
+    serves any number of connections. The client gets the HTTP response, or an empty 403
+    from a server that cannot send it
     (https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response).
 
     Args:
         status: The HTTP status of the response.
-        headers: Its headers; those about the body's length and type are added.
-        body: Its body.
+        headers: The headers; those that describe the body are added if missing.
+        body: The body of the response.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class WebsocketDenier:
 
     @classmethod
     def as_asgi(cls, **initkwargs: Any) -> Self:
-        """Return an instance: it goes wherever a consumer's ``as_asgi()`` goes."""
+        """Return an instance, to be used like the ``as_asgi()`` of a consumer."""
         return cls(**initkwargs)
 
     async def __call__(
@@ -63,7 +63,7 @@ class WebsocketDenier:
         """Refuse one WebSocket.
 
         Raises:
-            ValueError: The scope is not that of a WebSocket.
+            ValueError: The scope is not of a WebSocket.
         """
         if scope["type"] != "websocket":
             raise ValueError(
@@ -77,29 +77,29 @@ class WebsocketDenier:
 class OriginValidator(BaseMiddleware):
     """Refuses WebSockets that pages of other sites open.
 
-    A browser says in the header ``Origin`` from which site the page comes that opens a
-    WebSocket (https://www.rfc-editor.org/rfc/rfc6455.html#section-10.2). Unless it is
-    an allowed one, the connection gets a 403; so it does if the header is absent,
-    repeated or malformed. Everything else than WebSockets passes.
+    Browsers send the origin of the page that opens a WebSocket in the ``Origin`` header
+    (https://www.rfc-editor.org/rfc/rfc6455.html#section-10.2). If the origin is not
+    allowed, or the header is absent, repeated or malformed, the connection is refused
+    with status 403. Protocols other than WebSocket pass through.
 
     An allowed origin is one of these:
 
-    * ``"https://example.com"``, ``"https://example.com:8443"``: this very origin; if no
-      port is named, it is that of the scheme.
+    * ``"https://example.com"``, ``"https://example.com:8443"``: exactly this origin,
+      with the default port of the scheme if it has no port.
     * ``"example.com"``, ``"example.com:8443"``: this host with any scheme, and with any
-      port if none is named. IPv6 addresses are in brackets.
-    * ``".example.com"``, ``"https://.example.com"``: this host and every one below it.
-    * ``"*.example.com"``, ``"https://*.example.com"``: every host below this one.
-    * a compiled regular expression: the origins, in lower case, that it matches as a
+      port if it has no port. Write IPv6 addresses in brackets.
+    * ``".example.com"``, ``"https://.example.com"``: this host and all its subdomains.
+    * ``"*.example.com"``, ``"https://*.example.com"``: all subdomains of this host.
+    * a compiled regular expression: every origin, in lower case, that it matches as a
       whole.
-    * ``"*"``: every connection, whatever its header is, or if it has none.
+    * ``"*"``: every connection, with any ``Origin`` header or none.
 
     Args:
         app: The inner application.
-        allowed_origins: The allowed origins; if there are none, nobody connects.
+        allowed_origins: The allowed origins; if empty, every WebSocket is refused.
 
     Raises:
-        TypeError: It is a str instead of a list of them, or holds something else.
+        TypeError: The origins are a str instead of a list, or one has another type.
         ValueError: An allowed origin is one that no page can have, or ``"null"``, which
             the pages of any site can have.
     """
@@ -133,10 +133,10 @@ class OriginValidator(BaseMiddleware):
         else:
             await _DENIER(scope, receive, send)
 
-    # The steps of the decision, by their names in Django Channels, for subclasses.
+    # The steps of the decision, for subclasses; named as in Django Channels.
 
     def valid_origin(self, parsed_origin: ParseResult | None) -> bool:
-        """Return whether a WebSocket may be opened.
+        """Return whether a WebSocket from an origin is allowed.
 
         Args:
             parsed_origin: The origin of the page, in lower case; None if the header is
@@ -147,7 +147,7 @@ class OriginValidator(BaseMiddleware):
         return self.validate_origin(parsed_origin)
 
     def validate_origin(self, parsed_origin: ParseResult) -> bool:
-        """Return whether an origin is one of those that are allowed."""
+        """Return whether an origin matches one of the allowed origins."""
         return any(
             pattern == "*" or self.match_allowed_origin(parsed_origin, pattern)
             for pattern in self.allowed_origins
@@ -156,7 +156,7 @@ class OriginValidator(BaseMiddleware):
     def match_allowed_origin(
         self, parsed_origin: ParseResult, pattern: str | re.Pattern[str]
     ) -> bool:
-        """Return whether an origin is the allowed one, or one of them.
+        """Return whether an origin matches an allowed origin.
 
         Args:
             parsed_origin: The origin of the page.
@@ -171,7 +171,7 @@ class OriginValidator(BaseMiddleware):
         return origin is not None and allowed.includes(origin._replace(port=port))
 
     def get_origin_port(self, origin: ParseResult) -> int | None:
-        """Return the port of an origin, or that of its scheme; None if it has none."""
+        """Return the port of an origin, or the default of its scheme, or None."""
         return _PORTS.get(origin.scheme) if origin.port is None else origin.port
 
     def _allows(self, scope: ChannelScope) -> bool:
@@ -191,21 +191,21 @@ class OriginValidator(BaseMiddleware):
 
 
 class AllowedHostsOriginValidator(OriginValidator):
-    """Refuses WebSockets that pages on other hosts than one's own open.
+    """Refuses WebSockets that pages on other hosts open.
 
-    It is an :class:`OriginValidator` for an application that knows its hosts already,
-    and takes them as Django's ``ALLOWED_HOSTS`` does. The header that it looks at is
-    ``Origin``, not ``Host``.
+    It is an :class:`OriginValidator` for an application that has a list of its hosts in
+    the form of Django's ``ALLOWED_HOSTS``. It checks the ``Origin`` header, not the
+    ``Host`` header.
 
     Args:
         app: The inner application.
-        allowed_hosts: Hosts such as ``"example.com"``, ``".example.com"`` for every
-            one below it too, or ``"*"``.
-        debug: Whether ``localhost``, ``127.0.0.1`` and ``[::1]`` are allowed when there
-            are no hosts.
+        allowed_hosts: Hosts such as ``"example.com"``, ``".example.com"`` to include
+            its subdomains, or ``"*"``.
+        debug: Whether to allow ``localhost``, ``127.0.0.1`` and ``[::1]`` if there are
+            no hosts.
 
     Raises:
-        TypeError: The hosts are a str instead of a list of them.
+        TypeError: The hosts are a str instead of a list.
         ValueError: A host is malformed.
     """
 
@@ -222,17 +222,17 @@ class AllowedHostsOriginValidator(OriginValidator):
 
 _DENIER = WebsocketDenier(body=b"Origin not allowed")
 
-# The hosts under which a developer sees the application.
+# The hosts of an application in development.
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
-# The ports that an origin does not name.
+# The default ports of the schemes.
 _PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
-# No origin is longer: the name of a host has at most 253 characters.
+# The maximum length of an origin: the name of a host has at most 253 characters.
 _LONGEST = 300
 
-# https://www.rfc-editor.org/rfc/rfc6454.html#section-6.2, and what is allowed: that may
-# lack the scheme, and have a dot, or a star and a dot, before the host.
+# https://www.rfc-editor.org/rfc/rfc6454.html#section-6.2, extended for allowed origins,
+# which may lack the scheme, and have a dot, or a star and a dot, before the host.
 _SYNTAX = re.compile(
     r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
     r"(?P<host>(?:\*?\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])"
@@ -241,7 +241,7 @@ _SYNTAX = re.compile(
 
 
 class _Origin(NamedTuple):
-    """An origin, or several of them that are allowed."""
+    """An origin of a page, or an allowed origin, which can match several of them."""
 
     scheme: str | None
     host: str
@@ -249,7 +249,7 @@ class _Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the origin that a text in lower case names; None if it names none."""
+        """Parse a text in lower case; return None if it is not an origin."""
         match = _SYNTAX.fullmatch(text)
         if match is None:
             return None
@@ -264,11 +264,11 @@ class _Origin(NamedTuple):
         return cls(scheme, host, int(port)) if int(port) <= _LAST_PORT else None
 
     def is_complete(self) -> bool:
-        """Return whether it is the origin of a page."""
+        """Return whether this is the full origin of a page."""
         return self.scheme is not None and self.host[0] not in "*."
 
     def includes(self, origin: "_Origin") -> bool:
-        """Return whether the origin of a page is among those that are allowed."""
+        """Return whether this allowed origin matches the origin of a page."""
         if self.scheme is None:
             same = self.port in {None, origin.port}
         else:
@@ -279,7 +279,7 @@ class _Origin(NamedTuple):
 
 
 def _parse_header(values: list[bytes]) -> ParseResult | None:
-    """Return the origin that the headers of a connection name, if it is one."""
+    """Return the origin in the ``Origin`` headers of a connection, or None."""
     if len(values) != 1 or len(values[0]) > _LONGEST:
         return None
     text = values[0].decode("latin-1").lower()
@@ -288,7 +288,7 @@ def _parse_header(values: list[bytes]) -> ParseResult | None:
 
 
 def _check(item: str | re.Pattern[str]) -> _Origin | re.Pattern[str]:
-    """Return what is allowed, ready to compare; raise if it can never be an origin."""
+    """Parse an allowed origin; raise if it is not a valid one."""
     if isinstance(item, re.Pattern) and isinstance(item.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance] # one of bytes fails later
         return item
     if not isinstance(item, str):

@@ -15,27 +15,27 @@ __all__ = ["ApplicationCommunicator"]
 
 
 class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
-    """Runs an application for one connection, and plays its server.
+    """Runs an application for one connection, in the role of its server.
 
     The application starts with the first call that needs it, in a task and a context
-    of its own. An exception that ends it comes out of the next call.
+    of its own. If an exception ends it, the next call raises that exception.
 
-    Use it with ``async with``: however the block ends, the application has ended too
-    afterwards, and an exception of it that no call has shown yet comes out.
+    Use it with ``async with``: at the end of the block the application is cancelled
+    unless it has ended, and its exception is raised if no call has raised it yet.
 
     Args:
         application: An ASGI application, or a consumer class.
-        scope: The scope of the connection. It may be changed until the application
+        scope: The scope of the connection. You can change it until the application
             starts.
     """
 
     application: ASGIApplication
-    """What is run."""
+    """The application."""
 
     scope: ChannelScope
     """The scope of the connection."""
 
-    # asgiref's __del__ looks for it, even if a constructor failed.
+    # asgiref's __del__ needs the attribute, even after a constructor has failed.
     _future: asyncio.Task[None] | None = None
 
     def __init__(
@@ -46,12 +46,12 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         if isinstance(application, type) and issubclass(application, AsyncConsumer):
             application = application.as_asgi()
         super().__init__(application, scope)  # type: ignore[no-untyped-call] # asgiref.testing has no types
-        # Whether a call has shown the exception that ended the application.
+        # Whether a call has raised the exception that ended the application.
         self._shown = False
 
     @property
     def future(self) -> asyncio.Task[None]:
-        """The task that runs the application; asking for it starts it."""
+        """The task that runs the application; reading it starts the application."""
         return cast("asyncio.Task[None]", super().future)  # pyright: ignore[reportUnknownMemberType] # asgiref.testing has no types
 
     async def __aenter__(self) -> Self:
@@ -67,19 +67,19 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         if future is None:
             return
         while not future.done():
-            # Again and again, for one that goes on although it was cancelled.
+            # Repeated, as the application can suppress a cancellation.
             future.cancel()
             await asyncio.wait([future], timeout=0.1)
-        # Looked at in any case, as asyncio complains about exceptions that nobody saw.
+        # Retrieved in any case, as asyncio logs exceptions that are never retrieved.
         error = None if future.cancelled() else future.exception()
         if error is not None and not self._shown and exc is None:
             raise error
 
     async def send_input(self, message: ChannelMessage) -> None:
-        """Give the application an event from its server.
+        """Send the application an event, as its server does.
 
         Raises:
-            Exception: The one that has ended the application.
+            Exception: The exception that has ended the application.
         """
         with self._showing():
             await super().send_input(message)  # type: ignore[no-untyped-call] # as above
@@ -88,11 +88,11 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         """Wait for the next event that the application sends, and return it.
 
         Args:
-            timeout: After how many seconds to give up.
+            timeout: Seconds to wait for the event.
 
         Raises:
-            TimeoutError: There was none; the application has been cancelled.
-            Exception: The one that has ended the application.
+            TimeoutError: No event came; the application has been cancelled.
+            Exception: The exception that has ended the application.
         """
         with self._showing():
             output = await super().receive_output(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # as above
@@ -104,11 +104,11 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         """Return whether the application sends nothing for a while.
 
         Args:
-            timeout: For how many seconds to look.
-            interval: How many seconds to wait between two looks.
+            timeout: Seconds to wait for an event.
+            interval: Seconds between two checks.
 
         Raises:
-            Exception: The one that has ended the application.
+            Exception: The exception that has ended the application.
         """
         with self._showing():
             nothing: bool = await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call] # as above
@@ -118,10 +118,10 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         """Wait for the application to end.
 
         Args:
-            timeout: After how many seconds to cancel it.
+            timeout: Seconds to wait before the application is cancelled.
 
         Raises:
-            Exception: The one that has ended the application.
+            Exception: The exception that has ended the application.
         """
         with self._showing():
             await super().wait(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType] # as above
@@ -140,6 +140,6 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         try:
             yield
         except BaseException:
-            # One that comes while the application runs is not the application's.
+            # An exception that comes while the application runs is not its own.
             self._shown = self._future is not None and self._future.done()
             raise

@@ -21,10 +21,10 @@ class HttpResponse(TypedDict):
 
 
 class HttpCommunicator(ApplicationCommunicator):
-    """Runs an application for one HTTP request, and plays its client.
+    """Runs an application for one HTTP request, in the role of its client.
 
-    The request is sent by the first call that waits for the response. The client goes
-    away with :meth:`disconnect`, and at the end of an ``async with`` block.
+    The first call that waits for the response sends the request. The client disconnects
+    in :meth:`disconnect`, and at the end of an ``async with`` block.
 
     Args:
         application: An ASGI application, or a consumer class.
@@ -70,10 +70,10 @@ class HttpCommunicator(ApplicationCommunicator):
         self.body = body
         """The body of the request."""
         self.status: int | None = None
-        """The status of the response, once something of it was received."""
+        """The status of the response; None before the response begins."""
         self.response_headers: list[tuple[bytes, bytes]] = []
-        """The headers of the response, once something of it was received."""
-        # The parts of the response's body that were received.
+        """The headers of the response; empty before the response begins."""
+        # The parts of the response's body received so far.
         self._parts: list[bytes] = []
         # Whether send_request() was called.
         self._requested = False
@@ -93,7 +93,7 @@ class HttpCommunicator(ApplicationCommunicator):
             await super().__aexit__(exc_type, exc, traceback)
 
     async def send_request(self) -> None:
-        """Send the request, unless it was sent already, and wait for nothing."""
+        """Send the request, unless it was sent already; wait for no response."""
         if not self._requested:
             self._requested = True
             await self.send_input({"type": "http.request", "body": self.body})
@@ -101,15 +101,15 @@ class HttpCommunicator(ApplicationCommunicator):
     async def get_response(self, timeout: float = 1) -> HttpResponse:
         """Send the request, wait for the whole response, and return it.
 
-        Parts that ``receive_body()`` has returned belong to it too.
+        The body includes the parts that ``receive_body()`` has returned.
 
         Args:
-            timeout: After how many seconds without a part of it to give up.
+            timeout: Seconds to wait for each part of the response.
 
         Raises:
-            AssertionError: The application sent something else.
-            TimeoutError: It was not completed; the application has been cancelled.
-            Exception: The one that has ended the application.
+            AssertionError: The application sent another event.
+            TimeoutError: A part did not come; the application has been cancelled.
+            Exception: The exception that has ended the application.
         """
         await self._receive_start(timeout)
         while not self._complete:
@@ -122,20 +122,20 @@ class HttpCommunicator(ApplicationCommunicator):
         }
 
     async def receive_body(self, timeout: float = 1) -> bytes:
-        """Send the request, wait for the next part of the response's body, return it.
+        """Send the request, and return the next part of the response's body.
 
         Args:
-            timeout: After how many seconds to give up.
+            timeout: Seconds to wait for the part.
 
         Raises:
-            AssertionError: The response is complete, or the application sent something
-                else.
-            TimeoutError: There was none; the application has been cancelled.
-            Exception: The one that has ended the application.
+            AssertionError: The response is complete, or the application sent another
+                event.
+            TimeoutError: No part came; the application has been cancelled.
+            Exception: The exception that has ended the application.
         """
         await self._receive_start(timeout)
         if self._complete:
-            raise AssertionError("the response is complete: no part of it follows")
+            raise AssertionError("the response is complete: no more parts follow")
         event = await self._receive("http.response.body", timeout)
         body: object = event.get("body", b"")
         if not isinstance(body, bytes):
@@ -147,13 +147,13 @@ class HttpCommunicator(ApplicationCommunicator):
         return body
 
     async def disconnect(self, timeout: float = 1) -> None:
-        """Go away, as a client that closes its connection; wait for the application.
+        """Disconnect the client, and wait for the application to end.
 
         Args:
-            timeout: After how many seconds to cancel the application.
+            timeout: Seconds to wait before the application is cancelled.
 
         Raises:
-            Exception: The one that has ended the application.
+            Exception: The exception that has ended the application.
         """
         await self.send_input({"type": "http.disconnect"})
         await self.wait(timeout)

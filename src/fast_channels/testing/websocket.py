@@ -20,7 +20,7 @@ _INTERNAL_ERROR = 1011
 
 
 class WebsocketCommunicator(ApplicationCommunicator):
-    """Runs an application for one WebSocket, and plays its client.
+    """Runs an application for one WebSocket, in the role of its client.
 
     At the end of an ``async with`` block the client disconnects, with code 1000.
 
@@ -29,7 +29,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         path: The path to connect to, with a query string if there is one.
         headers: The headers of the client's request.
         subprotocols: The subprotocols that the client offers.
-        spec_version: The version of the ASGI specification of the scope.
+        spec_version: The version of the ASGI specification, for the scope.
 
     Raises:
         TypeError: The path is not a str.
@@ -66,9 +66,9 @@ class WebsocketCommunicator(ApplicationCommunicator):
             },
         )
         self.response_headers: list[tuple[bytes, bytes]] = []
-        """The headers with which the application accepted or denied the connection."""
+        """The headers of the response that accepted or denied the connection."""
         self.response_body: bytes = b""
-        """The body of the response with which it denied the connection."""
+        """The body of the response that denied the connection."""
         # Whether the client has connected and has not disconnected yet.
         self._connected = False
 
@@ -88,15 +88,15 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Open the connection.
 
         Args:
-            timeout: For how many seconds to wait for the application's answer.
+            timeout: Seconds to wait for the application's answer.
 
         Returns:
-            True and the subprotocol, or None if there is none; or, when the application
-            refused, False and the code of the close, or the HTTP status of the
-            response if it denied with one, see ``response_body``.
+            True and the subprotocol, or None without one, if the application accepted
+            the connection. Otherwise False and the close code, or the HTTP status of
+            the response that denied the connection, see ``response_body``.
 
         Raises:
-            TimeoutError: There was no answer; the application has been cancelled.
+            TimeoutError: No answer came; the application has been cancelled.
         """
         await self.send_input({"type": "websocket.connect"})
         self._connected = True
@@ -123,8 +123,8 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Send a text frame or a binary frame to the application.
 
         Raises:
-            TypeError: The content is not of the type that its frame has.
-            ValueError: There is not exactly one of text and bytes.
+            TypeError: ``text_data`` is not a str, or ``bytes_data`` is not bytes.
+            ValueError: Not exactly one of them is given.
         """
         if (text_data is None) is (bytes_data is None):
             raise ValueError("send_to() needs either text_data or bytes_data")
@@ -145,16 +145,16 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Wait for the next frame from the application, and return its content.
 
         Args:
-            timeout: After how many seconds to give up.
+            timeout: Seconds to wait for the frame.
 
         Raises:
-            AssertionError: The application did something else, like closing.
-            TimeoutError: There was none; the application has been cancelled.
-            Exception: The one that has ended the application.
+            AssertionError: The application sent another event, such as a close.
+            TimeoutError: No frame came; the application has been cancelled.
+            Exception: The exception that has ended the application.
         """
         event = await self.receive_output(timeout)
         if event.get("code") == _INTERNAL_ERROR:
-            # A consumer closes before its exception reaches the server.
+            # A consumer closes the connection before its exception reaches the server.
             await asyncio.wait([self.future], timeout=timeout)
             if self.future.done():
                 await self.wait(timeout)
@@ -177,11 +177,11 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Wait for the next text frame, and return its content, decoded from JSON.
 
         Args:
-            timeout: After how many seconds to give up.
+            timeout: Seconds to wait for the frame.
 
         Raises:
-            AssertionError: The application did something else, like closing.
-            TimeoutError: There was none; the application has been cancelled.
+            AssertionError: The application sent another event or a binary frame.
+            TimeoutError: No frame came; the application has been cancelled.
         """
         content = await self.receive_from(timeout)
         if not isinstance(content, str):
@@ -194,8 +194,8 @@ class WebsocketCommunicator(ApplicationCommunicator):
         """Close the connection as a client does, and wait for the application to end.
 
         Args:
-            code: The close code that the application is told.
-            timeout: After how many seconds to cancel the application.
+            code: The close code that the application gets.
+            timeout: Seconds to wait before the application is cancelled.
         """
         self._connected = False
         await self.send_input({"type": "websocket.disconnect", "code": code})

@@ -1,6 +1,6 @@
-"""Handle messages of plain channels, apart from any connection.
+"""Handle messages of plain channels, without a connection.
 
-As a program: ``python -m fast_channels.worker package.module:application channel ...``
+Run it with ``python -m fast_channels.worker package.module:application channel ...``.
 """
 
 from .worker import Worker

@@ -1,4 +1,4 @@
-"""What ``python -m fast_channels.worker`` runs."""
+"""The entry point of ``python -m fast_channels.worker``."""
 
 import sys
 

@@ -27,30 +27,29 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class _MisuseError(Exception):
-    """What the command line asks for cannot be done."""
+    """The arguments of the command line cannot be used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a worker until it gets SIGTERM or SIGINT.
+    """Run a worker until the process gets SIGTERM or SIGINT.
 
-    It takes no message any more then, and ends when those that it has are handled, or
-    after ``--shutdown-timeout`` seconds. A second signal ends it at once, after what
-    handlers do when they are cancelled; a third one does not wait for that either.
+    The worker then takes no more messages, and ends when its handlers have, or after
+    ``--shutdown-timeout`` seconds. A second signal cancels the handlers and waits for
+    their cleanup; if the same signal comes once more, it kills the process.
 
     Args:
-        arguments: Those of the command line; by default the process's own.
+        arguments: The command-line arguments; by default those of the process.
 
     Returns:
-        The status to exit with: 0 if everything that was begun was handled, 1 if
-        something was cancelled.
+        The exit status: 1 if a handler was cancelled, otherwise 0.
 
     Raises:
-        SystemExit: With status 2, after one line on standard error that says what is
-            wrong with the arguments.
+        SystemExit: With status 2, after an error message on standard error, if the
+            arguments cannot be used.
     """
     parser = _make_parser()
     options = parser.parse_args(arguments)
-    # As with ``python -m``, however this was called.
+    # As with ``python -m``, even if main() was called in another way.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -84,37 +83,37 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--setup",
         metavar="package.module:function",
-        help="called first, without arguments, to register layers; may be async",
+        help="called first, without arguments, to register layers; can be async",
     )
     parser.add_argument(
         "--concurrency",
         type=int,
         default=10,
         metavar="N",
-        help="how many messages are handled at once (default: %(default)s)",
+        help="maximum number of messages handled at once (default: %(default)s)",
     )
     parser.add_argument(
         "--shutdown-timeout",
         type=float,
         default=30,
         metavar="SECONDS",
-        help="how long handlers may go on after the first signal "
+        help="seconds for handlers to finish after the first signal "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--log-level",
         choices=_LEVELS,
         default="info",
-        help="what is logged, at least (default: %(default)s)",
+        help="lowest level that is logged (default: %(default)s)",
     )
     return parser
 
 
-# What the arguments name
+# Imports
 
 
 def _load(name: str) -> Any:
-    """Return what ``package.module:attribute`` names."""
+    """Import the object at ``package.module:attribute``."""
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise _MisuseError(
@@ -133,18 +132,18 @@ def _load(name: str) -> Any:
 
 
 def _explain(exc: Exception) -> str:
-    """Say what went wrong during an import, and where."""
+    """Describe an error that was raised during an import, with its location."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = frames[-1]
     words = f"{type(exc).__name__}: {exc}"
     if where.filename.startswith("<frozen importlib"):
-        # Nobody's code has run: there is no such module, or no package around it.
+        # No user code has run: the module or its package does not exist.
         return words
     return f"{words} ({where.filename}, line {where.lineno})"
 
 
 def _set_up(name: str) -> Awaitable[object] | None:
-    """Call the function for ``--setup``, and return what is to be awaited of it."""
+    """Call the function for ``--setup``; return its result if that is awaitable."""
     setup = _load(name)
     try:
         began: object = setup()
@@ -171,7 +170,7 @@ async def _work(
             except Exception as exc:
                 raise _setup_failed(options.setup, exc) from exc
         worker = _make_worker(options, application)
-        # Whoever has set up logging already has their own way.
+        # basicConfig() does nothing if logging is configured already.
         level = options.log_level.upper()
         logging.basicConfig(
             level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -179,13 +178,13 @@ async def _work(
         logging.getLogger("fast_channels").setLevel(level)
         if isinstance(worker.channel_layer, InMemoryChannelLayer):
             _logger.warning(
-                "%r reaches nobody outside of this process: it will get no messages "
-                "of others",
+                "%r does not reach other processes: the worker will get none of their "
+                "messages",
                 worker.channel_layer,
             )
         await _run_until_signalled(worker)
     finally:
-        # Handlers may have used any of them.
+        # Close all layers, since handlers can use any of them.
         await channel_layers.close()
     return 1 if worker.statistics()["cancelled"] else 0
 
@@ -196,7 +195,7 @@ def _make_worker(options: argparse.Namespace, application: Any) -> Worker:
         registered = ", ".join(map(repr, channel_layers)) or "none"
         raise _MisuseError(
             f"no layer is registered as {options.layer!r} (registered: {registered}); "
-            "name another with --layer, or what registers it with --setup"
+            "name another with --layer, or a function that registers it with --setup"
         )
     try:
         return Worker(
@@ -211,7 +210,7 @@ def _make_worker(options: argparse.Namespace, application: Any) -> Worker:
 
 
 async def _run_until_signalled(worker: Worker) -> None:
-    """Run a worker; each signal cancels it, and after two they end the process."""
+    """Run a worker; each signal cancels it, repeating the second kills the process."""
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(worker.run())
     signals = 0
@@ -221,7 +220,7 @@ async def _run_until_signalled(worker: Worker) -> None:
         signals += 1
         if signals > 1:
             signal.signal(signum, signal.SIG_DFL)
-        # It wakes the event loop up, which a signal alone does not everywhere.
+        # Threadsafe, to wake the event loop: a signal alone does not on all platforms.
         loop.call_soon_threadsafe(running.cancel)
 
     before = [(signum, signal.signal(signum, stop)) for signum in _SIGNALS]

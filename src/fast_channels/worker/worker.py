@@ -1,18 +1,16 @@
-"""The worker: it takes messages of plain channels, and gives each to an application.
+"""Take messages of plain channels, and call an application for each of them.
 
 The rules:
 
-1. While fewer messages are handled than may be at once, each channel has a reader: a
-   task that receives one message. There are no other messages that were taken and are
-   not handled.
-2. Whoever takes a message begins its handler in the same step. If that was the last
-   slot, all other readers are cancelled in that step too, which loses nothing: a layer
-   hands a message over in one step, or keeps it.
-3. Readers start in the order in which channels had their last turn, so that none that
-   has messages is passed over again and again.
-4. A message has an instance of the application to itself, in a task of its own. For
-   the application the message is all there is: when it asks for another one, it gets
-   ``StopConsumer`` and ends.
+1. While a handler is free, each channel has a reader: a task that takes one message.
+   Every message that has been taken is being handled.
+2. A reader starts the handler of its message in the same step of the event loop. If
+   that takes the last free handler, the reader cancels all other readers in that step
+   too. No message is lost: a layer hands a message over in one step, or keeps it.
+3. Readers start in the order in which their channels had their last turn, so that no
+   channel with messages is passed over repeatedly.
+4. The application is called once for each message, in a task of its own. The call gets
+   no other message: its second ``receive()`` raises ``StopConsumer``, which ends it.
 """
 
 import asyncio
@@ -41,51 +39,51 @@ __all__ = ["Worker"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds between two attempts to receive from a layer that fails: they grow, with
-# jitter.
+# First and maximum seconds between two attempts to take from a layer that fails. The
+# delay doubles each time, and has jitter.
 _BACKOFF = (0.1, 5.0)
 
 
 class Worker:
-    """Takes messages of plain channels, and gives each to an application.
+    """Takes messages of plain channels, and calls an application for each.
 
-    For each message the application is called once, as for a connection whose scope is
-    ``{"type": "channel", "channel": <name>, "asgi": {"version": "3.0"}}``. Its
-    ``receive()`` returns the message, and raises
-    :class:`~fast_channels.exceptions.StopConsumer` when it is awaited again: a consumer
-    ends by that as soon as the method for the message has returned. Its ``send()``
-    raises :class:`RuntimeError`, since there is nobody to send to; whom to tell is
-    reached through a channel layer.
+    The application is called once for each message, with the scope
+    ``{"type": "channel", "channel": <name>, "asgi": {"version": "3.0"}}``. Its first
+    ``receive()`` returns the message, and the next one raises
+    :class:`~fast_channels.exceptions.StopConsumer`, so that a consumer ends as soon as
+    the handler of the message has returned. Its ``send()`` raises
+    :class:`RuntimeError`, since there is no connection; use a channel layer to send to
+    consumers.
 
     An exception of the application is logged, with the channel and the type of the
-    message, and costs that message only.
+    message, and does not affect other messages.
 
     A message is acknowledged when the application has returned or raised, see
     :meth:`~fast_channels.layers.BaseChannelLayer.take`. With a layer that keeps
-    messages, what a worker was doing when it died is done again by another one, and
-    what is cancelled goes back to its channel.
+    messages, a message whose worker has died is handled again by another worker, and a
+    message whose handler is cancelled goes back to its channel.
 
-    A message is taken out of its channel when a handler is free for it, and not before:
-    what nobody works on waits where other workers find it, and where it counts for the
-    channel's capacity, so that senders get
-    :exc:`~fast_channels.exceptions.ChannelFull` when workers cannot keep up.
+    A message is taken out of its channel only when a handler is free for it. Until
+    then, other workers can take it, and it counts for the channel's capacity, so that
+    senders get :exc:`~fast_channels.exceptions.ChannelFull` when the workers do not
+    keep up.
 
     Args:
         application: An ASGI application for scopes of type ``channel``: a consumer
             class, its ``as_asgi()``, a function, or a
             :class:`~fast_channels.routing.ChannelNameRouter` of several.
-        channels: The names of the channels, in any order; each has its turn.
-        channel_layer: Where the channels are. It stays open, to be closed when
-            :meth:`run` has ended.
-        concurrency: How many messages are handled at once, of all channels together.
-        shutdown_timeout: For how many seconds what is being handled may go on when the
-            worker stops; None for as long as it takes.
+        channels: The names of the channels, in any order; the channels take turns.
+        channel_layer: The layer of the channels. The worker leaves it open; close it
+            after :meth:`run` has ended.
+        concurrency: Maximum number of messages handled at once, over all channels.
+        shutdown_timeout: Seconds for handlers to finish when the worker stops; None for
+            no limit.
 
     Raises:
-        TypeError: An argument is not of the type it should be, or the name of a channel
-            is not valid in the layer.
-        ValueError: ``channels`` is empty, names one that belongs to a process, or one
-            for which the router has no application; or a number is out of its range.
+        TypeError: An argument has the wrong type, or the name of a channel is not valid
+            in the layer.
+        ValueError: ``channels`` is empty, or names a channel that belongs to a process
+            or that the router has no application for; or a number is out of range.
     """
 
     def __init__(
@@ -98,11 +96,10 @@ class Worker:
         shutdown_timeout: float | None = 30,
     ) -> None:
         self.application: ChannelApplication = as_application(application)
-        """What each message is given to."""
+        """The application that is called for each message."""
         if not callable(self.application):
             raise TypeError(
-                f"the application of a worker must be callable, which {application!r} "
-                "is not"
+                f"the application of a worker must be callable, not {application!r}"
             )
         if not is_layer(channel_layer):
             raise TypeError(
@@ -110,23 +107,23 @@ class Worker:
                 f"not {channel_layer!r}"
             )
         self.channel_layer: BaseChannelLayer = as_layer(channel_layer)
-        """Where the channels are."""
+        """The layer of the channels."""
         self.channels: tuple[str, ...] = _check_channels(
             channels, self.channel_layer, self.application
         )
         """The names of the channels."""
         self.concurrency: int = require_positive_int("concurrency", concurrency)
-        """How many messages are handled at once."""
+        """Maximum number of messages handled at once."""
         self.shutdown_timeout: float | None = _check_timeout(shutdown_timeout)
-        """For how many seconds handlers may go on when the worker stops."""
-        # The channels, that which had its turn last at the end.
+        """Seconds for handlers to finish when the worker stops."""
+        # The channels in the order of their last turns, the latest at the end.
         self._turns = list(self.channels)
         self._readers: dict[str, asyncio.Task[None]] = {}
-        # A handler for each message that was taken.
+        # One handler for each message that has been taken.
         self._handlers: set[asyncio.Task[None]] = set()
-        # Keeps to the concurrency whatever a layer does when receive() is cancelled.
+        # Enforces the concurrency even if take() returns although it was cancelled.
         self._slots = asyncio.Semaphore(self.concurrency)
-        # How long to wait before receiving again from channels that cannot be read.
+        # Seconds to wait before the next attempt, for channels that cannot be read.
         self._delays: dict[str, float] = {}
         self._running = False
         self._stopping = False
@@ -139,27 +136,27 @@ class Worker:
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return how many messages are ``running``, and what became of the others.
+        """Return the number of messages in each state.
 
-        That is, since the worker was made: those that were ``handled``, those that
-        ``failed`` with an exception, and those that were ``cancelled``.
+        ``running`` messages have a handler now. The others are counted since the worker
+        was made: ``handled``, ``failed`` with an exception, and ``cancelled``.
         """
         return {"running": len(self._handlers), **self._counts}
 
     async def run(self) -> None:
-        """Handle messages until cancelled; it never returns by itself.
+        """Handle messages until cancelled; never return by itself.
 
-        Cancelling stops the worker in an orderly way. It takes no message any more, and
-        waits until what it has taken is handled, for ``shutdown_timeout`` seconds at
-        most. What runs then is cancelled, and logged. Cancelling once more, while it
-        waits, does that at once. When it has ended, nothing of it runs any more, and it
-        may be run again; while handlers refuse to end it waits for them.
+        Cancelling stops the worker in an orderly way. It takes no more messages, and
+        waits for the running handlers, for ``shutdown_timeout`` seconds at most. Then
+        it cancels those that are left, and logs each. A second cancellation skips the
+        wait. ``run()`` ends when all handlers have ended, even those that suppress
+        their cancellation, and can then be called again.
 
-        While the layer cannot be read it waits, and logs that once, and once again when
-        it goes on.
+        While a channel cannot be read, the worker keeps trying. It logs the failure
+        once, and the recovery.
 
         Raises:
-            RuntimeError: It runs already.
+            RuntimeError: The worker is running already.
         """
         if self._running:
             raise RuntimeError(f"{self!r} runs already; make another Worker")
@@ -173,8 +170,8 @@ class Worker:
         )
         if self.channel_layer.broadcasts:
             _logger.warning(
-                "every worker gets every message, as this layer keeps none for one of "
-                "them; for work that is to be done once take RedisChannelLayer"
+                "every worker gets every message, as this layer broadcasts them; use "
+                "RedisChannelLayer for work that has to be done once"
             )
         try:
             self._read()
@@ -193,10 +190,10 @@ class Worker:
     # Taking messages
 
     def _read(self) -> None:
-        """Start the next reader, if a handler is free, and soon the one after it.
+        """Start the next reader if a handler is free; schedule the one after it.
 
-        Each starts in a turn of the event loop of its own: so the layer for Redis asks
-        for the messages of the first channel before it asks for those of the others.
+        Each reader starts in its own turn of the event loop, so that a Redis layer asks
+        for messages of the first channel before it asks for those of the others.
         """
         if self._stopping or len(self._handlers) >= self.concurrency:
             return
@@ -213,7 +210,7 @@ class Worker:
         self._read()
 
     async def _take(self, channel: str) -> None:
-        """Take one message, and begin to handle it."""
+        """Take one message and start its handler."""
         while True:
             try:
                 delivery = await self.channel_layer.take(channel)
@@ -222,7 +219,7 @@ class Worker:
                 if delay is None:
                     delay = _BACKOFF[0]
                     _logger.exception(
-                        "channel %r cannot be received from; trying again until it can",
+                        "cannot take from channel %r; trying again until it can",
                         channel,
                     )
                 self._delays[channel] = min(2 * delay, _BACKOFF[1])
@@ -230,7 +227,7 @@ class Worker:
             else:
                 break
         if self._delays.pop(channel, None) is not None:
-            _logger.info("channel %r can be received from again", channel)
+            _logger.info("can take from channel %r again", channel)
         self._turns.remove(channel)
         self._turns.append(channel)
         handler = asyncio.create_task(self._handle(channel, delivery.message))
@@ -240,10 +237,10 @@ class Worker:
             for reader in self._readers.values():
                 reader.cancel()
 
-    # Handling them
+    # Handling messages
 
     def _handled(self, delivery: Delivery, handler: asyncio.Task[None]) -> None:
-        # One that was cancelled may never have begun.
+        # Not in _handle(), as a handler that is cancelled might never have begun.
         if handler.cancelled():
             delivery.give_back()
         else:
@@ -252,7 +249,7 @@ class Worker:
         self._read()
 
     async def _handle(self, channel: str, message: dict[str, Any]) -> None:
-        """Give a message to the application; whatever comes of it is logged here."""
+        """Call the application for a message; log its errors."""
         message_type = message.get("type")
         _logger.debug("a message of type %r from channel %r", message_type, channel)
         left = [message]
@@ -306,7 +303,7 @@ class Worker:
                 if self.shutdown_timeout is None
                 else f"{self.shutdown_timeout:g} seconds at most",
             )
-        # Cancelled: it is not to wait any longer.
+        # CancelledError: a second cancellation ends the wait.
         with contextlib.suppress(TimeoutError, asyncio.CancelledError):
             async with asyncio.timeout(self.shutdown_timeout):
                 while tasks := self._tasks():
@@ -323,17 +320,17 @@ class Worker:
 
 async def _refuse(event: ChannelMessage) -> None:
     raise RuntimeError(
-        f"a worker has nobody to send an event of type {event.get('type')!r} to: send "
-        "a message through a channel layer instead"
+        f"a worker has no connection to send an event of type {event.get('type')!r} "
+        "to: send a message through a channel layer instead"
     )
 
 
 def _check_channels(
     channels: object, layer: BaseChannelLayer, application: ChannelApplication
 ) -> tuple[str, ...]:
-    """Return the names of channels, each once."""
+    """Check the names of channels; return each name once."""
     if isinstance(channels, str) or not isinstance(channels, Iterable):
-        raise TypeError(f"channels must be several names, as a list, not {channels!r}")
+        raise TypeError(f"channels must be a list of names, not {channels!r}")
     names = tuple(dict.fromkeys(cast("Iterable[str]", channels)))
     if not names:
         raise ValueError("a worker needs the name of at least one channel")
@@ -341,7 +338,7 @@ def _check_channels(
         layer.require_valid_channel_name(name)
         if "!" in name:
             raise ValueError(
-                f"channel {name!r} belongs to one process, as its '!' says; a worker "
+                f"channel {name!r} belongs to one process, as its '!' shows; a worker "
                 "reads plain channels"
             )
         if isinstance(application, ChannelNameRouter) and (

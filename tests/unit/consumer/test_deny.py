@@ -235,7 +235,7 @@ async def test_client_that_leaves_while_it_is_denied() -> None:
 @pytest.mark.parametrize(
     ("response", "error", "message"),
     [
-        ({"status": 101}, ValueError, r"a whole response, such as 401 .* not 101"),
+        ({"status": 101}, ValueError, r"of 200 or higher, such as 401 .* not 101"),
         ({"status": 499}, ValueError, r"not 499"),
         ({"status": 1008}, ValueError, r"not 1008"),
         ({"status": "403"}, ValueError, r"not '403'"),

@@ -125,7 +125,7 @@ def test_signals(
     arguments = [f"{HERE}:{name}", "--setup", f"{HERE}:{setup}", "jobs"]
     assert main(arguments) == status
     assert end in caplog.text
-    assert "reaches nobody outside of this process" in caplog.text
+    assert "does not reach other processes" in caplog.text
     layers = [channel_layers.get(alias) for alias in channel_layers]
     assert [isinstance(layer, Layer) and layer.closed for layer in layers] == [1, 1]
 
@@ -190,7 +190,7 @@ PROGRAM = "python -m fast_channels.worker: error: "
             [f"{HERE}:application", "--setup", f"{HERE}:set_up_nothing", "jobs"],
             (
                 "no layer is registered as 'default' (registered: none); name another "
-                "with --layer, or what registers it with --setup"
+                "with --layer, or a function that registers it with --setup"
             ),
         ),
         (
@@ -201,7 +201,8 @@ PROGRAM = "python -m fast_channels.worker: error: "
             ],
             (
                 "no layer is registered as 'defualt' (registered: 'default', 'other'); "
-                "name another with --layer, or what registers it with --setup"
+                "name another with --layer, or a function that registers it with "
+                "--setup"
             ),
         ),
         (
@@ -221,7 +222,7 @@ PROGRAM = "python -m fast_channels.worker: error: "
         ),
         (
             [f"{HERE}:HERE", "--setup", f"{HERE}:set_up", "jobs"],
-            f"the application of a worker must be callable, which '{HERE}' is not",
+            f"the application of a worker must be callable, not '{HERE}'",
         ),
     ],
 )

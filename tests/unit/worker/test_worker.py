@@ -196,8 +196,8 @@ async def test_failing_handler(
     assert "'unknown' from channel 'jobs' could" in second.getMessage()
     texts = [str(record.exc_info and record.exc_info[1]) for record in records]
     assert (
-        "a worker has nobody to send an event of type 'http.response.start' to: send "
-        "a message through a channel layer instead"
+        "a worker has no connection to send an event of type 'http.response.start' "
+        "to: send a message through a channel layer instead"
     ) in texts
 
 
@@ -297,9 +297,9 @@ async def test_broken_layer(
         await send(layer, "a", 0, 1)
         await until(lambda: len(jobs.ended) == 2)
     lines = [record.getMessage() for record in caplog.records]
-    assert [line for line in lines if "received from" in line] == [
-        "channel 'a' cannot be received from; trying again until it can",
-        "channel 'a' can be received from again",
+    assert [line for line in lines if "take from" in line] == [
+        "cannot take from channel 'a'; trying again until it can",
+        "can take from channel 'a' again",
     ]
     assert "nobody is there" in caplog.text
 
@@ -460,9 +460,9 @@ ROUTER = ChannelNameRouter({"mail": function})
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"application": 1}, TypeError, r"must be callable, which 1 is not"),
-        ({"channels": "mail"}, TypeError, r"several names, as a list, not 'mail'"),
-        ({"channels": None}, TypeError, r"several names, as a list, not None"),
+        ({"application": 1}, TypeError, r"must be callable, not 1"),
+        ({"channels": "mail"}, TypeError, r"must be a list of names, not 'mail'"),
+        ({"channels": None}, TypeError, r"must be a list of names, not None"),
         ({"channels": []}, ValueError, r"needs the name of at least one channel"),
         ({"channels": ["a b"]}, TypeError, r"'a b' is not a channel name: it must"),
         ({"channels": ["a!b"]}, ValueError, r"channel 'a!b' belongs to one process"),
