@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from blockbuster import blockbuster_ctx
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 from fast_channels.layers import channel_layers
@@ -45,9 +46,9 @@ def pytest_asyncio_loop_factories(
 def no_blocking_call() -> Iterator[None]:
     """Fail a test in which fast_channels blocks the event loop."""
     with blockbuster_ctx("fast_channels") as blockbuster:
-        # What measures coverage waits for other threads, not for fast_channels.
-        acquire = blockbuster.functions["threading.Lock.acquire"]
-        acquire.can_block_in("coverage/collector.py", "lock_data")
+        if Coverage.current() is not None:
+            # Its tracer takes a lock of its own in whatever code it traces.
+            blockbuster.functions["threading.Lock.acquire"].deactivate()
         yield
 
 

@@ -118,10 +118,11 @@ async def test_event_loops_use_a_layer_one_after_the_other(pair: Pair) -> None:
     async def use(group: str) -> None:
         channel = await pair.layer.new_channel()
         await pair.layer.group_add(group, channel)
-        await pair.other.group_send(group, BEFORE)
-        assert await pair.layer.receive(channel) == BEFORE
-        await pair.other.send(channel, AFTER)
-        assert await pair.layer.receive(channel) == AFTER
+        async with asyncio.timeout(LIMIT):
+            await pair.other.group_send(group, BEFORE)
+            assert await pair.layer.receive(channel) == BEFORE
+            await pair.other.send(channel, AFTER)
+            assert await pair.layer.receive(channel) == AFTER
         await pair.layer.group_discard(group, channel)
 
     await use("group")

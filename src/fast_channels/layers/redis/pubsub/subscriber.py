@@ -111,6 +111,8 @@ class Subscriber:
         self._read_at = 0.0
         # Since when something that is wanted is not confirmed, if anything is.
         self._behind: float | None = None
+        # Since when the server seems silent, and when that was noticed.
+        self._suspected: tuple[float, float] | None = None
         # Whether everything that is wanted has been confirmed on this connection.
         self._complete = False
         self._outage = Outage(_logger, name, "listened to")
@@ -125,8 +127,14 @@ class Subscriber:
         """
         if self._outage.lasts or self._behind is None:
             return self._outage.lasts
+        now = asyncio.get_running_loop().time()
         silent_since = max(self._behind, self._last_heard())
-        return asyncio.get_running_loop().time() - silent_since > _PATIENCE
+        if now - silent_since <= _PATIENCE:
+            return False
+        if self._suspected is None or self._suspected[0] != silent_since:
+            # The event loop may have been blocked, and what came is still to be read.
+            self._suspected = silent_since, now
+        return now - self._suspected[1] >= _GRACE
 
     def listen(self, name: str) -> None:
         """Listen to a channel, or to a pattern, for one more who wants it."""

@@ -495,6 +495,27 @@ async def test_joining_while_redis_is_frozen(
     await until(lambda: len(server.subscribed) == 22)
 
 
+async def test_joining_in_a_blocked_event_loop(
+    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A confirmation that came while the event loop was blocked is waited for."""
+    monkeypatch.setattr(subscriber, "_PATIENCE", 0.05)
+    # As long as this test takes: only what is read ends the waiting.
+    monkeypatch.setattr(subscriber, "_GRACE", 60)
+    await client.join("room", "a")
+    server.holds = True
+    joining = asyncio.create_task(client.join("first", "a"))
+    await until(lambda: server.held)
+    blocked_until = asyncio.get_running_loop().time() + 0.2
+    while asyncio.get_running_loop().time() < blocked_until:
+        pass
+    await turn()
+    assert not joining.done()
+    connection, reply = server.held.popleft()
+    connection.reply(reply)
+    await joining
+
+
 async def test_joining_while_redis_is_away(
     client: PubSubEndpoint, server: FakePubSub
 ) -> None:
