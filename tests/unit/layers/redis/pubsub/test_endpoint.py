@@ -496,7 +496,7 @@ async def test_joining_while_redis_is_frozen(
 
 
 async def test_joining_in_a_blocked_event_loop(
-    client: PubSubClient, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A confirmation that came while the event loop was blocked is waited for."""
     monkeypatch.setattr(subscriber, "_PATIENCE", 0.05)
