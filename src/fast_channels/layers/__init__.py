@@ -1,4 +1,4 @@
-"""Channel layers: how consumers, workers and scripts send to one another."""
+"""Channel layers, which carry messages between consumers, workers and scripts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ _IN_REDIS = frozenset({"RedisChannelLayer", "RedisPubSubChannelLayer"})
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the package works without redis installed.
+    # Import the layers for Redis lazily: the package works without redis installed.
     if name in _IN_REDIS:
         from . import redis  # noqa: PLC0415
 

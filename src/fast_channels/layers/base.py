@@ -1,7 +1,7 @@
-"""What every channel layer promises.
+"""The base class of channel layers.
 
-A layer carries messages between consumers, wherever they run. A message is sent to a
-channel, which one consumer reads, or to a group of channels, each of which gets a copy.
+A layer carries messages between consumers in any process. A message is sent to a
+channel, or to a group, which delivers a copy to each of its channels.
 """
 
 import fnmatch
@@ -31,33 +31,33 @@ _CHARACTERS = "ASCII letters, digits, '.', '_' and '-'"
 
 
 class BaseChannelLayer:
-    """The interface of a channel layer, and what all of them share.
+    """The interface of a channel layer, and the code that all layers share.
 
-    To write a layer of your own, implement ``send``, ``receive`` and ``new_channel``,
-    and, for consumers that use groups, ``group_add``, ``group_discard`` and
-    ``group_send``. Everything else has a working default.
+    To write your own layer, implement ``send``, ``receive`` and ``new_channel``, and
+    for consumers that use groups ``group_add``, ``group_discard`` and ``group_send``.
+    ``flush`` is optional; all other methods have a working default.
 
-    A layer is built without an event loop, and may serve several of them.
+    A layer can be created without an event loop, and can serve several event loops.
 
     Args:
-        expiry: After how many seconds a message that nobody received is dropped.
-        capacity: How many messages may wait in one channel.
-        channel_capacity: A capacity of their own for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match counts.
+        expiry: Seconds after which an unreceived message is dropped.
+        capacity: Maximum number of messages waiting in one channel.
+        channel_capacity: Separate capacities for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match applies.
 
     Raises:
-        TypeError: An argument is not of the type it should be.
+        TypeError: An argument has the wrong type.
         ValueError: ``expiry`` or a capacity is not positive.
     """
 
     MAX_NAME_LENGTH = 100
-    """A name is shorter than this."""
+    """Length that the name of a channel or group must not reach."""
 
     extensions: list[str] = []  # noqa: RUF012 # a list in Channels, replaced by layers
-    """The optional parts of the interface it has: ``"groups"``, ``"flush"``."""
+    """Optional parts of the interface that it implements: ``"groups"``, ``"flush"``."""
 
     broadcasts: bool = False
-    """Whether each message of a plain channel goes to every process that reads it."""
+    """Whether all processes that read a plain channel get each of its messages."""
 
     def __init__(
         self,
@@ -66,108 +66,108 @@ class BaseChannelLayer:
         channel_capacity: "ChannelCapacityDict | None" = None,
     ) -> None:
         self.expiry: float = require_positive("expiry", expiry)
-        """After how many seconds a message that nobody received is dropped."""
+        """Seconds after which an unreceived message is dropped."""
         self.capacity: int = require_positive_int("capacity", capacity)
-        """How many messages may wait in a channel that ``channel_capacity`` omits."""
+        """Maximum number of messages in a channel that ``channel_capacity`` omits."""
         self.channel_capacity: CompiledChannelCapacities = self.compile_capacities(
             channel_capacity or {}
         )
-        """The compiled ``channel_capacity``."""
+        """``channel_capacity`` with its globs compiled to patterns."""
 
-    # What a layer implements.
+    # Methods that a layer implements
 
     async def send(self, channel: str, message: "ChannelMessage") -> None:
         """Send a message to one channel.
 
         Args:
             channel: The channel's name.
-            message: A dict with str keys. Changing it afterwards changes nothing
-                for the receiver.
+            message: A dict with str keys. Changing it later has no effect on the
+                receiver's copy.
 
         Raises:
             ChannelFull: The channel is at capacity; the message was not sent.
-            TypeError: The name is not valid, or the message is not such a dict.
+            TypeError: The name or the message is not valid.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement send()")
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
 
-        The dict is the receiver's own. Each message goes to one receiver.
+        The dict belongs to the receiver. Each message has one receiver, or one in each
+        process if the layer ``broadcasts``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement receive()")
 
     async def take(self, channel: str) -> Delivery:
-        """Wait for the next message of a plain channel, to be acknowledged.
+        """Wait for the next message of a plain channel and return it as a delivery.
 
-        Like ``receive()``, but a layer that keeps messages delivers the message again
+        Unlike with ``receive()``, a layer that stores messages delivers this one again
         unless it is acknowledged: at least once. Cancelling is safe: no message is
-        lost. By default it calls ``receive()``, and acknowledging has no effect.
+        lost. The default calls ``receive()``, and acknowledging has no effect.
         """
         return Delivery(await self.receive(channel))
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a new channel, which nobody else has."""
+        """Return a unique name for a new channel."""
         raise NotImplementedError(
             f"{type(self).__name__} does not implement new_channel()"
         )
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; nothing changes if it is in it."""
+        """Add a channel to a group; do nothing if it is already a member."""
         raise NotImplementedError(f"{type(self).__name__} has no groups")
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it."""
+        """Remove a channel from a group; do nothing if it is not a member."""
         raise NotImplementedError(f"{type(self).__name__} has no groups")
 
     async def group_send(self, group: str, message: "ChannelMessage") -> None:
         """Send a message to every channel of a group.
 
-        A member whose channel is full does not get its copy; the others do.
+        A channel that is full misses its copy; the other channels get theirs.
         """
         raise NotImplementedError(f"{type(self).__name__} has no groups")
 
     async def flush(self) -> None:
-        """Drop every message and every group of this layer."""
+        """Drop all messages and groups of this layer."""
         raise NotImplementedError(f"{type(self).__name__} does not implement flush()")
 
     async def close(self) -> None:
-        """Release everything the layer holds; it can be used again afterwards."""
+        """Release all that the layer holds; the layer can be used again afterwards."""
 
     async def delete_channel(self, channel: str) -> None:
-        """Forget a channel that nobody will receive from any more.
+        """Delete a channel that will not be received from again.
 
-        A consumer calls it when its connection has ended. Messages that wait in the
-        channel are dropped, and so are its memberships in groups, as far as this
-        process knows of them. By default nothing is done: messages and memberships
-        expire.
+        A consumer calls this when its connection has ended. The layer drops the
+        waiting messages, and the memberships in groups as far as this process knows
+        them. The default does nothing: messages and memberships expire.
         """
 
     def attach(self, channel: str, listener: Callable[[], None]) -> "Mailbox | None":
         """Return the mailbox of a channel, for a reader that does not wait.
 
-        A consumer reads its own channel in this way: it costs no task. The listener
-        is called, in any thread, once for each message that was put into the mailbox.
-        ``delete_channel()`` ends it, and has to leave all groups of the channel: a
-        consumer calls that before ``disconnect()``, and once more at the end. A layer
-        that returns None, as it does by default, is read with ``receive()``, and groups
-        are left with ``group_discard()``.
+        A consumer reads its own channel this way, without a task. The listener is
+        called in any thread, once for each message that is put into the mailbox.
+        ``delete_channel()`` detaches it, and must remove the channel from all groups: a
+        consumer calls that method before ``disconnect()``, and again at the end. If a
+        layer returns None, which is the default, the consumer reads the channel with
+        ``receive()`` and leaves groups with ``group_discard()``.
         """
         return None
 
     def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment, and what it has counted.
+        """Return the current state of the layer, and its counters.
 
-        Every layer has the same keys; a layer that does not count returns zeros. In
-        this process: ``channels`` with a receiver or a message, ``groups`` they are in,
-        and messages ``waiting`` for them. Since the layer was made: copies
-        ``delivered`` to channels, copies ``dropped`` because there was no room,
-        messages ``undecodable`` or for no channel of this process, and ``reconnects``
-        of connections that broke.
+        All layers return the same keys; a layer that does not count returns zeros.
+        Currently in this process: ``channels`` with a receiver or a message, ``groups``
+        with members, and messages ``waiting`` for receivers. Since the layer was
+        created: copies ``delivered`` to channels, copies ``dropped`` for lack of room,
+        messages that were ``undecodable`` or for no channel of this process, and
+        ``reconnects`` of broken connections.
         """
         return Counters().statistics()
 
-    # What all layers share.
+    # Code that all layers share
 
     async def __aenter__(self) -> Self:
         return self
@@ -198,19 +198,19 @@ class BaseChannelLayer:
         ]
 
     def get_capacity(self, channel: str) -> int:
-        """Return how many messages may wait in a channel."""
+        """Return the maximum number of messages waiting in a channel."""
         for pattern, capacity in self.channel_capacity:
             if pattern.match(channel):
                 return capacity
         return self.capacity
 
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """Return True for a valid name of a channel.
+        """Return True if the name of a channel is valid; raise otherwise.
 
         Args:
             name: The name.
-            receive: Whether the name is one to receive on in a layer that reads all
-                channels of a process at once: it then ends at the ``!``.
+            receive: Whether the name must end at its ``!``, if it has one, as in a
+                layer that reads all channels of a process together.
 
         Raises:
             TypeError: The name is not valid.
@@ -226,7 +226,7 @@ class BaseChannelLayer:
         return True
 
     def require_valid_group_name(self, name: str) -> bool:
-        """Return True for a valid name of a group.
+        """Return True if the name of a group is valid; raise otherwise.
 
         Raises:
             TypeError: The name is not valid.
@@ -239,37 +239,36 @@ class BaseChannelLayer:
         return True
 
     def require_valid_message(self, message: object) -> None:
-        """Return if a message is one that every layer carries.
+        """Check that every layer can carry a message; layers call this when they send.
 
-        It is a dict with str keys, and holds None, bool, int of 64 bits, float, str,
-        bytes, list and dict, nested at most 100 levels deep. A layer calls this when it
-        sends.
+        A message is a dict with str keys. It holds None, bool, int of 64 bits, float,
+        str, bytes, list and dict, nested at most 100 levels deep.
 
         Raises:
-            TypeError: It is not; the error says where it holds what.
+            TypeError: It is not valid; the error gives the value and its place.
         """
         require_carried(message)
 
     def non_local_name(self, name: str) -> str:
-        """Return the part of a channel's name that tells the process it belongs to.
+        """Return the part of a channel's name that identifies its process.
 
-        That is the name up to and including the ``!``, or all of it if it has none.
+        That is the name up to and including the ``!``, or the whole name without one.
         """
         head, mark, _ = name.partition("!")
         return head + mark
 
-    # By the names that layers for older releases of Channels call.
+    # Names that layers for older releases of Channels call
 
     def valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """Do as ``require_valid_channel_name()`` does."""
+        """Return the result of ``require_valid_channel_name()``."""
         return self.require_valid_channel_name(name, receive)
 
     def valid_group_name(self, name: str) -> bool:
-        """Do as ``require_valid_group_name()`` does."""
+        """Return the result of ``require_valid_group_name()``."""
         return self.require_valid_group_name(name)
 
     def match_type_and_length(self, name: object) -> bool:
-        """Return whether a name is a str, and not too long."""
+        """Return whether a name is a str and not too long."""
         return isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH
 
     def _require_length(self, kind: str, name: str) -> None:
@@ -296,7 +295,7 @@ def _compile_pattern(pattern: object) -> re.Pattern[str]:
 
 
 def require_positive(name: str, value: object) -> float:
-    """Return the value of an option that must be a positive number."""
+    """Return the value of an option; raise unless it is a positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not value > 0:
@@ -305,7 +304,7 @@ def require_positive(name: str, value: object) -> float:
 
 
 def require_positive_int(name: str, value: object) -> int:
-    """Return the value of an option that must be a positive int."""
+    """Return the value of an option; raise unless it is a positive int."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {value!r}")
     if value < 1:

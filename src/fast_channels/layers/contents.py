@@ -1,15 +1,15 @@
-"""What a message may hold, which is the same for every layer.
+"""The values that a message can hold, which are the same for every layer.
 
-A message is checked when it is sent, not when it arrives: a sender gets an error that
-names the value, and a receiver gets nothing that it cannot copy or read. The rule:
+A message is checked when it is sent, not when it arrives: the sender gets an error that
+names the value, and receivers get only values that they can copy and read. The rules:
 
 1. A message is a dict with str keys. It holds None, bool, int of 64 bits, float, str,
-   bytes, list, and dict with keys of str or bytes.
-2. Subclasses of these types, tuples, bytearrays and contiguous memoryviews are carried
-   as the type that they stand for: a str enum arrives as a str, a tuple as a list.
-3. Lists and dicts are nested at most ``MAX_DEPTH`` levels deep, the message included. A
-   value that contains itself has no end, so this refuses it too.
-4. A str has no lone surrogate: UTF-8 cannot encode it, and neither can a WebSocket.
+   bytes, list, and dict with str or bytes keys.
+2. Subclasses of these types, tuples, bytearrays and contiguous memoryviews arrive as
+   the corresponding builtin type: a str enum as a str, a tuple as a list.
+3. Lists and dicts are nested at most ``MAX_DEPTH`` levels deep, the message included.
+   This also rules out values that contain themselves.
+4. A str has no lone surrogate: neither UTF-8 nor a WebSocket can encode it.
 """
 
 import enum
@@ -29,40 +29,40 @@ __all__ = [
 ]
 
 MAX_DEPTH = 100
-"""How deep lists and dicts may be nested, the message itself being the first level.
+"""Maximum nesting depth of lists and dicts; the message itself is the first level.
 
-Far less than what makes Python's or a decoder's own recursion fail, on any stack."""
+Far below the recursion limits of Python and of decoders, on any stack."""
 
 _Refusal: TypeAlias = Callable[[Any, bool], str | None]
-"""Returns what is wrong with a value that holds no others, or with a key; or None."""
+"""Returns the problem with a key, or with a value that holds no others; or None."""
 _Path: TypeAlias = tuple[Any, ...]
 """The keys and indexes that lead to a value."""
 _Found: TypeAlias = tuple[_Path, Any]
-"""Where a list or dict is, and the list or dict."""
+"""The path to a list or dict, and the list or dict itself."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
-# Of these types every value is carried as it is.
+# Types whose values are all carried unchanged.
 _FREE = frozenset({bool, bytes, float, type(None)})
-# What a shallow copy may share, because it cannot change.
+# Types whose values a shallow copy can share, because they are immutable.
 _IMMUTABLE = _FREE | {int, str}
-# Declared so that checkers leave the values of messages what they are: Any.
+# Declared as Any, so that type checkers don't narrow the values of messages.
 _type_of: Callable[[object], Any] = type
 _DICT: Any = dict
 _HOLDERS: Any = (dict, list, tuple)
 _BYTES: Any = (bytes, bytearray, memoryview)
-# After so many lists and dicts on one level, look for those that are there repeatedly.
+# Number of lists and dicts on one level from which repeated ones are removed.
 _MANY = 1000
-# How many steps of a path an error shows at its beginning and at its end.
+# Steps of a path that an error shows at its beginning, and at its end.
 _SHOWN = 4
 
 _HOLDS = "a message holds None, bool, int of 64 bits, float, str, bytes, list and dict"
-# What objects of well-known libraries have to offer instead of themselves.
+# Methods of well-known types of objects, and the calls that return a value to send.
 _CONVERSIONS = {
     "isoformat": "isoformat()",
     "model_dump": 'model_dump(mode="json")',
 }
 
-# Not str() and int(), which a subclass, such as an enum, may have replaced.
+# Not str() and int(): a subclass, such as an enum, can override the methods they call.
 _BUILTINS: dict[Any, Callable[[Any], Any]] = {
     bool: bool,
     str: str.__str__,
@@ -82,37 +82,37 @@ def shortened(value: object) -> str:
 
 
 def is_flat(message: dict[str, Any]) -> bool:
-    """Return whether a message holds nothing that could be changed."""
+    """Return whether a message holds only immutable values."""
     return _IMMUTABLE.issuperset(map(type, message.values()))
 
 
 def require_carried(message: object) -> None:
-    """Return if a message is one that every layer carries.
+    """Check that every layer can carry a message.
 
     Raises:
-        TypeError: It is not; the error says where it holds what, and what to send.
+        TypeError: It cannot; the error gives the value, its place and an alternative.
     """
     if not _is_plain(message):
         _require(message)
 
 
 def plain(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message of builtin types only, as it arrives at a receiver.
+    """Return a message made of builtin types only, as it arrives at a receiver.
 
     Args:
-        message: A message that ``require_carried()`` accepts; it is returned itself if
-            it is made of builtin types already.
+        message: A message that ``require_carried()`` accepts. If it is already made of
+            builtin types, the message itself is returned.
     """
     return message if _is_plain(message) else cast("dict[str, Any]", _plain(message))
 
 
 def require_shallow(message: object) -> None:
-    """Return if a message is a dict with str keys that is not nested too deep.
+    """Check that a message is a dict with str keys, and is not nested too deep.
 
-    For a message whose serializer decides what else it may hold.
+    For layers with a serializer that decides which values it accepts.
 
     Raises:
-        TypeError: It is not; the error says where it is nested how deep.
+        TypeError: It is no such dict, or is nested too deep; the error shows where.
     """
     _require_dict(message)
     if is_deep(cast("dict[str, Any]", message)):
@@ -139,20 +139,20 @@ def is_deep(message: dict[str, Any]) -> bool:
 
 
 def find_bytes(message: Mapping[str, Any]) -> str | None:
-    """Return where a message holds bytes, for a format that does not carry them."""
+    """Return where a message holds bytes, or None, for a format without bytes."""
     return _find(message, _refuse_bytes)
 
 
-# Level by level, so that a message of any depth needs no stack of its own.
+# Level by level instead of recursively, so that no depth can exhaust the stack
 
 
 def _is_plain(message: Any) -> bool:
-    """Return whether a message is carried, and is made of builtin types only."""
+    """Return whether a message can be carried and is made of builtin types only."""
     kind = _type_of(message)
     if kind is not dict or not _are_plain_keys(message):
         return False
     below: list[Any] = []
-    # Most messages are flat, and done with here.
+    # Most messages are flat, so that the check ends here.
     return _are_plain(message.values(), below) and (
         not below or _are_plain_below(below)
     )
@@ -178,14 +178,14 @@ def _are_plain_below(level: list[Any]) -> bool:
 
 def _are_plain_keys(keys: Iterable[Any]) -> bool:
     for key in keys:
-        # Keys of bytes, which few have, take the slow way.
+        # Keys that are bytes are rare, and take the slow path.
         if type(key) is not str or not (key.isascii() or _encodes(key)):
             return False
     return True
 
 
 def _are_plain(values: Iterable[Any], below: list[Any]) -> bool:
-    """Return whether values are plain, and append those that hold others to a list."""
+    """Return whether values are plain; append the lists and dicts to ``below``."""
     for value in values:
         kind = _type_of(value)
         if kind is str:
@@ -214,16 +214,16 @@ def _values(container: Any) -> Any:
 
 
 def _distinct(level: list[Any]) -> list[Any]:
-    """Return each object of a level once if there are many.
+    """Remove repeated objects from a level, if it is large.
 
-    What contains itself twice would be there a million times after twenty levels.
+    A list that contains itself twice would occur a million times after twenty levels.
     """
     if len(level) < _MANY:
         return level
     return list({id(value): value for value in level}.values())
 
 
-# What follows is for messages that are refused, or not of builtin types only.
+# The slow path: for messages that are refused, or not made of builtin types only
 
 
 def _require_dict(message: object) -> None:
@@ -248,7 +248,7 @@ def _require(message: object) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that is carried, made of builtin types."""
+    """Return a value that can be carried, converted to builtin types."""
     if isinstance(value, _DICT):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, _HOLDERS):
@@ -260,7 +260,7 @@ def _plain(value: Any) -> Any:
 
 
 def _find(message: Mapping[str, Any], refuse: _Refusal) -> str | None:
-    """Return where the first value or key is that is refused, and why; else None."""
+    """Return the place of the first refused value or key and the reason, or None."""
     level: list[_Found] = [((), message)]
     for _ in range(MAX_DEPTH):
         below: dict[int, _Found] = {}
@@ -280,7 +280,7 @@ def _find(message: Mapping[str, Any], refuse: _Refusal) -> str | None:
 def _find_in(
     container: Any, path: _Path, refuse: _Refusal, below: dict[int, _Found]
 ) -> str | None:
-    """Look at one list or dict, and note the lists and dicts that it holds."""
+    """Check one list or dict; add the lists and dicts that it holds to ``below``."""
     items: Any = enumerate(container)
     if isinstance(container, _DICT):
         items = container.items()
@@ -290,7 +290,7 @@ def _find_in(
                 return f"the key {shortened(key)} of {_place(path)} is {problem}"
     for step, value in items:
         if isinstance(value, _HOLDERS):
-            # What is there repeatedly is looked at once on each level.
+            # An object that occurs repeatedly is checked once per level.
             below.setdefault(id(value), ((*path, step), value))
             continue
         problem = refuse(value, False)
@@ -300,7 +300,7 @@ def _find_in(
 
 
 def _place(path: _Path) -> str:
-    """Return how Python code would get at a value of a message."""
+    """Return the Python expression for a value of a message."""
     steps = [f"[{shortened(step)}]" for step in path]
     if len(steps) > 2 * _SHOWN:
         steps[_SHOWN:-_SHOWN] = ["[...]"]
@@ -331,7 +331,7 @@ def _is_leaf(value: Any) -> bool:
 
 
 def _accept(_: Any, _is_key: bool) -> None:
-    """Accept every value, when only the depth is looked at."""
+    """Accept every value, for checks of the depth alone."""
 
 
 def _refuse_bytes(value: Any, _: bool) -> str | None:

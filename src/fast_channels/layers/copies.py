@@ -1,4 +1,4 @@
-"""Copies of a message, so that every receiver has a dict of its own."""
+"""Copies of a message, so that every receiver has its own dict."""
 
 import copy
 import functools
@@ -16,32 +16,32 @@ __all__ = ["copies_as_carried", "copies_of"]
 def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
     """Return a function that returns a new copy of a message at every call.
 
-    The message is read now: changing it afterwards changes no copy. Neither this
-    function nor the one that it returns ever raises: receivers call that one, and they
-    may be deep in the stack.
+    The message is read now: changing it later affects no copy. Neither this function
+    nor the returned one ever raises: receivers call the latter, possibly deep in the
+    stack.
 
     Args:
-        message: A message that is made of builtin types, or that the serializer of an
-            application has decoded. Objects of other types are copied by
-            ``copy.deepcopy()``, and shared by all copies if that fails.
+        message: A message that is made of builtin types, or that an application's
+            serializer has decoded. If it holds other types, ``copy.deepcopy()`` makes
+            the copies; if that fails, all copies share the values.
     """
     own = dict(message)
     if is_flat(own):
         return own.copy
     try:
-        # Copies nested dicts and lists several times faster than deepcopy(), and has a
-        # limit of depth of its own, far beyond that of messages.
+        # Several times faster than deepcopy(). marshal has its own limit of depth, far
+        # above that of messages.
         return functools.partial(marshal.loads, marshal.dumps(own))
     except ValueError:
         return functools.partial(_copy_deeply, _copy_deeply(own))
 
 
 def copies_as_carried(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
-    """Do as ``copies_of()`` does with a message that is sent.
+    """Return a function like that of ``copies_of()``, for a message that is sent.
 
     Args:
-        message: A message that ``require_carried()`` accepts. Its copies are made of
-            builtin types, as if it had been encoded and decoded.
+        message: A message that ``require_carried()`` accepts. The copies are made of
+            builtin types, as if the message had been encoded and decoded.
     """
     own = dict(message)
     if is_flat(own):
@@ -52,6 +52,6 @@ def copies_as_carried(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
 def _copy_deeply(message: dict[str, Any]) -> dict[str, Any]:
     try:
         return copy.deepcopy(message)
-    # Objects of the application run code of theirs.
+    # Copying runs methods of the application's objects.
     except Exception:  # noqa: BLE001
         return dict(message)

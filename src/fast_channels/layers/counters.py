@@ -1,7 +1,7 @@
-"""What layers count, and what they log of it.
+"""The counters of layers, and the log records about them.
 
-Every layer reports the same numbers, whatever carries its messages. They are exact even
-if event loops in several threads count at once: a lock guards each addition.
+All layers report the same numbers. A lock guards each addition, so that the numbers are
+exact even if event loops in several threads count at the same time.
 """
 
 import logging
@@ -25,10 +25,10 @@ _SLOW_PROCESS = (
 
 
 class Counters:
-    """What has happened since a layer was made.
+    """The counters of a layer, which begin when the layer is created.
 
     Args:
-        layer: What the log calls the layer.
+        layer: Name of the layer in the log.
     """
 
     __slots__ = (
@@ -42,27 +42,27 @@ class Counters:
 
     def __init__(self, layer: str = "") -> None:
         self._layer = layer
-        # Reentrant, since a signal handler or the garbage collector may run code that
-        # sends while this thread holds it.
+        # Reentrant, since a signal handler or the garbage collector can run code that
+        # sends while this thread holds the lock.
         self._lock = released(threading.RLock())
         self.delivered: int = 0
-        """Messages that reached a mailbox of this process."""
+        """Copies that reached a mailbox of this process."""
         self.dropped: int = 0
-        """Copies for which there was no room: here, or in Redis at ``group_send()``."""
+        """Copies dropped for lack of room: here, or in Redis by ``group_send()``."""
         self.undecodable: int = 0
-        """Messages that could not be decoded, or that were not for this process."""
+        """Messages that could not be decoded, or had no channel in this process."""
         self.reconnects: int = 0
-        """Connections that were opened anew after they had broken."""
+        """Connections that broke and are opened again."""
 
     def statistics(
         self, *, channels: int = 0, groups: int = 0, waiting: int = 0
     ) -> dict[str, int]:
-        """Return what ``BaseChannelLayer.statistics()`` does.
+        """Return the dict for ``BaseChannelLayer.statistics()``.
 
         Args:
             channels: Channels with a receiver or a message in this process.
             groups: Groups with members in this process.
-            waiting: Messages that wait in this process.
+            waiting: Messages waiting in this process.
         """
         return {
             "channels": channels,
@@ -75,11 +75,11 @@ class Counters:
         }
 
     def count(self, put: tuple[int, Sequence[str]], group: str | None = None) -> None:
-        """Count what ``Mailboxes.put_each()`` returned; log what was dropped.
+        """Count the result of ``Mailboxes.put_each()``; log dropped copies.
 
         Args:
-            put: How many channels got a copy, and which were full.
-            group: The group that the message was sent to, if that is known here.
+            put: The number of channels that got a copy, and the full channels.
+            group: The group that the message was sent to, if known.
         """
         delivered, full = put
         with self._lock:
@@ -88,26 +88,26 @@ class Counters:
             self._drop("channel", full, group, _SLOW_CONSUMER)
 
     def count_full_queues(self, queues: Sequence[str], group: str) -> None:
-        """Count and log copies for which there was no room outside of this process.
+        """Count and log copies dropped because a queue in Redis was full.
 
         Args:
-            queues: The names of the queues; each would have got one copy.
+            queues: The names of the full queues, each of which missed one copy.
             group: The group that the message was sent to.
         """
         if queues:
             self._drop("queue", queues, group, _SLOW_PROCESS)
 
     def count_reconnect(self) -> None:
-        """Count a connection that was opened anew after it had broken."""
+        """Count a connection that broke and is opened again."""
         with self._lock:
             self.reconnects += 1
 
     def complain(self, name: str, problem: str) -> None:
-        """Count a message that cannot be delivered, and log it now and then.
+        """Count a message that cannot be delivered; log the 1st, 2nd, 4th, 8th, ...
 
         Args:
-            name: What it came through.
-            problem: Why it cannot be delivered.
+            name: The queue or Redis channel that it was read from.
+            problem: The reason why it cannot be delivered.
         """
         with self._lock:
             self.undecodable += 1
@@ -147,13 +147,13 @@ class _Counting(Protocol):
 
 
 def complain(layer: _Counting, name: str, problem: str) -> None:
-    """Count a message of a layer that cannot be delivered, and log it now and then."""
+    """Call ``complain()`` of a layer's counters."""
     layer.counters.complain(name, problem)
 
 
 def _is_due(before: int, count: int) -> bool:
-    """Return whether the 1st, 2nd, 4th, 8th... is among what was counted just now.
+    """Return whether the 1st, 2nd, 4th, 8th, ... is among those just counted.
 
-    So a flood of messages is no flood of log lines.
+    Logging only these keeps a flood of messages from flooding the log.
     """
     return count.bit_length() > before.bit_length()

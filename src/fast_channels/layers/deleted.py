@@ -1,43 +1,43 @@
-"""Which channels of this process were deleted, at the cost of one bit for each.
+"""The deleted channels of this process, at the cost of one bit per channel.
 
-A copy that was sent to a group may arrive after its channel was deleted, and would then
-wait for a receiver that never comes. So the channels of a process are numbered, and the
-number is part of the name. Bits at the beginning that are all set are left out: what
-remains spans the channels since the oldest one that is not deleted.
+A copy that was sent to a group can arrive after its channel was deleted, and would then
+wait for a receiver that never comes. Channels of a process are therefore numbered, and
+the number is part of the name. Leading bytes whose bits are all set are removed: the
+rest starts at the oldest channels that are not all deleted.
 """
 
 import secrets
 
 __all__ = ["DeletedChannels"]
 
-# Eight channels that are all deleted.
+# The byte for eight channels that are all deleted.
 _ALL = b"\xff"
 
 
 class DeletedChannels:
-    """Numbers the channels that are made, and remembers which are deleted.
+    """A record of the channels that were made, and of those that were deleted.
 
-    Not safe in several threads: its owner holds a lock.
+    It is not thread-safe: its owner must hold a lock.
     """
 
     def __init__(self) -> None:
-        # How many channels were made, and how many of them are forgotten.
+        # The number of channels made so far, and how many of them are forgotten.
         self._made = self._forgotten = 0
-        # The number of the channel that the first bit is for; all before are deleted.
+        # The number of the first bit's channel; all before are deleted or forgotten.
         self._first = 0
         self._bits = bytearray()
 
     def new_name(self) -> str:
-        """Return how the name of a new channel ends: unique, and not to be guessed."""
+        """Return the end of a new channel's name, which is unique and unguessable."""
         number = self._made
         self._made += 1
         return f"{number:x}.{secrets.token_hex(8)}"
 
     def add(self, channel: str) -> None:
-        """Note that a channel is deleted; any name that was not made here is ignored.
+        """Record that a channel is deleted; ignore names that were not made here.
 
         Args:
-            channel: The name, which ends as ``new_name()`` said.
+            channel: The name, which ends with a result of ``new_name()``.
         """
         number = self._number(channel)
         if number < self._first:
@@ -51,7 +51,7 @@ class DeletedChannels:
             self._first += 8 * (before - len(self._bits))
 
     def clear(self) -> None:
-        """Forget the channels that were made so far."""
+        """Forget all channels that were made so far."""
         self._first = self._forgotten = self._made
         self._bits = bytearray()
 
@@ -66,7 +66,7 @@ class DeletedChannels:
         return super().__sizeof__() + self._bits.__sizeof__()
 
     def _number(self, channel: str) -> int:
-        """Return the number of a channel, or -1 if nothing is known of it."""
+        """Return the number of a channel, or -1 if it is unknown or forgotten."""
         try:
             number = int(channel.rpartition("!")[2].partition(".")[0], 16)
         except ValueError:

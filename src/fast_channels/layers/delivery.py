@@ -11,15 +11,15 @@ def _do_nothing() -> None:
 
 
 class Delivery:
-    """A message that its receiver has to acknowledge when it has been handled.
+    """A message that its receiver must acknowledge after handling it.
 
-    A layer that keeps messages delivers it to another receiver if this one dies first.
-    Where a layer keeps nothing, acknowledging and giving back have no effect.
+    A layer that stores messages delivers it again if the receiver's process dies first.
+    In other layers, acknowledging and giving back have no effect.
 
     Args:
         message: The message.
-        acknowledge: Called by ``acknowledge()``, perhaps several times.
-        give_back: Called by ``give_back()``, perhaps several times.
+        acknowledge: Called at every ``acknowledge()``.
+        give_back: Called at every ``give_back()``.
     """
 
     __slots__ = ("_acknowledge", "_give_back", "message")
@@ -31,21 +31,21 @@ class Delivery:
         give_back: Callable[[], None] = _do_nothing,
     ) -> None:
         self.message: dict[str, Any] = message
-        """The message; it belongs to the receiver."""
+        """The message, which belongs to the receiver."""
         self._acknowledge = acknowledge
         self._give_back = give_back
 
     def acknowledge(self) -> None:
-        """Say that the message was handled: it is not delivered again.
+        """Mark the message as handled, so that it is not delivered again.
 
-        It does not wait for Redis, which learns of it with the next command; until then
-        the message is delivered again if the process dies. A second call has no effect.
+        This does not wait for Redis: the next command carries the acknowledgement. If
+        the process dies first, the message comes again. A second call has no effect.
         """
         self._acknowledge()
 
     def give_back(self) -> None:
-        """Leave the message to other receivers, at its place in the channel.
+        """Return the message to its place in the channel, for other receivers.
 
-        It has no effect on a message that was acknowledged.
+        This has no effect on a message that was acknowledged.
         """
         self._give_back()

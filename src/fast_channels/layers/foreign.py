@@ -1,8 +1,8 @@
-"""Layers that were written for Django Channels and know nothing of this library.
+"""Foreign layers, which were written for Django Channels instead of this library.
 
-Such a layer has the methods of the specification, and does not derive from
-BaseChannelLayer. The registry keeps it and returns it as it is. What this library adds
-to the specification comes from the base class, through ``as_layer()``.
+Such a layer has the methods of the specification, but does not derive from
+BaseChannelLayer. The registry stores and returns it unchanged. ``as_layer()`` adds the
+methods of the base class that the specification does not have.
 """
 
 import inspect
@@ -28,22 +28,22 @@ def is_layer(value: object) -> bool:
     """Return whether a value can be used as a layer."""
     if isinstance(value, BaseChannelLayer):
         return True
-    # The methods of a class need an instance.
+    # A class has the methods too, but cannot be used as a layer.
     return not isinstance(value, type) and all(
         callable(getattr(value, name, None)) for name in _REQUIRED
     )
 
 
 def as_layer(value: object) -> BaseChannelLayer:
-    """Return a layer with every method of the base class."""
+    """Return a layer that has every method of the base class."""
     return value if isinstance(value, BaseChannelLayer) else _ForeignLayer(value)
 
 
 class _ForeignLayer(BaseChannelLayer):
-    """The methods of a foreign layer, and the defaults of the base class.
+    """A layer with the methods of a foreign layer and the defaults of the base class.
 
-    Methods that the specification does not have are not looked for: a foreign layer
-    may have one of the same name that does something else.
+    Only methods of the specification are taken from the foreign layer: another method
+    of the same name could do something else.
     """
 
     def __init__(self, layer: object) -> None:
@@ -58,10 +58,10 @@ class _ForeignLayer(BaseChannelLayer):
         return repr(self._foreign)
 
     async def close(self) -> None:
-        """Close the layer, if it can be closed."""
+        """Close the foreign layer, if it has a method for that."""
         close = getattr(self._foreign, "close", None)
         if callable(close):
-            # Not all of them are coroutine functions.
+            # Some layers have a plain function for it.
             result = close()
             if inspect.isawaitable(result):
                 await result

@@ -1,8 +1,8 @@
-"""The layer of a single process: mailboxes and groups in dicts.
+"""The layer for a single process, with mailboxes and groups in dicts.
 
-Everything is decided in plain code under the lock of the mailboxes, which guards the
-groups too. So the layer may be used from several event loops in several threads at
-once, as when a thread sends with ``asgiref.sync.async_to_sync``.
+All changes are made without waiting, under the lock of the mailboxes, which guards the
+groups too. Event loops in several threads can therefore use the layer at the same time,
+for example when a thread sends with ``asgiref.sync.async_to_sync``.
 """
 
 import asyncio
@@ -23,35 +23,35 @@ from .mailboxes import Mailboxes
 
 __all__ = ["InMemoryChannelLayer"]
 
-# How many turns of the event loop receivers get to take what waits: one to wake a task
-# that reads, one in which the task runs, and one more for what wraps it.
+# Turns of the event loop that receivers get to take waiting messages: one to wake the
+# reading task, one in which it runs, and one for a task that wraps it.
 _TURNS = 3
-# The event loop gets a turn after a channel has left this many groups.
+# Groups that a channel leaves before other tasks can run.
 _CHUNK = 1000
 
 
 class InMemoryChannelLayer(BaseChannelLayer):
-    """A layer for one process: for tests, development, and servers of one process.
+    """A layer within one process: for tests, development and single-process servers.
 
-    It reaches every consumer, task and thread of its process, and nothing else.
-    Messages arrive as they would through Redis: it carries the same types.
+    It reaches every consumer, task and thread of its process, but no other process.
+    Messages arrive as they would through Redis, since it carries the same types.
 
-    Sending waits only if a channel is full: for as many turns of the event loop as
-    receivers need to begin with what waits. A burst in one handler is not lost, then,
-    for receivers that keep up; those that do not are waited for once, until they have
-    taken another message.
+    Sending waits only if a channel is full, for the few turns of the event loop that
+    receivers need to start taking messages. A burst from one handler therefore reaches
+    receivers that keep up. A receiver that does not keep up makes senders wait once;
+    they do not wait for it again until it has taken a message.
 
     Args:
-        expiry: After how many seconds a message that nobody received is dropped.
-        group_expiry: After how many seconds a channel that nobody receives from is
-            dropped from its groups.
-        capacity: How many messages may wait in one channel. ``send()`` to a full
-            channel raises ``ChannelFull``; ``group_send()`` drops that copy.
-        channel_capacity: A capacity of their own for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match counts.
+        expiry: Seconds after which an unreceived message is dropped.
+        group_expiry: Seconds after which a channel without receivers is dropped from
+            its groups.
+        capacity: Maximum number of messages waiting in one channel. ``send()`` to a
+            full channel raises ``ChannelFull``; ``group_send()`` drops that copy.
+        channel_capacity: Separate capacities for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match applies.
 
     Raises:
-        TypeError: An argument is not of the type it should be.
+        TypeError: An argument has the wrong type.
         ValueError: A number is not positive.
     """
 
@@ -66,20 +66,20 @@ class InMemoryChannelLayer(BaseChannelLayer):
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
         self.group_expiry: float = require_positive("group_expiry", group_expiry)
-        """After how many seconds an unread channel is dropped from its groups."""
+        """Seconds after which a channel without receivers leaves its groups."""
         self._mailboxes = Mailboxes(self.get_capacity, self.expiry)
         self.channels: dict[str, Mailbox] = self._mailboxes.by_channel
-        """The mailbox of each channel in which a message or a receiver waits."""
+        """The mailboxes of the channels that have a message or a receiver."""
         self.groups: dict[str, dict[str, float]] = {}
-        """For each group its channels, and when each joined, in Unix time.
+        """The channels of each group, with the time each joined, in Unix time.
 
-        For a channel that is read with ``receive()`` that is renewed at each call.
+        Each ``receive()`` from a channel renews the channel's times.
         """
-        # The groups of each channel: `groups` the other way round.
+        # The groups of each channel, the inverse of `groups`.
         self._memberships: dict[str, set[str]] = {}
         # Guards the three dicts above.
         self._lock = self._mailboxes.lock
-        # What is delivered is counted with the lock held.
+        # Deliveries are counted with the lock held.
         self._counters = Counters(type(self).__name__)
 
     def __repr__(self) -> str:
@@ -90,12 +90,12 @@ class InMemoryChannelLayer(BaseChannelLayer):
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment, and what it has counted.
+        """Return the current state of the layer, and its counters.
 
-        ``channels`` and ``groups`` it knows, and messages ``waiting`` in channels.
-        Since the layer was made: copies ``delivered`` to channels, and copies
-        ``dropped`` by ``group_send()`` because a channel was full. The other keys are
-        those of all layers, and 0.
+        Currently: ``channels`` with a receiver or a message, ``groups``, and messages
+        ``waiting``. Since the layer was created: copies ``delivered`` to channels, and
+        copies ``dropped`` by ``group_send()`` because a channel was full. The other
+        keys that all layers have are 0.
         """
         with self._lock:
             return self._counters.statistics(
@@ -107,10 +107,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
     # Channels
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a new channel, which nobody else has.
+        """Return a unique name for a new channel.
 
         Args:
-            prefix: What the name starts with.
+            prefix: Start of the name.
 
         Raises:
             TypeError: The prefix is not valid in a name.
@@ -124,17 +124,16 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """Send a copy of a message to one channel.
 
         Raises:
-            ChannelFull: The channel is at capacity, and its receiver took nothing while
-                it had its turn; the message was not sent.
-            TypeError: The name is not valid, or the message is not one that layers
-                carry.
+            ChannelFull: The channel is at capacity, and its receiver does not keep up;
+                the message was not sent.
+            TypeError: The name or the message is not valid.
         """
-        # The name of a channel that somebody waits for was valid when they came.
+        # The name of a channel that has a mailbox is valid.
         if type(channel) is not str or channel not in self.channels:
             self.require_valid_channel_name(channel)
         copies = self._copies_of(message)
         now = time.monotonic()
-        # Later than others: users of Channels count the channels after a send().
+        # Later than elsewhere: users of Channels count the channels after a send().
         self._sweep_if_due(now, patience=self.expiry)
         deadline = now + self.expiry
         if not self._mailboxes.put(channel, copies, deadline):
@@ -153,7 +152,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
 
-        Any number of tasks may wait for one channel; each message goes to one of
+        Any number of tasks can wait on one channel; each message goes to one of
         them. Cancelling is safe: no message is lost.
 
         Raises:
@@ -173,9 +172,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return self._mailboxes.attach(channel, listener)
 
     async def delete_channel(self, channel: str) -> None:
-        """Drop a channel's messages and memberships; a second call does nothing.
+        """Delete a channel's messages and memberships; a second call does nothing.
 
-        A task that still waits in ``receive()`` waits for a new channel of that name.
+        A task that is still in ``receive()`` then waits on a new channel of that name.
         """
         while channel in self._memberships:
             with self._lock:
@@ -184,13 +183,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
                     self._discard(group, channel)
             if channel in self._memberships:
                 await asyncio.sleep(0)
-        # Last, as messages may have come while the event loop had its turns.
+        # Last, since messages can arrive whenever the loop above yields.
         self._mailboxes.delete(channel)
 
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; if it is in it, its time of joining is renewed.
+        """Add a channel to a group; renew the time if it is already a member.
 
         Raises:
             TypeError: A name is not valid.
@@ -206,7 +205,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             self._memberships.setdefault(channel, set()).add(group)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it.
+        """Remove a channel from a group; do nothing if it is not a member.
 
         Raises:
             TypeError: A name is not valid.
@@ -219,13 +218,12 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a copy of a message to every channel of a group.
 
-        A channel that is at capacity, and whose receiver takes nothing while it has its
-        turn, does not get one; ``statistics()`` counts it, and the log says so.
-        Cancelling does not take it back.
+        A channel that is at capacity, and whose receiver does not keep up, misses its
+        copy, which is counted in ``statistics()`` and logged. Cancelling does not take
+        back copies that are delivered.
 
         Raises:
-            TypeError: The name is not valid, or the message is not one that layers
-                carry.
+            TypeError: The name or the message is not valid.
         """
         self.require_valid_group_name(group)
         copies = self._copies_of(message)
@@ -241,7 +239,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
         def put(channels: list[str]) -> list[str]:
             with self._lock:
-                # One that has left meanwhile may be deleted.
+                # A channel that has left meanwhile may be deleted.
                 members = self.groups.get(group, {})
                 left = [channel for channel in channels if channel in members]
                 delivered, full = self._mailboxes.put_each(left, copies, deadline)
@@ -256,33 +254,33 @@ class InMemoryChannelLayer(BaseChannelLayer):
     # The whole layer
 
     async def flush(self) -> None:
-        """Drop every message and every group; whoever receives goes on waiting."""
+        """Drop all messages and groups; receivers keep waiting."""
         with self._lock:
             self.groups.clear()
             self._memberships.clear()
             self._mailboxes.clear()
 
     async def close(self) -> None:
-        """Do as ``flush()`` does: the layer holds nothing but messages and groups."""
+        """Call ``flush()``: the layer holds nothing but messages and groups."""
         await self.flush()
 
     def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:
-        """Check a message that is sent; return a function that returns copies of it."""
+        """Check a message; return a function that returns copies of it."""
         self.require_valid_message(message)
         return copies_as_carried(message)
 
     async def _put_later(
         self, full: list[str], put: Callable[[list[str]], list[str]]
     ) -> None:
-        """Give the receivers of full channels a few turns, and put after each.
+        """Retry full channels for a few turns of the event loop; receivers make room.
 
-        It goes on as long as receivers take something. One that is waiting for
-        something else does not slow senders down: it is waited for once for each
-        message that it takes.
+        This goes on while receivers take messages. A receiver that waits for something
+        else hardly slows senders down: they wait for it only once for each message
+        that it takes.
 
         Args:
-            full: The channels; those in which the message was put are removed.
-            put: Puts the message into channels, and returns those that are full still.
+            full: The full channels; those that get the message are removed.
+            put: Puts the message into channels, and returns those that are still full.
         """
         waiting = self._mailboxes.not_stalled(full)
         turns = _TURNS
@@ -304,7 +302,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             for group in self._memberships.get(channel, ()):
                 self.groups[group][channel] = now
 
-    # What follows is called with the lock held.
+    # The next two methods are called with the lock held.
 
     def _discard(self, group: str, channel: str) -> None:
         self._forget_member(group, channel)
@@ -322,7 +320,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
                 self.groups.pop(group, None)
 
     def _sweep_if_due(self, now: float, patience: float = 0) -> None:
-        """Drop what nobody will fetch any more, from time to time."""
+        """Drop expired mailboxes and memberships, if a sweep is due."""
         if not self._mailboxes.sweep_if_due(now, patience):
             return
         joined_before = time.time() - self.group_expiry

@@ -1,18 +1,17 @@
 """The queue in which the messages of one channel wait.
 
-Whatever carries a message, it ends in a :class:`Mailbox` of the receiving process:
-bounded, expiring, and emptied either by tasks that await :meth:`Mailbox.get` or by
-the loop of a consumer, which sets a ``listener`` and calls :meth:`Mailbox.take`.
+Every layer delivers messages into a :class:`Mailbox` of the receiving process. It is
+bounded, its messages expire, and it is read either by tasks that await
+:meth:`Mailbox.get` or by a consumer's loop, which sets a ``listener`` and calls
+:meth:`Mailbox.take`. The rules:
 
-The rules:
-
-1. A message leaves only in ``take()``, which does not wait. A task that is cancelled
-   while it sleeps in ``get()`` has therefore taken nothing; and if it was woken
-   already, it wakes the next sleeper in its place.
-2. ``put()`` may be called in any event loop of any thread. The message is appended
-   first and the sleepers are looked at second; a sleeper registers first and looks at
-   the messages second. Whichever way two threads interleave, one sees the other.
-3. A future belongs to the event loop of the task that sleeps on it, and is resolved
+1. Receivers get messages only from ``take()``, which does not wait. A task that is
+   cancelled while it waits in ``get()`` has therefore taken no message; if it was
+   already woken, it wakes the next waiting task in its place.
+2. ``put()`` can be called in any event loop of any thread. A writer stores the message
+   before it looks for waiting tasks; a task registers as waiting before it looks for
+   messages. However two threads interleave, one of them sees the other.
+3. A future belongs to the event loop of the task that waits on it, and is resolved
    in that loop only.
 """
 
@@ -30,23 +29,23 @@ from fast_channels.waking import wake
 
 __all__ = ["Mailbox"]
 
-# A deadline, and a message.
+# A deadline, and a function that returns the message.
 _Item: TypeAlias = tuple[float, Callable[[], dict[str, Any]]]
 
-# Guards the making of deques.
+# Guards the creation of deques.
 _making = released(threading.Lock())
 
 
 class Mailbox:
     """A bounded queue of messages that expire.
 
-    A message is put as a function that returns it, called for each receiver when it
-    takes the message: many mailboxes share one message while it waits, and every
-    receiver gets a dict of its own.
+    A message is stored as a function that returns it, called when a receiver takes
+    the message: many mailboxes can share one waiting message, and every receiver gets
+    its own dict.
 
     Args:
-        capacity: How many messages may wait.
-        clock: What deadlines are measured with, in seconds.
+        capacity: Maximum number of waiting messages.
+        clock: Returns the time for deadlines, in seconds.
     """
 
     __slots__ = (
@@ -63,18 +62,18 @@ class Mailbox:
         self, capacity: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.capacity: int = capacity
-        """How many messages may wait."""
+        """Maximum number of waiting messages."""
         self.listener: Callable[[], None] | None = None
-        """Called after each ``put()`` for which no task sleeps in ``get()``."""
+        """Called after each ``put()`` that wakes no task in ``get()``."""
         self.readers: int = 0
-        """For the layer to count who reads it, and to keep it while somebody does."""
+        """Number of readers, set by the layer, which keeps a mailbox with readers."""
         self.stalled_at: object = None
-        """The oldest message when a sender last waited for room in vain."""
+        """The oldest message at the time a sender last gave up waiting for room."""
         self._clock = clock
-        # Oldest first; deadlines never decrease. None before the first one: an empty
-        # deque takes 700 bytes, for each consumer.
+        # Oldest first; deadlines never decrease. None until the first message, since an
+        # empty deque takes 700 bytes, for each consumer.
         self._messages: deque[_Item] | None = None
-        # One future for each task that sleeps in get(), in order of arrival.
+        # A future for each task that waits in get(), in order of arrival.
         self._sleepers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
@@ -82,7 +81,7 @@ class Mailbox:
 
     @property
     def oldest(self) -> object:
-        """The message that has waited longest, as something to compare; or None."""
+        """The message that has waited longest, to be compared by identity; or None."""
         messages = self._messages
         try:
             return None if messages is None else messages[0]
@@ -91,26 +90,26 @@ class Mailbox:
 
     @property
     def lapsed(self) -> bool:
-        """Whether it holds nothing that has not expired."""
+        """Whether it is empty, or all its messages have expired."""
         messages = self._messages
         return not messages or messages[-1][0] <= self._clock()
 
     def put(
         self, message: Callable[[], dict[str, Any]], deadline: float = math.inf
     ) -> bool:
-        """Add a message and wake whoever waits for it.
+        """Add a message, and wake a waiting task or call the listener.
 
         Args:
             message: Returns the message.
-            deadline: When it expires, on the mailbox's clock.
+            deadline: The time at which it expires, on the mailbox's clock.
 
         Returns:
-            False if the mailbox is full; it is left as it was.
+            False if the mailbox is full; the message is not added then.
         """
         return self.put_item((deadline, message))
 
     def put_item(self, item: _Item) -> bool:
-        """Do as ``put()`` does with a pair that several mailboxes may share."""
+        """Add a deadline and a message, as a pair that several mailboxes can share."""
         messages = self._messages
         if messages is None:
             messages = self._make_room()
@@ -124,13 +123,13 @@ class Mailbox:
         return True
 
     def take(self) -> dict[str, Any] | None:
-        """Return the oldest message that has not expired, or None without waiting."""
+        """Return the oldest message that has not expired, or None; never wait."""
         messages = self._messages
         while messages:
             try:
                 deadline, message = messages.popleft()
             except IndexError:
-                # A receiver in another thread has just taken the last one.
+                # A receiver in another thread has just taken the last message.
                 break
             if deadline > self._clock():
                 return message()
@@ -139,7 +138,7 @@ class Mailbox:
     async def get(self) -> dict[str, Any]:
         """Return the oldest message that has not expired; wait until there is one.
 
-        Any number of tasks may wait; each message goes to one of them. Cancelling a
+        Any number of tasks can wait; each message goes to one of them. Cancelling a
         waiting task is safe: no message is lost.
         """
         loop = asyncio.get_running_loop()
@@ -147,12 +146,12 @@ class Mailbox:
             sleeper: asyncio.Future[None] = loop.create_future()
             self._sleepers.append(sleeper)
             if self._messages:
-                # Put by another thread, between take() and the line above.
+                # Another thread has put it between take() and the line above.
                 wake(sleeper)
             try:
                 await sleeper
             except BaseException:
-                # Cancelled, or thrown away with its event loop.
+                # Cancelled, or closed together with its event loop.
                 if not self._forget(sleeper):
                     self._wake_next()
                 raise
@@ -160,11 +159,11 @@ class Mailbox:
         return message
 
     def drain(self) -> list[Callable[[], dict[str, Any]]]:
-        """Take every message out as it was put; whoever waits goes on waiting."""
+        """Remove and return all messages as they were put; receivers keep waiting."""
         self.stalled_at = None
         messages = self._messages
         drained: list[Callable[[], dict[str, Any]]] = []
-        # IndexError: receivers in other threads took what was left.
+        # IndexError: a receiver in another thread took the last message.
         with contextlib.suppress(IndexError):
             while messages:
                 drained.append(messages.popleft()[1])
@@ -178,8 +177,8 @@ class Mailbox:
             return self._messages
 
     def _drop_expired(self, messages: deque[_Item]) -> bool:
-        """Return whether there is room now for one message more."""
-        # Whoever takes it in another thread in the meantime makes room as well.
+        """Drop the oldest message if it has expired; return whether there is room."""
+        # A receiver in another thread that takes it meanwhile makes room as well.
         with contextlib.suppress(IndexError, ValueError):
             oldest = messages[0]
             if oldest[0] > self._clock():
@@ -188,7 +187,7 @@ class Mailbox:
         return True
 
     def _wake_next(self) -> None:
-        # IndexError: another thread has just woken the last one.
+        # IndexError: another thread has just woken the last waiting task.
         with contextlib.suppress(IndexError):
             while self._sleepers:
                 sleeper = self._sleepers.pop(0)
@@ -198,7 +197,7 @@ class Mailbox:
             self.listener()
 
     def _forget(self, sleeper: asyncio.Future[None]) -> bool:
-        """Return whether the sleeper was still there: whether nobody chose it."""
+        """Remove a future; return False if ``_wake_next()`` has already taken it."""
         try:
             self._sleepers.remove(sleeper)
         except ValueError:

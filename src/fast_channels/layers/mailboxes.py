@@ -1,8 +1,8 @@
-"""The mailboxes of the channels that are read in this process, by name.
+"""The mailboxes of this process, by the name of the channel.
 
-One lock guards them. No code waits for anything while it holds it, and uncontended it
-costs less than a dict look-up; with it a layer may be used from several event loops in
-several threads at once.
+One lock guards them, so that event loops in several threads can use a layer at the same
+time. No code waits while it holds the lock, and an uncontended lock costs less than a
+dict look-up.
 """
 
 import threading
@@ -19,39 +19,39 @@ __all__ = ["Mailboxes"]
 
 
 class Mailboxes:
-    """A mailbox for each channel in which a message or a receiver waits.
+    """A mailbox for each channel that has a message or a receiver.
 
     Args:
-        capacity_of: Returns how many messages may wait in a channel.
-        interval: For how many seconds mailboxes that nobody reads, and in which all has
-            expired, are kept at least.
+        capacity_of: Returns the capacity of a channel.
+        interval: Minimum seconds between two sweeps, which drop mailboxes without
+            readers whose messages have all expired.
     """
 
     def __init__(self, capacity_of: Callable[[str], int], interval: float) -> None:
         self.lock: threading.RLock = released(threading.RLock())
-        """Guards the mailboxes; a layer may guard with it what belongs to them.
+        """Guards the mailboxes; a layer can guard related state with it.
 
-        Reentrant, since the garbage collector may end a forgotten receiver in the
-        middle of anything.
+        Reentrant, since the garbage collector can close an abandoned receiver at any
+        point.
         """
         self.by_channel: dict[str, Mailbox] = {}
-        """The mailboxes."""
-        # What still comes for these is lost.
+        """The mailboxes, by the name of the channel."""
+        # Messages that still arrive for these channels are lost.
         self._deleted = DeletedChannels()
         self._capacity_of = capacity_of
         self._interval = interval
-        # When to look again for what nobody will fetch any more.
+        # The earliest time of the next sweep.
         self._next_sweep = time.monotonic() + interval
 
     def waiting(self) -> int:
-        """Return how many messages wait in all of them."""
+        """Return the number of messages waiting in all mailboxes."""
         with self.lock:
             return sum(map(len, self.by_channel.values()))
 
     def put(
         self, channel: str, message: Callable[[], dict[str, Any]], deadline: float
     ) -> bool:
-        """Add a message, as ``Mailbox.put()`` does; False if there is no room."""
+        """Add a message to a channel; return False if its mailbox is full."""
         with self.lock:
             return self._mailbox(channel).put(message, deadline)
 
@@ -64,7 +64,7 @@ class Mailboxes:
         """Add a message to several channels, except those that are buried.
 
         Returns:
-            How many have it, and which had no room.
+            The number of channels that got it, and the full channels.
         """
         delivered = 0
         full: list[str] = []
@@ -84,9 +84,9 @@ class Mailboxes:
         return delivered, full
 
     def not_stalled(self, channels: Iterable[str]) -> list[str]:
-        """Return those full channels that a sender has a reason to wait for.
+        """Return those full channels that are worth waiting for.
 
-        It has none if one has waited already and nothing was taken since.
+        Waiting is useless if a sender has waited and no message was taken since.
         """
         with self.lock:
             return [
@@ -97,7 +97,7 @@ class Mailboxes:
             ]
 
     def note_stalled(self, channels: Iterable[str]) -> None:
-        """Note that a sender has waited for room in vain."""
+        """Record that a sender has given up waiting for room in these channels."""
         with self.lock:
             for channel in channels:
                 mailbox = self.by_channel.get(channel)
@@ -105,14 +105,14 @@ class Mailboxes:
                     mailbox.stalled_at = mailbox.oldest
 
     def open(self, channel: str) -> Mailbox:
-        """Return the mailbox of a channel for a reader, who is to ``close()`` it."""
+        """Return the mailbox of a channel for a reader, which must ``close()`` it."""
         with self.lock:
             mailbox = self._mailbox(channel)
             mailbox.readers += 1
             return mailbox
 
     def close(self, channel: str, mailbox: Mailbox) -> None:
-        """Let go of what ``open()`` returned."""
+        """Release a mailbox that ``open()`` returned."""
         with self.lock:
             mailbox.readers -= 1
             if (
@@ -123,7 +123,7 @@ class Mailboxes:
                 del self.by_channel[channel]
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
-        """Return the mailbox of a channel for a reader that does not wait."""
+        """Return the mailbox of a channel, for a reader that does not wait."""
         with self.lock:
             mailbox = self._mailbox(channel)
             if mailbox.listener is None:
@@ -135,7 +135,7 @@ class Mailboxes:
         """Drop a channel's messages and its listener.
 
         Returns:
-            Whether there was a listener.
+            Whether the channel had a listener.
         """
         with self.lock:
             mailbox = self.by_channel.get(channel)
@@ -151,29 +151,29 @@ class Mailboxes:
             return attached
 
     def new_name(self) -> str:
-        """Return how the name of a new channel ends, so that it can be buried."""
+        """Return the end of a new channel's name, by which ``bury()`` knows it."""
         with self.lock:
             return self._deleted.new_name()
 
     def bury(self, channel: str) -> None:
-        """Delete a channel for good: what comes for it from now on is lost.
+        """Delete a channel for good: messages that still arrive for it are lost.
 
         Args:
-            channel: A channel of this process, whose name ends as ``new_name()`` said.
+            channel: A channel whose name ends with a result of ``new_name()``.
         """
         with self.lock:
             self.delete(channel)
-            # Readers that are still there wait for ever, as for any deleted channel.
+            # Readers that are still waiting wait forever: the channel never comes back.
             self.by_channel.pop(channel, None)
             self._deleted.add(channel)
 
     def forget_buried(self) -> None:
-        """Release what is known of the channels that were made so far."""
+        """Forget all channels that were made so far, buried or not."""
         with self.lock:
             self._deleted.clear()
 
     def clear(self) -> None:
-        """Drop every message; whoever receives goes on waiting."""
+        """Drop all messages; receivers keep waiting."""
         with self.lock:
             for channel, mailbox in list(self.by_channel.items()):
                 mailbox.drain()
@@ -181,14 +181,14 @@ class Mailboxes:
                     self.by_channel.pop(channel, None)
 
     def sweep_if_due(self, now: float, patience: float = 0) -> bool:
-        """Drop what nobody will fetch any more, from time to time.
+        """Drop expired mailboxes without readers, if a sweep is due.
 
         Args:
             now: The time on the clock of mailboxes.
-            patience: For how many seconds more to leave it.
+            patience: Extra seconds before a sweep is due.
 
         Returns:
-            Whether it was time to.
+            Whether a sweep was due.
         """
         with self.lock:
             if now < self._next_sweep + patience:

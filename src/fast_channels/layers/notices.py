@@ -1,4 +1,4 @@
-"""Messages in which a layer itself speaks, rather than an application."""
+"""Messages from a layer itself, rather than from an application."""
 
 from typing import Any
 
@@ -6,6 +6,6 @@ __all__ = ["Notice"]
 
 
 class Notice(dict[str, Any]):
-    """A message that a consumer may ignore: it needs no handler for its type."""
+    """A message that consumers without a handler for its type ignore."""
 
     __slots__ = ()

@@ -1,16 +1,16 @@
-"""What belongs to one event loop, made when it is first needed there.
+"""State that belongs to one event loop, created when it is first needed there.
 
-A connection lives in the event loop in which it was opened. One layer serves any number
-of loops, one after the other (a script that calls ``asyncio.run()`` again and again) or
-at once (threads), so it keeps one state for each of them in :class:`PerLoop`.
+A connection works only in the event loop that opened it. One layer serves any number of
+loops, one after the other (a script that calls ``asyncio.run()`` repeatedly) or at the
+same time (threads), so it keeps one state for each loop in a :class:`PerLoop`.
 
-A state is closed when its loop ends. No loop is patched for that: an asynchronous
-generator that is suspended is closed by ``loop.shutdown_asyncgens()``, which
+A state is closed when its loop ends, without patching the loop: a suspended
+asynchronous generator is closed by ``loop.shutdown_asyncgens()``, which
 ``asyncio.run()``, ``asyncio.Runner``, uvloop and ``asgiref.sync.async_to_sync`` call.
-What a bare ``loop.close()`` leaves behind is dropped when the next loop comes.
+State left behind by a bare ``loop.close()`` is dropped when another loop gets its own.
 
-Only a loop that runs gets anything done, so none that does not is waited for. A process
-that is forked has no state at first: it never touches what its parent's loops hold.
+No code waits for a loop that is not running, since such a loop does no work. A forked
+process starts without any state, and never touches that of its parent's loops.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ __all__ = ["LoopStopped", "PerLoop", "in_loop"]
 T = TypeVar("T")
 _P = ParamSpec("_P")
 
-# How often to look whether a loop that is waited for still runs, in seconds.
+# Seconds between two checks, during a wait for a loop, that the loop is still running.
 _INTERVAL = 0.5
 
-# What is being done for others who do not wait for it.
+# References to tasks whose callers do not wait for them.
 _begun: set[asyncio.Future[None]] = set()
 
 
@@ -39,8 +39,8 @@ class PerLoop(Generic[T]):
     """One state for each event loop.
 
     Args:
-        make: Makes the state of the running event loop.
-        close: Closes it, in the same loop.
+        make: Creates the state of the running event loop.
+        close: Closes a state, in the same loop.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class PerLoop(Generic[T]):
     ) -> None:
         self._make = make
         self._close = close
-        # Each loop's state, and the generator that closes it with the loop.
+        # The state of each loop, and the generator that closes it with the loop.
         self._entries: dict[
             asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None]]
         ] = {}
-        # Guards the dict; held for no more than a look-up or a change.
+        # Guards the dict; held only for a look-up or a change.
         self._lock = released(threading.Lock())
-        # The entries of the processes that this one was forked from: to let go of them
-        # would close them.
+        # The entries of the processes that this one was forked from, kept because
+        # freeing them would close their states.
         self._inherited: list[object] = []
         in_child(self, PerLoop[T].forget)
 
     def get(self) -> T:
-        """Return the state of the running event loop; make it if there is none."""
+        """Return the state of the running event loop; create it if there is none."""
         loop = asyncio.get_running_loop()
         entry = self._entries.get(loop)
         return self._add(loop) if entry is None else entry[0]
@@ -80,31 +80,31 @@ class PerLoop(Generic[T]):
             ]
 
     async def close(self) -> None:
-        """Close the state of every event loop, and wait for those of this one.
+        """Close the state of every event loop, and wait for that of this one.
 
-        Other loops close theirs as soon as they come to it. Cancelling ends the waiting
-        only.
+        Other loops close theirs in their next turn. Cancelling ends only the wait; the
+        states are still closed.
         """
         here = asyncio.get_running_loop()
         with self._lock:
             entries, self._entries = self._entries, {}
         _, own = entries.pop(here, (None, None))
         for loop, (_, guard) in entries.items():
-            # RuntimeError: that loop is closed, and its sockets with it.
+            # RuntimeError: the loop is closed, and so are its sockets.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_close_soon, guard)
         if own is not None:
             await asyncio.shield(_close_soon(own))
 
     def forget(self) -> None:
-        """Have no state in a process that was forked."""
+        """Start without any state, in a process that was forked."""
         self._inherited.append(self._entries)
         self._entries = {}
 
     def _add(self, loop: asyncio.AbstractEventLoop) -> T:
         state = self._make()
         guard = self._guard(loop, state)
-        # Runs it up to its yield, which takes no event loop.
+        # Run the generator up to its yield, which needs no event loop.
         with contextlib.suppress(StopIteration):
             guard.__anext__().send(None)
         with self._lock:
@@ -137,7 +137,7 @@ def _close_soon(guard: AsyncGenerator[None]) -> asyncio.Future[None]:
 
 
 class LoopStopped(RuntimeError):
-    """An event loop in which something was to be done does not run."""
+    """The event loop that should run an operation is not running."""
 
 
 async def in_loop(
@@ -146,17 +146,17 @@ async def in_loop(
     *args: _P.args,
     **kwargs: _P.kwargs,
 ) -> None:
-    """Await something in the event loop that it belongs to.
+    """Call and await a coroutine function in the given event loop.
 
     Raises:
-        LoopStopped: That loop does not run, or stopped before it was done. It is done
-            if the loop runs again.
+        LoopStopped: The loop is not running, or stopped before the end of the call. The
+            call is completed if the loop runs again.
     """
     if loop is asyncio.get_running_loop():
         await change(*args, **kwargs)
         return
     if not loop.is_running():
-        # RuntimeError: it is closed.
+        # RuntimeError: the loop is closed.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(
                 _begin, functools.partial(change, *args, **kwargs)
@@ -177,6 +177,6 @@ async def in_loop(
 
 def _begin(change: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task = asyncio.ensure_future(change())
-    # The loop itself refers to it weakly.
+    # The loop itself has only a weak reference.
     task.add_done_callback(_begun.discard)
     _begun.add(task)

@@ -1,4 +1,4 @@
-"""Which layer each alias stands for."""
+"""The registry of layers, by their aliases."""
 
 import asyncio
 import logging
@@ -26,20 +26,20 @@ _logger = logging.getLogger(__name__)
 class ChannelLayerRegistry:
     """A mapping of aliases to layers.
 
-    The application fills it, usually once and before it serves. A consumer looks its
-    ``channel_layer_alias`` up for every new connection, so a layer may also be
-    registered, replaced or removed later; connections that are open keep theirs.
+    An application registers its layers, usually once at startup. A consumer looks up
+    its ``channel_layer_alias`` for every new connection, so layers can also be
+    registered, replaced or removed later; open connections keep their layer.
 
-    A layer is an instance of :class:`BaseChannelLayer`, or any object that has the
-    methods ``send``, ``receive`` and ``new_channel``, and, for groups, ``group_add``,
-    ``group_discard`` and ``group_send``, as layers for Django Channels have.
+    A layer is an instance of :class:`BaseChannelLayer`, or any other object with the
+    methods ``send``, ``receive`` and ``new_channel``, and for groups ``group_add``,
+    ``group_discard`` and ``group_send``, such as the layers for Django Channels.
     """
 
     def __init__(self) -> None:
         self._layers: dict[str, BaseChannelLayer] = {}
 
     def register(self, alias: str, layer: ChannelLayerProtocol) -> None:
-        """Make an alias stand for a layer, in place of any other it stood for.
+        """Register a layer under an alias, replacing any other layer there.
 
         Raises:
             TypeError: The alias is not a str, or the layer is not an instance with the
@@ -51,7 +51,7 @@ class ChannelLayerRegistry:
         self._layers[alias] = cast("BaseChannelLayer", layer)
 
     def unregister(self, alias: str) -> None:
-        """Remove an alias; nothing happens if it is unknown. The layer stays open."""
+        """Remove an alias; do nothing if it is unknown. The layer stays open."""
         self._layers.pop(alias, None)
 
     def __getitem__(self, alias: str) -> BaseChannelLayer:
@@ -74,7 +74,7 @@ class ChannelLayerRegistry:
         return None if alias is None else self._layers.get(alias)
 
     def list_aliases(self) -> list[str]:
-        """Return the aliases, in the order in which they were registered first."""
+        """Return the aliases, in the order of their first registration."""
         return list(self._layers)
 
     def clear(self) -> None:
@@ -82,12 +82,12 @@ class ChannelLayerRegistry:
         self._layers.clear()
 
     async def close(self, timeout: float = 5) -> None:
-        """Close every layer; all of them stay registered, and may be used again.
+        """Close all layers; they stay registered, and can be used again.
 
-        An error of one is logged, and the others are closed all the same.
+        If a layer raises an error, it is logged, and the other layers are still closed.
 
         Args:
-            timeout: For how many seconds each of them may take.
+            timeout: Seconds to wait for each layer.
         """
         # Each layer once, with one of its aliases.
         layers = {id(layer): (alias, layer) for alias, layer in self._layers.items()}
@@ -144,7 +144,7 @@ channel_layers: ChannelLayerRegistry = ChannelLayerRegistry()
 
 
 def register_channel_layer(alias: str, layer: ChannelLayerProtocol) -> None:
-    """Make an alias stand for a layer, in place of any other it stood for.
+    """Register a layer under an alias, replacing any other layer there.
 
     Raises:
         TypeError: The alias is not a str, or the layer is not an instance with the
@@ -155,7 +155,7 @@ def register_channel_layer(alias: str, layer: ChannelLayerProtocol) -> None:
 
 
 def unregister_channel_layer(alias: str) -> None:
-    """Remove an alias; nothing happens if it is unknown. The layer stays open."""
+    """Remove an alias; do nothing if it is unknown. The layer stays open."""
     channel_layers.unregister(alias)
 
 

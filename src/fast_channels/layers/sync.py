@@ -1,22 +1,22 @@
-"""Layers for code that has no event loop: tasks of Celery and RQ, cron jobs, threads.
+"""Layers for code without an event loop: Celery and RQ tasks, cron jobs, threads.
 
-One daemon thread runs one event loop for all facades of a process, so that a layer
-keeps its connection between two calls. The rules:
+One daemon thread runs one event loop for all ``SyncChannelLayer`` objects of a process,
+so that a layer keeps its connection between two calls. The rules:
 
-1. A signal handler, or a finaliser, may run after any bytecode of a caller. It may call
-   a facade itself, raise, or fork. So callers hold no lock and change nothing in two
-   steps: they append to a deque, ring, and wait at a queue of their own, all of which
-   are single calls into C. Signal handlers never run in the other threads here.
-2. Any thread may start the background thread at any time: the one that gets the lock
-   serves, and others end at once. Whichever stops to serve looks afterwards whether a
-   call has come too late for it.
+1. A signal handler or a finalizer can run after any bytecode of a caller. It can make a
+   call itself, raise, or fork. Callers therefore hold no lock and change nothing in two
+   steps: they append to a deque, notify the loop, and wait on their own queue, each of
+   which is a single call into C. Signal handlers never run in the background threads.
+2. Any thread can start a background thread at any time: the one that gets the lock
+   serves, and all others end at once. A thread that stops serving checks afterwards
+   whether a call has come too late for it.
 3. The thread starts with the first call, ends with ``close()`` or with the process, and
-   starts again with the next call. What was submitted before is done before it ends.
-   The layers' own timeouts bound how long that takes.
-4. The end of the loop ends what layers hold in that loop, and nothing else of them: the
-   layers of an application may serve other loops at the same time.
-5. After a fork the child has a thread of its own. It never touches what the parent's
-   loop holds: the sockets are shared, and so is what the kernel knows of the loop.
+   starts again with the next call. Calls submitted earlier are finished before it ends.
+   The layers' own timeouts limit the time that takes.
+4. When the loop ends, the layers lose their state in that loop and nothing else: they
+   can serve other loops of the application at the same time.
+5. After a fork, the child uses its own thread. It never touches what the parent's loop
+   holds: the sockets are shared, and so is the kernel's state for the loop.
 """
 
 import _thread
@@ -43,35 +43,35 @@ __all__ = ["SyncChannelLayer"]
 
 _P = ParamSpec("_P")
 
-# What a call gets: what the operation raised, or the thread that ends, or None.
+# The result of a call: the exception it raised, the thread that is ending, or None.
 _Result: TypeAlias = BaseException | threading.Thread | None
 
-# How many seconds the end of the process waits for connections to be closed.
+# Seconds that the end of the process waits for connections to be closed.
 _PATIENCE = 5.0
-# How often to look for operations whose callers have gone, in seconds.
+# Seconds between two searches for abandoned operations.
 _INTERVAL = 1.0
 
 
 class SyncChannelLayer:
-    """A layer whose methods block, for code that has no event loop.
+    """A layer with blocking methods, for code without an event loop.
 
-    Make one, keep it, and call it from any thread. All of them share one background
-    thread, in which a layer for Redis keeps its connection, so that a call costs one
-    round trip. It may be made before a fork and used after it, on both sides; the
+    Create one, keep it, and call it from any thread. All instances share one background
+    thread, where a layer for Redis keeps its connection, so that a call costs one round
+    trip. An instance created before a fork works in both processes afterwards. The
     connection is closed when the process ends.
 
-    A call takes no longer than the layer allows, and raises what the layer raises, like
+    A call takes no longer than the layer allows, and raises the layer's errors, like
     :class:`~fast_channels.exceptions.ChannelFull` or
-    :class:`~fast_channels.exceptions.RedisUnavailable`. An exception that ends the
-    waiting, like ``KeyboardInterrupt`` or another one that a signal handler raises,
-    cancels the operation; whether it was carried out is not known then. A signal
-    handler may call it in the middle of another call.
+    :class:`~fast_channels.exceptions.RedisUnavailable`. An exception that interrupts a
+    call, like ``KeyboardInterrupt`` or another one from a signal handler, cancels the
+    operation, which may or may not have been carried out. A signal handler can make a
+    call in the middle of another call.
 
     Args:
         layer: A layer, or the alias of one, which is looked up at every call.
 
     Raises:
-        TypeError: It is neither a layer nor a str.
+        TypeError: ``layer`` is neither a layer nor a str.
     """
 
     def __init__(self, layer: ChannelLayerProtocol | str = "default") -> None:
@@ -103,8 +103,7 @@ class SyncChannelLayer:
             ChannelFull: The channel is at capacity; the message was not sent.
             InvalidChannelLayerError: No layer is registered for the alias.
             RuntimeError: An event loop runs in this thread.
-            TypeError: The name is not valid, or the message is not a dict with str
-                keys that the layer can carry.
+            TypeError: The name is not valid, or the layer cannot carry the message.
         """
         _require_no_event_loop("send")
         _background.run(self._find().send, channel, message)
@@ -112,19 +111,18 @@ class SyncChannelLayer:
     def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
 
-        A member whose channel is full does not get its copy; the others do.
+        A channel that is full misses its copy; the other channels get theirs.
 
         Raises:
             InvalidChannelLayerError: No layer is registered for the alias.
             RuntimeError: An event loop runs in this thread.
-            TypeError: The name is not valid, or the message is not a dict with str
-                keys that the layer can carry.
+            TypeError: The name is not valid, or the layer cannot carry the message.
         """
         _require_no_event_loop("group_send")
         _background.run(self._find().group_send, group, message)
 
     def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; nothing changes if it is in it.
+        """Add a channel to a group; do nothing if it is already a member.
 
         Raises:
             InvalidChannelLayerError: No layer is registered for the alias.
@@ -135,7 +133,7 @@ class SyncChannelLayer:
         _background.run(self._find().group_add, group, channel)
 
     def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it.
+        """Remove a channel from a group; do nothing if it is not a member.
 
         Raises:
             InvalidChannelLayerError: No layer is registered for the alias.
@@ -146,11 +144,11 @@ class SyncChannelLayer:
         _background.run(self._find().group_discard, group, channel)
 
     def close(self) -> None:
-        """End the background thread, and with it its connections.
+        """End the background thread, and close its connections.
 
         Calls in other threads are finished first. The layer itself stays open for the
-        event loops that use it, and the next call, of any ``SyncChannelLayer``, starts
-        a new thread. To call it is not necessary: the end of the process does the same.
+        event loops that use it, and the next call of any ``SyncChannelLayer`` starts a
+        new thread. Calling this is optional: the end of the process does the same.
 
         Raises:
             RuntimeError: An event loop runs in this thread.
@@ -164,35 +162,35 @@ class SyncChannelLayer:
 
 
 class _Call:
-    """What a caller asks of the background thread, and where it waits for it."""
+    """A request to the background thread, and the queue for its result."""
 
     __slots__ = ("abandoned", "operation", "result")
 
     def __init__(self, operation: Callable[[], Awaitable[None]] | None) -> None:
         self.operation = operation
-        """What is awaited; None to end the thread."""
-        # Looked up now: gevent and eventlet replace it.
+        """The function to call and await; None to end the thread."""
+        # Looked up at every call, since gevent and eventlet replace it.
         self.result: queue.SimpleQueue[_Result] = queue.SimpleQueue()
-        """Gets one item."""
+        """The queue that gets the one result."""
         self.abandoned: bool = False
-        """Whether the caller waits no longer."""
+        """Whether the caller has stopped waiting."""
 
 
 class _Background:
-    """What the threads of callers and the background thread share."""
+    """The state that callers and the background thread share."""
 
     def __init__(self) -> None:
         self.waiting: deque[_Call] = deque()
-        """Calls that were not taken yet."""
+        """Calls that no thread has taken yet."""
         self.serving: threading.Lock = threading.Lock()
-        """Held by the thread that takes them. No thread waits for it."""
+        """The lock of the thread that takes calls. No thread waits for it."""
         self.threads: list[_LoopThread] = []
-        """The threads that run a loop. The last one is the one that takes calls, if
-        any does; those before it finish what they have taken."""
+        """The threads that run a loop. Only the last one can be taking calls; the
+        others finish the calls that they have taken."""
         self.ended: threading.Thread | None = None
-        """The last thread that has ended."""
-        # Those of the process that this one was forked from: to let go of them would
-        # close their event loops.
+        """The thread that ended last."""
+        # The threads of the process that this one was forked from, kept because freeing
+        # them would close their event loops.
         self._inherited: list[_LoopThread] = []
 
     def run(
@@ -201,29 +199,29 @@ class _Background:
         *args: _P.args,
         **kwargs: _P.kwargs,
     ) -> None:
-        """Await an operation in the thread, and wait for it."""
+        """Run an operation in the background thread; wait, and raise its exception."""
         error = self._ask(_Call(lambda: operation(*args, **kwargs)))
         if isinstance(error, BaseException):
             try:
                 raise error
             finally:
-                # It refers to this frame, and so would to itself.
+                # Break the reference cycle of the exception and this frame.
                 del error
 
     def end(self, timeout: float | None = None) -> None:
-        """End the thread, if there is one, and wait for it."""
+        """End the background thread, if there is one, and wait for it."""
         if self.waiting or self.serving.locked():
-            # Empty: it has not ended in that time. It is a daemon.
+            # Empty: the thread has not ended in time. It is a daemon.
             with contextlib.suppress(queue.Empty):
                 thread = self._ask(_Call(None), timeout)
                 if isinstance(thread, threading.Thread):
                     thread.join(timeout)
 
     def is_aside(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether a loop is run by a thread of this, which the current is not.
+        """Return whether a background thread other than this one runs a loop.
 
-        Green threads share the thread of the operating system, and with it what asyncio
-        knows of the loop that runs.
+        Green threads share one thread of the operating system, so asyncio gives all of
+        them the same running loop.
         """
         here = threading.get_ident()
         return any(
@@ -231,9 +229,9 @@ class _Background:
         )
 
     def start_soon(self) -> None:
-        """Start a thread, which ends at once if another one serves.
+        """Start a background thread, which ends at once if another one serves.
 
-        Another thread does it, in which no signal handler runs, since it takes locks.
+        This takes locks, so a helper thread does it, in which no signal handler runs.
         """
         _thread.start_new_thread(self._start, ())
 
@@ -241,23 +239,23 @@ class _Background:
         try:
             _LoopThread(self).thread.start()
         except RuntimeError as exc:
-            # The process may have no more of them.
+            # The process cannot have more threads.
             if not self.serving.locked():
                 self.fail(exc)
 
     def fail(self, error: BaseException) -> None:
-        """Have an error raised by all calls that were not taken yet."""
-        # IndexError: others take or fail them, too.
+        """Make all calls that were not taken yet raise an error."""
+        # IndexError: another thread has taken the last one, or made it fail.
         with contextlib.suppress(IndexError):
             while True:
                 self.waiting.popleft().result.put(error)
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked."""
-        # The fork may have been made by a signal handler, in the middle of a call.
+        """Reset the state in a process that was forked."""
+        # A signal handler may have forked in the middle of a call.
         error = RuntimeError(
-            "the process was forked during a call of SyncChannelLayer, which the "
-            "parent process goes on with"
+            "the process was forked during a call of SyncChannelLayer, which continues "
+            "in the parent process"
         )
         self.fail(error)
         for thread in self.threads:
@@ -269,9 +267,9 @@ class _Background:
     def _ask(self, call: _Call, timeout: float | None = None) -> _Result:
         if sys.is_finalizing():
             raise RuntimeError(
-                "SyncChannelLayer was called when Python had ended all threads, as by "
-                "a __del__() at the end of the process: call it earlier, for example "
-                "in a function that is registered with atexit"
+                "SyncChannelLayer was called when Python had ended all threads, for "
+                "example by a __del__() at the end of the process: call it earlier, "
+                "for example in a function registered with atexit"
             )
         try:
             self.waiting.append(call)
@@ -279,7 +277,7 @@ class _Background:
                 self.start_soon()
             return call.result.get(timeout=timeout)
         except BaseException:
-            # If this is interrupted as well, it is looked for after a while.
+            # If this is interrupted too, the next periodic search finds the call.
             call.abandoned = True
             for thread in self.threads:
                 thread.look_soon()
@@ -287,7 +285,7 @@ class _Background:
 
 
 class _LoopThread:
-    """A daemon thread that runs an event loop, and performs calls in it."""
+    """A daemon thread that runs an event loop and performs calls in it."""
 
     def __init__(self, shared: _Background) -> None:
         self.thread: threading.Thread = threading.Thread(
@@ -296,30 +294,30 @@ class _LoopThread:
         """The thread."""
         self._shared = shared
         self._loop: asyncio.AbstractEventLoop | None = None
-        # What is performed now.
+        # The calls in progress, by task.
         self._under_way: dict[asyncio.Task[None], _Call] = {}
-        # Set when it takes no more calls; and the calls that have asked for that.
+        # Set when the thread takes no more calls; and the calls that requested that.
         self._stopped = asyncio.Event()
         self._enders: list[_Call] = []
-        # Looks for operations whose callers have gone, while there are operations.
+        # Calls _look(), while there are calls in progress.
         self._timer: asyncio.TimerHandle | None = None
 
-    # In any thread
+    # Called in any thread
 
     def runs(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Return whether it is the one that runs a loop."""
+        """Return whether this thread runs a loop."""
         return self._loop is loop
 
     def submit(self) -> bool:
-        """Have the calls that wait taken soon; False if it has ended."""
+        """Make the thread take the waiting calls; return False if it has ended."""
         return self._ring(self._attend)
 
     def look_soon(self) -> None:
-        """Have operations cancelled whose callers have gone."""
+        """Make the thread cancel abandoned operations."""
         self._ring(self._look)
 
     def fail(self, error: BaseException) -> None:
-        """Have an error raised by all calls that are being performed."""
+        """Make all calls in progress raise an error."""
         for call in self._under_way.values():
             call.result.put(error)
 
@@ -331,17 +329,17 @@ class _LoopThread:
         except RuntimeError:
             if loop.is_closed():
                 return False
-            # A signal handler has raised it.
+            # The exception comes from a signal handler.
             raise
         return True
 
-    # In this thread
+    # Called in this thread
 
     def _run(self) -> None:
-        """Serve until that is to end, unless another thread serves."""
+        """Serve until the thread is stopped, unless another thread serves."""
         serving, waiting = self._shared.serving, self._shared.waiting
         while waiting and serving.acquire(blocking=False):
-            # The thread that has just stopped may have taken them.
+            # The thread that has just stopped may have taken the calls.
             if waiting:
                 self._run_loop()
                 return
@@ -349,7 +347,7 @@ class _LoopThread:
 
     def _run_loop(self) -> None:
         try:
-            # Closing the runner closes what belongs to the loop, connections included.
+            # Closing the runner closes everything of the loop, including connections.
             with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 runner.run(self._serve())
         except BaseException as exc:  # noqa: BLE001 # the callers raise it
@@ -358,22 +356,22 @@ class _LoopThread:
         if self in self._shared.threads:
             self._shared.threads.remove(self)
         self._stop()
-        # So that no caller frees it: Python's code for that swallows what a signal
-        # handler raises.
+        # Keep a reference, so that no caller frees the thread object: while Python does
+        # that, it swallows exceptions of signal handlers.
         self._shared.ended = self.thread
         for call in self._enders:
             call.result.put(self.thread)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # First: a caller that does not see it here has added its call before.
+        # Before _attend(): a caller that misses this entry has already added its call.
         self._shared.threads.append(self)
         self._attend()
         await self._stopped.wait()
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def _attend(self) -> None:
-        """Take the calls that wait."""
+        """Take the waiting calls."""
         waiting = self._shared.waiting
         while waiting and not self._stopped.is_set():
             call = waiting.popleft()
@@ -387,13 +385,13 @@ class _LoopThread:
                 self._under_way[task] = call
                 task.add_done_callback(self._under_way.pop)
         if self._stopped.is_set():
-            # Another thread has to take what is left.
+            # Another thread has to take the remaining calls.
             self._stop()
         if self._under_way and self._timer is None:
             self._look()
 
     def _look(self) -> None:
-        """Cancel operations whose callers have gone, now and in a while."""
+        """Cancel abandoned operations, now and at every interval."""
         for task, call in self._under_way.items():
             if call.abandoned and not task.cancelling():
                 task.cancel()
@@ -415,7 +413,7 @@ class _LoopThread:
             call.result.put(None)
 
     def _stop(self) -> None:
-        """Take no more calls, and let another thread take them."""
+        """Take no more calls; start another thread if any are waiting."""
         if not self._stopped.is_set():
             self._stopped.set()
             self._shared.serving.release()
@@ -438,5 +436,5 @@ def _require_no_event_loop(method: str) -> None:
 
 
 _background = in_child(_Background(), _Background.forget)
-# Before the handlers that applications register later, so after them at the end.
+# Registered before the handlers of applications, and therefore called after them.
 atexit.register(_background.end, _PATIENCE)

@@ -1,4 +1,4 @@
-"""The queue layer, by the name that its module has in channels_redis."""
+"""The queue layer, under the name that its module has in channels_redis."""
 
 from fast_channels.exceptions import ChannelFull
 

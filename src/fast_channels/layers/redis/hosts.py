@@ -1,18 +1,18 @@
-"""Where Redis is: every accepted spelling of a host becomes one value, a ``Host``.
+"""The hosts of Redis: every accepted spelling is parsed into a ``Host``.
 
-A host may be written as
+A host can be written as
 
 * a URL: ``redis://user:password@host:6379/0``, ``rediss://`` for TLS, ``unix://`` and a
-  path for a socket; with arguments of redis-py in the query;
+  path for a socket; the query can have arguments of redis-py;
 * a pair: ``("host", 6379)``;
 * a dict of redis-py's arguments: ``{"host": "host", "port": 6379, "db": 0}``, or
-  ``{"address": url}`` and more of them;
-* a dict for a master that Sentinel knows:
-  ``{"sentinels": [("host", 26379)], "master_name": "name"}``, with arguments for the
-  master beside them, and those for the sentinels in ``"sentinel_kwargs"``.
+  ``{"address": url}`` with more arguments;
+* a dict for a master that Sentinel watches:
+  ``{"sentinels": [("host", 26379)], "master_name": "name"}``, which can also have
+  arguments for the master, and arguments for the Sentinels in ``"sentinel_kwargs"``.
 
-redis-py opens connections, but is not needed to tell hosts apart: this module does not
-import it. No error and no ``repr`` here shows a password.
+This module does not import redis-py, which is needed only to open connections. No error
+and no ``repr`` here shows a password.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from .redaction import redacted, redacted_url
 __all__ = ["Host", "HostSpelling", "parse_hosts"]
 
 HostSpelling: TypeAlias = str | Sequence[Any] | Mapping[str, Any]
-"""What a user may write for a host."""
+"""Any accepted spelling of a host."""
 
 Options: TypeAlias = dict[str, Any]
 
@@ -38,11 +38,11 @@ _SENTINEL_PORT = 26379
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-# What says where a host is; connection_kwargs, which are for all hosts, cannot.
+# Arguments for the place of one host, which connection_kwargs cannot have.
 _PLACES = frozenset(
     {"address", "host", "master_name", "path", "port", "sentinels", "unix_socket_path"}
 )
-# What the layers decide: other values would break how they use connections.
+# Arguments that the layers set: other values would break their use of connections.
 _DROPPED = frozenset(
     {
         "auto_close_connection_pool",
@@ -56,7 +56,7 @@ _DROPPED = frozenset(
         "timeout",
     }
 )
-# What redis-py refuses for Unix sockets.
+# Arguments that redis-py refuses for Unix sockets.
 _TCP_ONLY = frozenset(
     {
         "health_check_interval",
@@ -65,7 +65,7 @@ _TCP_ONLY = frozenset(
         "socket_type",
     }
 )
-# The longest pause between the probes of an idle connection that Linux knows.
+# Maximum seconds on Linux until TCP probes an idle connection.
 _LONGEST_PAUSE = 32767
 
 _FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
@@ -75,7 +75,7 @@ def _is_true(value: str) -> bool:
     return value.upper() not in _FALSE
 
 
-# How redis-py types what a query has for its arguments; the others stay str.
+# How redis-py converts its arguments in a query; all others stay str.
 _TYPES: Mapping[str, Callable[[str], float | bool]] = {
     **dict.fromkeys(("db", "socket_read_size", "ssl_min_version"), int),
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), float),
@@ -85,31 +85,31 @@ _TYPES: Mapping[str, Callable[[str], float | bool]] = {
 
 @dataclass(frozen=True, repr=False)
 class Host:
-    """One place to find Redis at; two that mean the same are equal."""
+    """The place of a Redis server; two spellings of one place are equal."""
 
     kind: Literal["tcp", "unix", "sentinel"]
-    """What to connect to: a TCP port, a Unix socket, or whom Sentinel names."""
+    """What to connect to: a TCP port, a Unix socket, or the master from Sentinel."""
     options: Mapping[str, Any] = field(hash=False)
     """The arguments for redis-py's ``Connection``.
 
-    Always ``db``; for TCP also ``host`` and ``port``, for a Unix socket ``path``. None
-    that the layers decide, such as timeouts of reading.
+    Always with ``db``, for TCP also with ``host`` and ``port``, for a Unix socket with
+    ``path``; never with arguments that the layers set, such as the timeout of reads.
     """
     tls: bool = False
     """Whether the connection is encrypted."""
     command_timeout: float | None = None
-    """How many seconds a command may take: the user's ``socket_timeout``.
+    """Maximum seconds for a command: the user's ``socket_timeout``.
 
-    It is not among the options, as it must never end a read that waits for messages.
+    It is not among the options, since it must never end a read that waits for messages.
     """
     master_name: str | None = None
-    """What Sentinel calls the master."""
+    """Sentinel's name for the master."""
     sentinels: "tuple[Host, ...]" = ()
-    """The sentinels to ask, each with the options to connect to it with."""
+    """The Sentinels to ask, each with the options for connecting to it."""
 
     def __str__(self) -> str:
         username = self.options.get("username", "")
-        # redis-py takes bytes too.
+        # redis-py accepts bytes too.
         user = username if isinstance(username, str) else "***"
         password = ":***" if "password" in self.options else ""
         login = f"{user}{password}@" if user or password else ""
@@ -134,20 +134,19 @@ def parse_hosts(
     sentinel_kwargs: Mapping[str, Any] | None = None,
     connection_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Host, ...]:
-    """Return the hosts that a user means.
+    """Return the hosts that the arguments of a layer describe.
 
     Args:
-        hosts: The hosts, in any of the spellings of the constructors; by default
-            Redis on this machine.
-        sentinels: Sentinels to ask for the only host, instead of ``hosts``.
-        service_name: What these sentinels call that host.
-        sentinel_kwargs: redis-py's arguments for connections to these sentinels.
-        connection_kwargs: redis-py's arguments for connections to any of the hosts;
-            what is said with a host counts more.
+        hosts: Addresses of Redis, in any accepted spelling; by default this machine.
+        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
+        service_name: Name of the Redis service that these Sentinels monitor.
+        sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
+        connection_kwargs: redis-py's arguments for connections to all hosts; a host's
+            own arguments take precedence.
 
     Raises:
-        TypeError: An argument is not of the type it should be.
-        ValueError: An argument makes no sense, alone or with others.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is invalid, or conflicts with another one.
     """
     shared = _require_dict(
         "connection_kwargs", {} if connection_kwargs is None else connection_kwargs
@@ -182,7 +181,7 @@ def parse_hosts(
 def _parse_host(
     spelling: object, shared: Mapping[str, Any], port: int = _REDIS_PORT
 ) -> Host:
-    """Return the host for one spelling of it."""
+    """Return the host that one spelling describes."""
     if isinstance(spelling, str):
         return _url_host(spelling, shared, port)
     if isinstance(spelling, Mapping):
@@ -195,7 +194,7 @@ def _parse_host(
                 raise TypeError(
                     f"the address of a host must be a URL, not {redacted(address)}"
                 )
-            # As in redis-py, the URL wins over what is beside it.
+            # As in redis-py, the URL takes precedence over the other arguments.
             return _url_host(address, {**shared, **own}, port)
         return _make_host({**shared, **own}, port, shown=redacted(own))
     if isinstance(spelling, list | tuple):
@@ -212,14 +211,14 @@ def _parse_host(
 def _sentinel_host(
     own: Mapping[str, Any], shared: Mapping[str, Any], name: str = "master_name"
 ) -> Host:
-    """Return the host that sentinels are to be asked for."""
+    """Return the host of a master that Sentinels watch."""
     options = {**shared, **own}
     master_name = options.pop("master_name", None)
     sentinels = options.pop("sentinels", None)
     sentinel_kwargs = options.pop("sentinel_kwargs", None)
     if not isinstance(master_name, str) or not master_name:
         raise TypeError(
-            f"sentinels need {name}, what they call the master, as a str; not "
+            f"sentinels need {name}, their name for the master, as a str; not "
             f"{redacted(master_name)}"
         )
     if sentinels is None:
@@ -228,14 +227,14 @@ def _sentinel_host(
             '[("host", 26379), ...]'
         )
     if sentinel_kwargs is None:
-        # As redis-py does: the sentinels are reached in the way the master is.
+        # As in redis-py, the socket options of the master apply to the Sentinels too.
         to_sentinels = {k: v for k, v in options.items() if k.startswith("socket_")}
     else:
         to_sentinels = _require_dict("sentinel_kwargs", sentinel_kwargs)
     if misplaced := sorted(_PLACES & options.keys()):
         raise ValueError(
             f"master {redacted(master_name)} cannot have {misplaced[0]!r}: sentinels "
-            "tell where it is"
+            "provide its address"
         )
     options, tls, command_timeout = _split(
         options, shown=f"master {redacted(master_name)}"
@@ -263,18 +262,18 @@ def _parse_sentinel(spelling: object, shared: Mapping[str, Any]) -> Host:
 # URLs
 
 _ENCODE = (
-    "look at what follows its host, and write the characters / ? # @ % : [ ] of a "
-    "password or a path percent-encoded"
+    "check what follows its host, and percent-encode the characters / ? # @ % : [ ] "
+    "of a password or a path"
 )
 
 
 def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
-    """Return the host of a URL, which wins over the options beside it."""
+    """Return the host of a URL, which takes precedence over the other options."""
     shown = repr(redacted_url(url))
     scheme, mark, _ = url.partition("://")
     scheme = scheme.lower()
     if not mark or scheme not in {"redis", "rediss", "unix"}:
-        # It is not shown, as it may be a password in the wrong place.
+        # The str is not shown, since it may be a password in the wrong place.
         raise ValueError(
             "a str that begins with another scheme, or none, is not a host; write "
             "redis://host:6379, rediss://host:6379 for TLS, or unix:///path/to/socket"
@@ -293,13 +292,13 @@ def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
 
 def _split_url(url: str, shown: str) -> tuple[SplitResult, dict[str, str]]:
     """Return the parts of a URL, and its query."""
-    # The parser's errors quote the password, so they are no context of ours either.
+    # The parser's errors quote the password, so the new error must not refer to them.
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         _ = parts.port
-        # A field without "=" is the rest of a password that a "?" cut in two.
+        # Strict, since a field without "=" is the end of a password with a "?" in it.
         query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-        # A password was cut in two, and its rest would be taken for the place.
+        # Otherwise the URL was split within a password, whose end would be the place.
         if not parts.fragment and "@" not in parts.path + parts.query:
             return parts, {name: values[0] for name, values in query.items()}
     raise ValueError(f"{shown} is not a valid URL; {_ENCODE}")
@@ -330,14 +329,14 @@ def _address_of(parts: SplitResult, shown: str) -> Options:
 
 
 def _typed(query: Mapping[str, str], shown: str) -> Options:
-    """Return the arguments of a URL's query as redis-py types them."""
+    """Return the arguments of a URL's query, converted as redis-py does."""
     options: Options = dict(query)
     for name, value in query.items():
         if kind := _TYPES.get(name):
             with contextlib.suppress(ValueError):
                 options[name] = kind(value)
                 continue
-            # The value may be more than was meant: the rest of the query.
+            # The value is not shown, since it may contain the rest of the query.
             raise ValueError(f"{name} of {shown} must be a number")
     return options
 
@@ -346,7 +345,7 @@ def _typed(query: Mapping[str, str], shown: str) -> Options:
 
 
 def _make_host(options: Options, port: int, shown: str) -> Host:
-    """Return the host that these options lead to, by TCP or by a Unix socket."""
+    """Return the host of these options, reached by TCP or by a Unix socket."""
     path = options.pop("unix_socket_path", None) or options.pop("path", None)
     if path is None:
         options["host"] = _require_host(options.get("host", "localhost"), shown)
@@ -369,7 +368,7 @@ def _make_host(options: Options, port: int, shown: str) -> Host:
 
 
 def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
-    """Return what redis-py gets, whether to use TLS, and the timeout of commands."""
+    """Return redis-py's options, whether to use TLS, and the timeout of commands."""
     tls = bool(options.pop("ssl", False))
     command_timeout = _require_timeout(options.pop("socket_timeout", None), shown)
     kept = {
@@ -411,7 +410,7 @@ def _require_list(name: str, value: object) -> Sequence[object]:
 
 
 def _require_dict(name: str, value: object) -> Options:
-    """Return a copy of a dict of arguments."""
+    """Return a copy of a dict of arguments; raise unless its keys are str."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dict, not {redacted(value)}")
     arguments = cast("Mapping[object, Any]", value)
@@ -441,7 +440,7 @@ def _require_host(value: object, shown: str) -> str:
 
 
 def _is_address(value: str) -> bool:
-    """Return whether a host with a colon is an address of IPv6."""
+    """Return whether a host has no colon, or is an IPv6 address."""
     try:
         return ":" not in value or bool(ipaddress.IPv6Address(value))
     except ValueError:
@@ -449,7 +448,7 @@ def _is_address(value: str) -> bool:
 
 
 def _require_encodable(name: str, value: object, shown: str) -> None:
-    """Refuse now what redis-py would refuse with an error that holds the value."""
+    """Refuse a value that redis-py would refuse later, with an error that shows it."""
     if isinstance(value, str) and value != value.encode(errors="replace").decode():
         raise ValueError(f"the {name} of {shown} cannot be encoded")
 
@@ -458,7 +457,7 @@ def _require_int(name: str, value: object, low: int, high: float, shown: str) ->
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        # A str is not shown: what stands where a port should be may be a password.
+        # A str is not shown, since it may be a password in the place of a port.
         found = "a str" if isinstance(value, str) else redacted(value)
         raise TypeError(f"the {name} of {shown} must be an int, not {found}")
     if not low <= value <= high:

@@ -1,17 +1,17 @@
-"""Notices at once that Sentinel has made another server the master.
+"""The watch that notices at once when Sentinel makes another server the master.
 
-At a planned failover the old master keeps its clients, and takes their commands, until
-a Sentinel makes a replica of it, up to ten seconds later; what was written there
-meanwhile is lost. But Sentinels publish that the master has changed as soon as it has
+In a planned failover, the old master keeps its clients and accepts their commands until
+a Sentinel turns it into a replica, up to ten seconds later; writes in the meantime are
+lost. But Sentinels publish each change of the master as soon as it is made
 (https://redis.io/docs/latest/develop/reference/sentinel-clients/). The rules:
 
-1. One Sentinel is listened to at a time. When it goes away or freezes, the next one is,
-   for ever.
-2. A change that nobody listened to is noticed when somebody listens: each Sentinel is
-   asked for the master right after it was subscribed to, and connections may have gone
-   nowhere else.
-3. Sentinels learn of a change one after the other. The one that is listened to is asked
-   first by those who connect, so they find the master that it told of.
+1. The watch listens to one Sentinel at a time. If that Sentinel goes away or freezes,
+   the watch listens to the next one, indefinitely.
+2. A change that was not heard is noticed at the next subscription: the watch then asks
+   the Sentinel for the master, and a connection that was opened to any other address
+   means a change.
+3. Sentinels learn of a change one after the other. New connections ask the Sentinel of
+   the watch first, so that they find the master that it has announced.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ __all__ = ["MasterWatch"]
 
 _logger = logging.getLogger(__name__)
 
-# After how many silent seconds a Sentinel is asked whether it is still there, and how
-# many it has to answer.
+# Seconds of silence after which a Sentinel gets a PING, and seconds to wait for the
+# reply.
 _PING_EVERY = 10.0
 _PATIENCE = 5.0
-# Seconds between two attempts: they grow from the first to the second, with jitter.
+# Seconds between two attempts, growing from the first value to the second, with jitter.
 _BACKOFF = (0.01, 1.0)
 
 _CHANNEL = "+switch-master"
@@ -45,14 +45,14 @@ class MasterWatch:
 
     Args:
         master: The master.
-        switched: Called when another server has become the master, to drop all
+        switched: Called when another server has become the master; must drop all
             connections.
     """
 
     def __init__(self, master: Master, switched: Callable[[], None]) -> None:
         self._master = master
         self._switched = switched
-        # For how many attempts in a row no Sentinel was subscribed to.
+        # Failures since the last successful subscription.
         self._failures = 0
         self._outage = Outage(
             _logger, f"The Sentinel service of {master.host}", "listened to"
@@ -60,7 +60,7 @@ class MasterWatch:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to listen, unless it does already."""
+        """Start listening; do nothing if it has started already."""
         if self._task is None:
             self._task = asyncio.create_task(self._watch())
 
@@ -85,10 +85,10 @@ class MasterWatch:
             delay = min(2 * delay, longest)
 
     async def _listen(self) -> None:
-        """Tell of the changes that the first Sentinel publishes, until it goes away.
+        """Report the changes that the first Sentinel publishes, until it goes away.
 
         Raises:
-            Exception: It did, or never was there.
+            Exception: The Sentinel has gone away, or cannot be reached.
         """
         sentinel = self._master.sentinels[0]
         connection = plain_connection(sentinel)
@@ -97,7 +97,7 @@ class MasterWatch:
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
                 await connection.send_command("SUBSCRIBE", _CHANNEL)
                 await _read(connection)
-            # What it publishes from now on is read later.
+            # Changes published from now on are read below.
             master = await self._master.ask(sentinel)
             if self._master.reached - {master}:
                 self._tell()
@@ -126,10 +126,10 @@ class MasterWatch:
 
 
 async def _next(connection: AbstractConnection) -> Any:
-    """Return what a Sentinel publishes next, or that it is still there.
+    """Return the next message of a Sentinel, or its reply to a PING after silence.
 
     Raises:
-        TimeoutError: It is not.
+        TimeoutError: The Sentinel does not reply.
     """
     try:
         async with asyncio.timeout(_PING_EVERY):

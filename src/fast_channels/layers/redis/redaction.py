@@ -1,8 +1,8 @@
-"""What errors may show of a value in which a password can be anywhere.
+"""The redaction of values in errors, where a password can be anywhere in a value.
 
-A password that a user has written in the wrong place, or without the encoding that it
-needs there, must not reach a log. Errors therefore show what is certain to be a place:
-the host, the port, the path of a socket. Everything else becomes ``***`` or ``...``.
+A password in the wrong place, or without the encoding that it needs there, must not
+reach a log. Errors therefore show only parts that cannot be a password, such as the
+host, the port and the path of a socket. Everything else becomes ``***`` or ``...``.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import cast
 
 __all__ = ["redacted", "redacted_url"]
 
-# Arguments of redis-py whose values say where a host is, or are no secret anyway.
+# Arguments of redis-py whose values locate a host, or are never secret.
 _SHOWN = frozenset(
     {
         *("address", "db", "host", "master_name", "path", "port", "sentinels"),
@@ -27,12 +27,12 @@ _DB = re.compile(r"/\d*(?![^?#])")
 
 
 def redacted_url(url: str) -> str:
-    """Return a URL without what is a password, or can be meant as one.
+    """Return a URL without its password, and without anything meant as one.
 
-    That is everything from the first ``:`` to the last ``@``, whatever a parser makes
-    of it: a password with a ``/`` in it splits a URL in other places. Without an ``@``
-    it is what follows a ``:`` and is not a port. A query can hold a password too, so
-    what follows a ``?`` is left out.
+    That is everything from the first ``:`` to the last ``@``, even where a parser sees
+    something else: a ``/`` in a password makes it split the URL there. Without an
+    ``@``, it is anything after a ``:`` that is not a port. Everything after a ``?`` is
+    left out as well, since a query can hold a password too.
     """
     head, mark, rest = url.partition("://")
     if not mark:
@@ -45,16 +45,16 @@ def redacted_url(url: str) -> str:
         return head + mark + _place(place, path)
     user, colon, _ = login.partition(":")
     user = _place(user, path)
-    # If the "@" is not what ends a login, then what follows may be the end of a secret.
+    # If the "@" does not end a login, the text after it may be the end of a password.
     cut = user.endswith("...") or re.search("[?#]", login)
     place = "..." if cut else _place(place, path)
     return f"{head}{mark}{user}{':***' if colon else ''}@{place}"
 
 
 def _place(text: str, path: re.Pattern[str]) -> str:
-    """Return a host, a port and a path, as far as they are nothing else."""
+    """Return the host, the port and the path that a text begins with."""
     found = _HOST.match(text)
-    assert found, "it may be empty"
+    assert found, "_HOST matches an empty str too"
     kept = found.group()
     if not _PLAIN_HOST.fullmatch(kept):
         return "..."
@@ -65,7 +65,7 @@ def _place(text: str, path: re.Pattern[str]) -> str:
 
 
 def redacted(value: object) -> str:
-    """Return the repr of a value, without what can be a password."""
+    """Return the repr of a value, without anything that can be a password."""
     if isinstance(value, str):
         return repr(redacted_url(value))
     if value is None or isinstance(value, bool | int | float):
@@ -77,7 +77,7 @@ def redacted(value: object) -> str:
         all_items = cast("Sequence[object]", value)
         items = [*map(redacted, all_items[:1]), *map(_second, all_items[1:2])]
         if len(all_items) > len(items):
-            # What comes third may be a password, as it does in other libraries.
+            # The third item may be a password, as in other libraries.
             items.append("...")
         if isinstance(value, list):
             return f"[{_joined(items)}]"
@@ -86,7 +86,7 @@ def redacted(value: object) -> str:
 
 
 def _second(value: object) -> str:
-    """Return what is shown of a second item, which should be a port."""
+    """Return the redacted second item of a list, which should be a port."""
     if isinstance(value, str) and not value.isdecimal():
         return "***"
     return redacted(value)

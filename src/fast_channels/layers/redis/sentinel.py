@@ -1,9 +1,9 @@
-"""Connections to whatever server Sentinel calls the master at that moment.
+"""Connections to the server that Sentinel currently names as the master.
 
 Sentinels watch a master and its replicas, and promote a replica when the master fails
 (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/). A client asks
-one of them for the address, connects there, and makes sure that it has found a master:
-a Sentinel that was cut off may name one that is none any more.
+one of them for the address, connects there, and verifies that the server is a master: a
+Sentinel that was cut off may name a server that no longer is.
 """
 
 import asyncio
@@ -22,34 +22,34 @@ __all__ = ["Address", "Master", "make_connection"]
 Address: TypeAlias = tuple[str, int]
 """A host and a port."""
 
-# For how many seconds to wait for one Sentinel before the next one is asked.
+# Seconds to wait for one Sentinel before asking the next one.
 _PATIENCE = 1.0
 
 
 class Master:
-    """A master, as the connections to it find it. Belongs to one event loop.
+    """A master whose address Sentinels know. Belongs to one event loop.
 
     Args:
-        host: What stands for it, of the kind "sentinel".
+        host: The host that stands for the master, of the kind "sentinel".
     """
 
     def __init__(self, host: Host) -> None:
         self.host: Host = host
-        """What stands for it."""
+        """The host that stands for the master."""
         self.sentinels: deque[Host] = deque(host.sentinels)
         """The Sentinels, in the order in which they are asked.
 
-        They learn of a new master one after the other: the one that tells of it first
+        They learn of a new master one after the other: the first one to announce it
         should be asked first.
         """
         self.reached: set[Address] = set()
-        """To which addresses connections were opened."""
+        """The addresses that connections were opened to."""
 
     async def find(self) -> Address:
-        """Return where it is.
+        """Return the address of the master.
 
         Raises:
-            redis.exceptions.ConnectionError: No Sentinel answers, or none knows it.
+            redis.exceptions.ConnectionError: No Sentinel that answers knows it.
         """
         problems: list[str] = []
         for sentinel in tuple(self.sentinels):
@@ -60,15 +60,15 @@ class Master:
             except (RedisError, OSError) as exc:
                 problems.append(f"{sentinel}: {exc}")
         raise RedisConnectionError(
-            f"no Sentinel tells where the master {self.host.master_name!r} is: "
+            f"no Sentinel gives the address of the master {self.host.master_name!r}: "
             + "; ".join(problems)
         )
 
     async def ask(self, sentinel: Host) -> Address:
-        """Return where one Sentinel says that it is.
+        """Return the address of the master that one Sentinel gives.
 
         Raises:
-            Exception: It does not answer, or does not know it.
+            Exception: The Sentinel does not answer, or does not know the master.
         """
         async with asyncio.timeout(_PATIENCE):
             address = await _ask(
@@ -81,7 +81,7 @@ class Master:
 
 
 def make_connection(place: Host | Master) -> AbstractConnection:
-    """Return a connection to a place of any kind, which is not open yet."""
+    """Return a connection to a host or a master, which is not open yet."""
     if isinstance(place, Host):
         return plain_connection(place)
     kind = _SSLMasterConnection if place.host.tls else _MasterConnection
@@ -89,7 +89,7 @@ def make_connection(place: Host | Master) -> AbstractConnection:
 
 
 async def _ask(server: Host, *command: Any) -> Any:
-    """Send a command on a connection of its own, and return the reply."""
+    """Send a command on a new connection, and return the reply."""
     connection = plain_connection(server)
     try:
         await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
@@ -104,7 +104,7 @@ async def _reply(connection: AbstractConnection, *command: Any) -> Any:
 
 
 class _ToMaster(AbstractConnection):
-    """Asks where the master is each time that it connects."""
+    """A connection that asks for the address of the master each time it connects."""
 
     def __init__(self, master: Master, options: dict[str, Any]) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] # as above
@@ -114,7 +114,7 @@ class _ToMaster(AbstractConnection):
         """Connect to the master.
 
         Raises:
-            redis.exceptions.ConnectionError: There is none at the moment.
+            redis.exceptions.ConnectionError: There is no master at the moment.
         """
         self.host, self.port = await self._master.find()
         self._master.reached.add((self.host, self.port))
@@ -129,8 +129,8 @@ class _ToMaster(AbstractConnection):
         try:
             role, *_ = await _reply(self, "ROLE")
         except NoPermissionError:
-            # A user may be kept from what is dangerous, and ROLE counts as that. A
-            # replica refuses his writes all the same.
+            # The access list can deny a user dangerous commands, such as ROLE. A
+            # replica refuses the user's writes anyway.
             return
         if role != b"master":
             raise RedisConnectionError(

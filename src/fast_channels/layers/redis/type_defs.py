@@ -1,4 +1,4 @@
-"""The types of what the layers for Redis take."""
+"""The types of arguments of the layers for Redis."""
 
 from typing import Any, TypeAlias
 
@@ -13,10 +13,10 @@ __all__ = [
 ]
 
 ChannelRawRedisHost: TypeAlias = HostSpelling
-"""What a user may write for a host, by its name in release 1."""
+"""Any accepted spelling of a host, under its name from release 1."""
 
 ChannelDecodedRedisHost: TypeAlias = dict[str, Any]
 """A host as a dict of redis-py's arguments, or with its URL as ``address``."""
 
 SymmetricEncryptionKeys: TypeAlias = list[str | bytes]
-"""The secrets that messages are encrypted with."""
+"""The secrets to encrypt messages with."""

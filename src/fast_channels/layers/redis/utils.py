@@ -1,7 +1,7 @@
-"""How hosts are written, and which of them has what.
+"""Functions for hosts and shards.
 
-``parse_hosts()`` and ``shard_of()`` are what the layers use. The other functions are
-those of release 1, for code that calls them. The connections that they make are not
+The layers use ``parse_hosts()`` and ``shard_of()``. The other functions are kept from
+release 1, for code that calls them; the connections that they create are separate from
 those of a layer.
 """
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def consistent_hash(value: str | bytes, ring_size: int) -> int:
-    """Return the index of the host of a value, as ``shard_of()`` does."""
+    """Return the index of the host for a value; the same as ``shard_of()``."""
     return shard_of(value, ring_size)
 
 
@@ -39,7 +39,7 @@ def decode_hosts(
     """Return each host as a dict for ``create_pool()``; this machine for None.
 
     Raises:
-        ValueError: The hosts are a single str.
+        ValueError: ``hosts`` is a single str, or a sequence in it is not a pair.
     """
     if hosts is None:
         return [{"address": "redis://localhost:6379"}]
@@ -51,7 +51,7 @@ def decode_hosts(
 
 
 def create_pool(host: ChannelDecodedRedisHost) -> ConnectionPool:
-    """Return a pool of redis-py for a host that ``decode_hosts()`` returned."""
+    """Return redis-py's connection pool for a host from ``decode_hosts()``."""
     options = dict(host)
     if "address" in options:
         address = options.pop("address")
@@ -66,15 +66,15 @@ def create_pool(host: ChannelDecodedRedisHost) -> ConnectionPool:
 
 
 async def close_redis(connection: "Redis") -> None:
-    """Close a client of redis-py, and its pool."""
+    """Disconnect the connection pool of a redis-py client."""
     await connection.connection_pool.disconnect()
 
 
 def wrap_close(proxy: BaseChannelLayer, loop: asyncio.AbstractEventLoop) -> None:
     """Make ``loop.close()`` release what a layer holds in an event loop.
 
-    It is needed only for loops that neither ``asyncio.run()`` nor ``asyncio.Runner``
-    closes: those release it by themselves.
+    This is needed only for loops that neither ``asyncio.run()`` nor
+    ``asyncio.Runner`` closes, since both release it by themselves.
     """
     close = loop.close
 

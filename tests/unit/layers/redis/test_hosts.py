@@ -308,7 +308,7 @@ NONSENSE: list[tuple[Any, str]] = [
     ),
     (["redis:h"], "another scheme, or none, is not a host; write redis://host:63"),
     (["http://:secret@h"], "another scheme, or none, is not a host"),
-    (["redis://h:secret"], "'redis://h...' is not a valid URL; look at what follow"),
+    (["redis://h:secret"], "'redis://h...' is not a valid URL; check what follows"),
     (["redis://h:0"], "the port of 'redis://h:0' must not be 0"),
     (["redis://h:65536"], "ValueError: 'redis://h:65536' is not a valid URL"),
     (["redis://[::1"], "ValueError: 'redis://...' is not a valid URL"),
@@ -362,7 +362,7 @@ NONSENSE: list[tuple[Any, str]] = [
     ([{1: 2}], "TypeError: the keys of a host must be str, names of redis-py's argu"),
     ([{"address": 5}], "TypeError: the address of a host must be a URL, not 5"),
     # Sentinel
-    ([{"sentinels": [("h", 1)]}], "TypeError: sentinels need master_name, what the"),
+    ([{"sentinels": [("h", 1)]}], "TypeError: sentinels need master_name, their na"),
     ([{"sentinels": [("h", 1)], "master_name": 5}], "as a str; not 5"),
     ([{"master_name": "m"}], "TypeError: master_name 'm' needs sentinels to ask: ["),
     ([{"master_name": "m", "sentinels": []}], "ValueError: sentinels must not be em"),
@@ -370,7 +370,7 @@ NONSENSE: list[tuple[Any, str]] = [
     ([{"master_name": "m", "sentinels": ["unix:///a"]}], "is not a sentinel; write"),
     (
         [{"master_name": "m", "sentinels": SENTINELS, "host": "h"}],
-        "ValueError: master 'm' cannot have 'host': sentinels tell where it is",
+        "ValueError: master 'm' cannot have 'host': sentinels provide its address",
     ),
     (
         [{"master_name": "m", "sentinels": SENTINELS, "sentinel_kwargs": "secret:"}],
@@ -428,7 +428,7 @@ def test_nonsense_is_refused(hosts: Any, error: str) -> None:
     [
         (
             {"sentinels": SENTINELS},
-            r"TypeError: sentinels need service_name, what they",
+            r"TypeError: sentinels need service_name, their name",
         ),
         (
             {"service_name": "m"},

@@ -188,7 +188,7 @@ async def test_no_master(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(RedisConnectionError) as info:
         await master.find()
     assert str(info.value) == (
-        "no Sentinel tells where the master 'main' is: "
+        "no Sentinel gives the address of the master 'main': "
         "redis://:***@a:26379/0: no route; "
         "redis://:***@b:26379/0 does not answer; "
         "redis://:***@c:26379/0: it knows no such master; "

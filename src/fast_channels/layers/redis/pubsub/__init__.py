@@ -1,7 +1,7 @@
 """The layer that publishes messages to the processes that listen at that moment.
 
-``layer`` is what a user sees, ``endpoint`` what a layer has in one event loop, and
-``subscriber`` the reader. ``queue`` is built in the same way.
+``layer`` has the public class, ``endpoint`` its state in one event loop, and
+``subscriber`` the connection that reads. ``queue`` has the same structure.
 """
 
 from .layer import RedisPubSubChannelLayer

@@ -1,4 +1,4 @@
-"""What the pub/sub layer has in one event loop: connections, and who hears what."""
+"""The state of the pub/sub layer in one event loop: connections and subscriptions."""
 
 import asyncio
 import functools
@@ -23,24 +23,24 @@ from .subscriber import Pattern, Subscriber
 
 __all__ = ["PubSubEndpoint"]
 
-# How often in seconds to ask whether waiting for Redis to confirm is still of use.
+# Seconds between two checks, during a wait for Redis to confirm, that Redis is there.
 _PATIENCE = 0.1
-# How many groups a channel leaves before others get their turn.
+# Groups that a channel leaves before other tasks can run.
 _RUN = 500
-# How much of a name, and of what went wrong with its message, goes to the log.
+# Maximum length of names and problems in the log.
 _SHOWN = 200
 
 
 class PubSubEndpoint:
-    """One event loop's part of a layer.
+    """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: What tells it from all others: the part of the names of its channels
-            between the last dot but one and the ``!``.
-        on_disconnect: The type of the message for all channels when a connection has
-            broken, if there is to be one.
-        on_reconnect: The same for when everything is heard again.
+        name: The unique name of the endpoint. In the names of its channels it precedes
+            the ``!``, after a dot.
+        on_disconnect: Type of the message that all channels get when a connection has
+            broken; None for no message.
+        on_reconnect: Type of the message for when all subscriptions are back; or None.
     """
 
     def __init__(
@@ -52,23 +52,23 @@ class PubSubEndpoint:
     ) -> None:
         self._layer = layer
         self.name: str = name
-        """What tells it from all others."""
+        """The unique name of the endpoint."""
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        """The event loop."""
+        """The event loop of the endpoint."""
         self.groups: dict[str, set[str]] = {}
         """The channels in each group, by the name of the group's Redis channel."""
-        # The same the other way round.
+        # The groups of each channel, the inverse of `groups`.
         self._by_channel: dict[str, set[str]] = {}
-        # Those channels in groups that ``new_channel()`` has not made here.
+        # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
-        # What the names of its channels have in common.
+        # The part that the names of all channels made here have in common.
         self._end_of_own = f".{name}!"
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
         """The mailboxes of channels that ``new_channel()`` has not made here."""
         self._made_at = self.loop.time()
-        # By the prefix of the channels that they stand for.
+        # The patterns listened to, by the prefix of the channels that they match.
         self._patterns: dict[str, Pattern] = {}
-        # Channels of nobody in particular, and what looks whether they are still read.
+        # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
         self._commands: list[CommandConnection] = []
         self._subscribers: list[Subscriber] = []
@@ -96,14 +96,14 @@ class PubSubEndpoint:
 
     def owns(self, channel: str) -> bool:
         """Return whether a channel was made here."""
-        # Prefixes may have a "!" too.
+        # Anywhere in the name, since prefixes can contain a "!" too.
         return self._end_of_own in channel
 
     # Sending
 
     async def publish(self, name: str, message: bytes) -> None:
         """Publish a message on a Redis channel."""
-        # Who sends once and ends needs no watch.
+        # A script that sends once and ends needs no watch.
         if self.loop.time() > self._made_at + SHORT:
             self._watch()
         await self._commands[self._shard(name)].execute("PUBLISH", name, message)
@@ -111,7 +111,7 @@ class PubSubEndpoint:
     # Listening
 
     async def listen_to_own(self, prefix: str) -> None:
-        """Listen to all channels whose names start so; returns when they are heard."""
+        """Listen to all channels with a prefix; return when Redis has confirmed it."""
         pattern = self._patterns.get(prefix)
         if pattern is None:
             pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
@@ -122,7 +122,7 @@ class PubSubEndpoint:
             await self._heard(subscriber, pattern)
 
     def listen_for_reader(self, channel: str) -> None:
-        """Listen to a channel of nobody in particular, as long as it is read."""
+        """Listen to a plain channel until a check finds no readers."""
         timer = self._plain.get(channel)
         if timer is None:
             self._watch()
@@ -145,7 +145,7 @@ class PubSubEndpoint:
             self._subscribers[self._shard(channel)].ignore(channel)
 
     async def join(self, group: str, channel: str) -> None:
-        """Add a channel to a group; returns when the group is heard."""
+        """Add a channel to a group; return when Redis has confirmed it."""
         subscriber = self._subscribers[self._shard(group)]
         members = self.groups.setdefault(group, set())
         if channel not in members:
@@ -176,11 +176,11 @@ class PubSubEndpoint:
         self._subscribers[self._shard(group)].ignore(group)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
-        """Read a channel for somebody who does not wait."""
+        """Return the mailbox of a channel, for a reader that does not wait."""
         return self._layer.mailboxes.attach(channel, listener)
 
     async def delete(self, channel: str) -> None:
-        """Drop what waits in a channel, and whatever may still come for it."""
+        """Delete a channel's messages and memberships; bury it if it was made here."""
         if self.owns(channel):
             self._layer.mailboxes.bury(channel)
         else:
@@ -192,20 +192,20 @@ class PubSubEndpoint:
         await self._leave_all(channel)
 
     async def forget(self) -> None:
-        """Leave all groups, and drop what waits in channels of nobody in particular."""
+        """Leave all groups, and drop the messages of plain channels."""
         self.plain.clear()
         while self._by_channel:
             await self._leave_all(next(iter(self._by_channel)))
 
     async def _leave_all(self, channel: str) -> None:
-        """Remove a channel from all its groups; others get their turn meanwhile."""
+        """Remove a channel from all its groups; yield to other tasks between them."""
         while groups := self._by_channel.get(channel):
             for group in list(itertools.islice(groups, _RUN)):
                 self._leave(group, channel)
             await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and forget all channels and groups."""
         for timer in self._plain.values():
             timer.cancel()
         self._plain.clear()
@@ -221,7 +221,7 @@ class PubSubEndpoint:
         )
 
     async def _heard(self, subscriber: Subscriber, name: str) -> None:
-        """Wait until a name is heard, unless Redis is away."""
+        """Wait until Redis has confirmed a subscription, unless Redis is away."""
         while (pending := subscriber.pending(name)) is not None:
             if subscriber.away:
                 return
@@ -234,13 +234,13 @@ class PubSubEndpoint:
     def _shard(self, name: str) -> int:
         return shard_of(name, len(self._commands))
 
-    # What happens
+    # Called by subscribers and watches
 
     def _deliver(self, name: bytes, data: bytes) -> None:
         """Put a message into the mailboxes of the channels that it is for.
 
-        Whatever is wrong with it is logged, and raises nothing: the connection and the
-        messages behind it are other senders'.
+        An invalid message is logged and raises nothing: the connection carries the
+        messages of other senders too.
         """
         heard = name.decode(errors="replace")
         try:
@@ -259,7 +259,7 @@ class PubSubEndpoint:
             self._put(own, members & self._foreign, copies, heard)
         elif self.owns(heard):
             self._put((heard,), (), message.copy)
-        # Anything else was on its way to a group whose last member has just left.
+        # Any other name has just lost its last member or reader.
         elif heard in self._plain:
             self._put((), (heard,), message.copy)
 
@@ -270,7 +270,7 @@ class PubSubEndpoint:
         message: Callable[[], dict[str, Any]],
         group: str | None = None,
     ) -> None:
-        """Put a message into mailboxes: of channels that are our own, and of others."""
+        """Put a message into the mailboxes of own channels, and of others."""
         layer = self._layer
         now = time.monotonic()
         deadline = now + layer.expiry

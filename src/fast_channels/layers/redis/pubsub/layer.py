@@ -1,8 +1,8 @@
-"""The layer that publishes messages to whoever listens at that moment.
+"""The layer that publishes messages to the processes that listen at that moment.
 
-Nothing is stored in Redis. The names of Redis channels and what is published are those
-of Django's channels_redis, so that both can run on one Redis: a channel has its own
-name, and a group one with the prefix.
+Nothing is stored in Redis. The names of Redis channels and the published data are those
+of Django's channels_redis, so that both can use one Redis: a channel is published under
+its own name, and a group under a name with the prefix.
 """
 
 import contextlib
@@ -21,53 +21,53 @@ __all__ = ["RedisPubSubChannelLayer"]
 
 
 class RedisPubSubChannelLayer(RedisBaseLayer):
-    """A layer that publishes messages to whoever listens at that moment.
+    """A layer that publishes messages to the processes that listen at that moment.
 
-    It has the lowest latency, and what a group costs in Redis does not depend on how
-    many are in it. Messages are lost while a process is cut off from Redis. A channel
-    that was not made by ``new_channel()`` reaches every process that receives from it;
-    for queues of work there is ``RedisChannelLayer``.
+    It has the lowest latency, and the cost of a group in Redis does not depend on its
+    size. A process that is cut off from Redis loses the messages sent meanwhile. A
+    channel that was not made by ``new_channel()`` reaches every process that receives
+    from it; for work queues, use ``RedisChannelLayer``.
 
-    It is made without an event loop and without touching Redis, and may be used in any
-    number of event loops. Channels and groups may have any name that is not empty.
+    You can create it without an event loop and without Redis, and use it in any number
+    of event loops. Channels and groups can have any name that is not empty.
 
     Args:
-        hosts: Where Redis is: a list of URLs, of pairs of a host and a port, or of
-            dicts of redis-py's arguments; by default this machine. Several hosts share
-            the channels and groups, and need the same order in every process.
-        prefix: What the names of groups and of new channels start with in Redis.
-        expiry: After how many seconds a message that arrived in a process, and that
-            nobody received there, is dropped.
+        hosts: Addresses of Redis: a list of URLs, of (host, port) pairs, or of dicts of
+            redis-py's arguments; by default this machine. Several hosts share the
+            channels and groups; list them in the same order in every process.
+        prefix: Prefix of the names of groups and of new channels in Redis.
+        expiry: Seconds after which an unreceived message is dropped, counted from its
+            arrival in a process.
         group_expiry: Has no effect: a channel is in its groups as long as its process
             runs.
-        capacity: How many messages may wait for one channel in its process; what comes
-            then is dropped.
-        channel_capacity: A capacity of their own for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match counts. What the
-            names of new channels start with in Redis is left out.
-        symmetric_encryption_keys: Secrets to encrypt messages with. The first one
-            encrypts, each may decrypt, so that keys can be replaced.
-        random_prefix_length: Has no effect, as a message needs not to be unique.
-        serializer_format: How messages are written: ``"msgpack"``, ``"json"``, or what
-            was added to ``fast_channels.layers.redis.serializers.registry``.
-        on_disconnect: The type of a message that all channels of this process get when
-            the connection to Redis has broken. Consumers without a handler for it
-            ignore it.
-        on_reconnect: The same for when messages arrive again.
-        sentinels: Sentinels to ask where Redis is, instead of ``hosts``.
-        service_name: What these Sentinels call it.
+        capacity: Maximum number of messages waiting for one channel in its process;
+            further messages are dropped.
+        channel_capacity: Separate capacities for some channels, by glob
+            (``"http.request*"``) or compiled pattern; the first match applies. They
+            match names of channels without ``prefix``.
+        symmetric_encryption_keys: Secrets for encrypting messages. The first one
+            encrypts; all of them can decrypt, so that keys can be replaced.
+        random_prefix_length: Has no effect, since messages need not be unique.
+        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
+            registered in ``fast_channels.layers.redis.serializers.registry``.
+        on_disconnect: Type of a message that all channels of this process get when the
+            connection to Redis has broken. Consumers without a handler for it ignore
+            it.
+        on_reconnect: Type of a message that they get when messages arrive again.
+        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
+        service_name: Name of the Redis service that these Sentinels monitor.
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
         connection_kwargs: redis-py's arguments for connections to Redis.
 
     Raises:
-        ImportError: There are keys, and cryptography is not installed.
-        SerializerDoesNotExist: There is no such format.
-        TypeError: An argument is not of the type it should be.
-        ValueError: An argument makes no sense, alone or with others.
+        ImportError: Keys are given, but cryptography is not installed.
+        SerializerDoesNotExist: The format is not registered.
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is invalid, or conflicts with another one.
     """
 
     broadcasts: bool = True
-    """Each message of a plain channel goes to every process that reads it."""
+    """Whether all processes that read a plain channel get each of its messages."""
 
     def __init__(  # noqa: PLR0917 # the order of RedisChannelLayer
         self,
@@ -99,7 +99,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
             symmetric_encryption_keys,
             0,
             serializer_format,
-            # What arrives was published just now, whatever its sender's clock says.
+            # A message was published just now, even if its sender's clock is wrong.
             age_limit=None,
             sentinels=sentinels,
             service_name=service_name,
@@ -112,12 +112,12 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         )
 
     def statistics(self) -> dict[str, int]:
-        """Return how much the layer holds at this moment, and what it has counted.
+        """Return the current state of the layer, and its counters.
 
-        In this process: ``channels`` that are read, ``groups`` they are in, messages
-        ``waiting`` for them. Since the layer was made: messages ``delivered`` to them;
-        copies ``dropped``, since there was no room; messages ``undecodable``; and
-        ``reconnects`` of connections that broke.
+        Currently in this process: ``channels`` with a receiver or a message, ``groups``
+        with members, and messages ``waiting``. Since the layer was created: copies
+        ``delivered`` to channels, copies ``dropped`` because a channel was full,
+        ``undecodable`` messages, and ``reconnects`` of broken connections.
         """
         clients = self._clients.peek()
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
@@ -130,7 +130,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     # Names
 
     def require_valid_channel_name(self, name: str, receive: bool = False) -> bool:
-        """Return True for a valid name of a channel: any str that is not empty.
+        """Return True for a valid channel name: a non-empty str that UTF-8 can encode.
 
         Raises:
             TypeError: The name is not valid.
@@ -138,7 +138,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         return _require_name("channel", name)
 
     def require_valid_group_name(self, name: str) -> bool:
-        """Return True for a valid name of a group: any str that is not empty.
+        """Return True for a valid group name: a non-empty str that UTF-8 can encode.
 
         Raises:
             TypeError: The name is not valid.
@@ -146,19 +146,19 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         return _require_name("group", name)
 
     def get_capacity(self, channel: str) -> int:
-        """Return how many messages may wait for a channel in its process."""
+        """Return the capacity of a channel in its process."""
         return super().get_capacity(channel.removeprefix(self.prefix))
 
     # Channels
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return the name of a new channel, which is read in this process only.
+        """Return the name of a new channel, which only this process reads.
 
-        What is sent to it from now on waits for a receiver. While Redis is away this
-        returns all the same, and messages arrive when it is back.
+        Messages sent to it from now on wait for a receiver. While Redis is away, this
+        returns anyway, and messages arrive once Redis is back.
 
         Args:
-            prefix: What the name starts with, after the prefix of the layer.
+            prefix: Start of the name, after the prefix of the layer.
 
         Raises:
             TypeError: The prefix is not valid in a name.
@@ -170,13 +170,13 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         return beginning + self.mailboxes.new_name()
 
     async def send(self, channel: str, message: ChannelMessage) -> None:
-        """Send a message to whoever receives from a channel at that moment.
+        """Send a message to the processes that read a channel at that moment.
 
-        Cancelling does not take it back.
+        Cancelling does not withdraw the message.
 
         Raises:
-            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
-                knows whether the message was sent.
+            RedisUnavailable: Redis cannot be reached, or did not reply; then the
+                message may or may not have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
         """
@@ -186,11 +186,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
 
-        A channel of this process keeps what comes for it. Any other is listened to from
-        the first call on, until there was none for ``expiry`` seconds. Any number of
-        tasks may wait for one channel; each message goes to one of them in each event
-        loop. Cancelling is safe: no message is lost. While Redis is away it goes on
-        waiting.
+        A channel of this process keeps its messages. Any other is listened to from the
+        first call on; a check every ``expiry`` seconds, counted from the latest call,
+        ends that if no call is waiting. Any number of tasks can wait on one channel;
+        each message goes to one of them in each event loop. Cancelling is safe: no
+        message is lost. While Redis is away, the call keeps waiting.
 
         Raises:
             TypeError: The name is not valid.
@@ -210,7 +210,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
 
-        None for a channel that ``new_channel()`` has not made in this event loop.
+        Return None unless ``new_channel()`` made the channel in this event loop.
         """
         client = self._clients.get()
         if self._owner(channel) is not client:
@@ -218,10 +218,10 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         return client.attach(channel, listener)
 
     async def delete_channel(self, channel: str) -> None:
-        """Drop a channel's messages and memberships; a second call does nothing.
+        """Delete a channel's messages and memberships; a second call does nothing.
 
-        What is on its way to a channel that ``new_channel()`` made is lost. Any other
-        is listened to again when it is received from, or added to a group.
+        Messages on their way to a channel that ``new_channel()`` made are lost. Any
+        other channel is listened to again when it is received from or joins a group.
         """
         client = self._owner(channel) or self._clients.get()
         await in_loop(client.loop, client.delete, channel)
@@ -229,12 +229,12 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     # Groups
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; nothing changes if it is in it.
+        """Add a channel to a group; do nothing if it is already a member.
 
-        What is sent to the group from now on reaches the channel, which has to be
-        received from in this event loop. It stays in the group until it leaves or is
-        deleted, or the event loop or the layer is closed. While Redis is away this
-        returns all the same. Cancelling does not take it back.
+        Messages sent to the group from now on reach the channel; one that
+        ``new_channel()`` did not make must be received from in this event loop. It is a
+        member until it leaves or is deleted, or the event loop or the layer is closed.
+        While Redis is away, this returns anyway. Cancelling does not undo it.
 
         Raises:
             TypeError: A name is not valid.
@@ -245,7 +245,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         await in_loop(client.loop, client.join, self._in_redis(group), channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; nothing changes if it is not in it.
+        """Remove a channel from a group; do nothing if it is not a member.
 
         Raises:
             TypeError: A name is not valid.
@@ -258,11 +258,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel that is in a group at that moment.
 
-        Cancelling does not take it back.
+        Cancelling does not withdraw the message.
 
         Raises:
-            RedisUnavailable: Redis cannot be reached, or did not reply; then nobody
-                knows whether the message was sent.
+            RedisUnavailable: Redis cannot be reached, or did not reply; then the
+                message may or may not have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
                 keys that the serializer can encode.
         """
@@ -272,20 +272,20 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     # The whole layer
 
     async def flush(self) -> None:
-        """Drop every message and every group of this process: nobody else has any.
+        """Drop all messages and groups of this process, but not of other processes.
 
-        Whoever receives goes on waiting.
+        Receivers keep waiting.
         """
         for client in self._clients.peek():
-            # What does not run forgets when it does.
+            # A loop that is not running does this when it runs again.
             with contextlib.suppress(LoopStopped):
                 await in_loop(client.loop, client.forget)
         self.mailboxes.clear()
 
     async def close(self) -> None:
-        """Stop listening, and disconnect. Messages that wait are dropped.
+        """Stop listening, disconnect, and drop waiting messages.
 
-        Cancelling does not take it back.
+        Cancelling ends only the wait; the connections are still closed.
         """
         try:
             await self._clients.close()
@@ -297,7 +297,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         return PubSubEndpoint(self, self._name_client(), *self._types)
 
     def _owner(self, channel: str) -> PubSubEndpoint | None:
-        """Return the client of the event loop in which a channel was made, if any."""
+        """Return the endpoint in which a channel was made, if its event loop runs."""
         here = self._clients.here()
         if here is not None and here.owns(channel):
             return here

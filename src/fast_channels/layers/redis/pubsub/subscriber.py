@@ -1,17 +1,17 @@
 """The subscriber: the one subscribed connection to a shard in an event loop.
 
-Others say what is to be heard, and never touch the connection. The rules:
+Other code sets which names are wanted, and never touches the connection. The rules:
 
-1. What is wanted is the truth. The owner task tells the server what it does not know
-   yet: all changes of one turn of the event loop in one command of each kind, and after
-   a reconnect everything.
-2. Who begins to listen waits until the server has confirmed the last change of that
-   name. From then on nothing that is published is missed, while the connection holds.
-3. Whatever goes wrong with the connection, the owner opens a new one, until it is
-   closed. A server that sends no byte after a PING counts as gone; one that sends part
-   of a large message does not.
-4. Messages are given away as they are read, in order; after a number of them others get
-   their turn on the event loop.
+1. Subscriptions follow the wanted names. The owner task sends the server all changes of
+   one turn of the event loop in as few commands as possible, and after a reconnect all
+   wanted names.
+2. A caller that listens to a name waits until the server has confirmed the last change
+   of that name. From then on, no message is missed while the connection holds.
+3. When the connection fails for any reason, the owner task opens a new one, until the
+   subscriber is closed. A server that sends no byte after a PING counts as gone; one
+   that sends part of a large message does not.
+4. Messages are delivered in order, as they are read; after a number of them, other
+   tasks can run.
 """
 
 import asyncio
@@ -35,41 +35,41 @@ __all__ = ["Pattern", "Subscriber"]
 
 _logger = logging.getLogger(__name__)
 
-# After so many seconds of silence the server is asked whether it is there, and how many
-# it has to answer. As long are confirmations worth waiting for.
+# Seconds of silence after which the server gets a PING, and seconds it has to reply.
+# The latter also limit the wait for a confirmation while the server is silent.
 _PING_EVERY = 5.0
 _PATIENCE = 2.0
 # Seconds in which a loop that was blocked can read what was sent meanwhile.
 _GRACE = 0.05
-# Seconds between two attempts to connect: they grow, with jitter. All is heard half a
-# second after a server is back.
+# Seconds between two attempts to connect: they grow, with jitter. Half a second after a
+# server is back, so are all subscriptions.
 _BACKOFF = (0.01, 0.35)
-# Names in one command, and names that are sent in one turn of the event loop.
+# Maximum number of names in one command, and of names sent before other tasks can run.
 _CHUNK = 1000
 _TURN = 10_000
-# After so many messages in a row others get their turn.
+# Messages to read in a row before other tasks can run.
 _RUN = 64
 
 
 class Pattern(str):
-    """A name that stands for all that match it, as Redis's ``PSUBSCRIBE`` has it."""
+    """A pattern for the names of channels, as Redis' ``PSUBSCRIBE`` takes it."""
 
     __slots__ = ()
 
 
 class Subscriber:
-    """Listens to Redis channels, whose names it is told.
+    """Listens to Redis channels and patterns on one connection.
 
-    It connects when somebody wants to listen first, and stays connected until
-    ``close()``. Belongs to one event loop.
+    It connects at the first ``listen()``, and stays connected until ``close()``. It
+    belongs to one event loop.
 
     Args:
         connect: Makes a connection of redis-py, which is not open yet.
-        name: What the log calls the server.
+        name: Name of the server in the log.
         received: Called with each message: the name of the Redis channel, and the data.
-        lost: Called when a connection that worked has broken.
-        restored: Called when another one hears everything that is wanted.
-        timeout: For how many seconds connecting may take.
+        lost: Called when a connection that had all subscriptions has broken.
+        restored: Called when a later connection has all subscriptions.
+        timeout: Seconds to wait for a connection.
     """
 
     def __init__(
@@ -88,42 +88,42 @@ class Subscriber:
         self._lost = lost
         self._restored = restored
         self._timeout = timeout
-        # How often each name is wanted.
+        # The number of listeners of each name.
         self._wanted: dict[str, int] = {}
-        # Names of which the server may have to be told something.
+        # Names that may have to be subscribed to or unsubscribed from.
         self._changed: dict[str, None] = {}
-        # What the server was told to send, on this connection.
+        # Names subscribed to on this connection, confirmed or not.
         self._told: set[str] = set()
-        # How many commands on a name the server has not confirmed yet.
+        # The number of commands on each name that the server has not confirmed yet.
         self._unconfirmed: dict[str, int] = {}
-        # Who waits until a name is confirmed.
+        # The futures that callers await until a name is confirmed.
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._task: asyncio.Task[None] | None = None
-        # What the task uses a connection in: it expires to drop it.
+        # The timeout in which the task uses a connection; it expires to drop that.
         self._serving: asyncio.Timeout | None = None
-        # Why it was dropped, if something is wrong.
+        # The reason why the connection was dropped; None for a deliberate reconnect.
         self._why: Exception | None = None
-        # What the task sleeps on while it has nothing to tell.
+        # The future that the task awaits while there are no changes to send.
         self._sleeper: asyncio.Future[None] | None = None
         # When the connection last received bytes; None without a connection.
         self._progress: Progress | None = None
-        # When messages were last read of those that have arrived.
+        # When the last full run of messages was read.
         self._read_at = 0.0
-        # Since when something that is wanted is not confirmed, if anything is.
+        # The time since which there are unconfirmed changes; None if there are none.
         self._behind: float | None = None
         # Since when the server seems silent, and when that was noticed.
         self._suspected: tuple[float, float] | None = None
-        # Whether everything that is wanted has been confirmed on this connection.
+        # Whether all wanted names have once been confirmed on this connection.
         self._complete = False
         self._outage = Outage(_logger, name, "listened to")
         self.connects: int = 0
-        """How many times it has connected."""
+        """Number of connections opened so far."""
 
     @property
     def away(self) -> bool:
-        """Whether there is no use in waiting for the server to confirm something.
+        """Whether it is useless to wait for the server to confirm a change.
 
-        It cannot be reached, or has been silent for seconds in spite of a command.
+        The server cannot be reached, or has been silent for seconds after a command.
         """
         if self._outage.lasts or self._behind is None:
             return self._outage.lasts
@@ -137,14 +137,14 @@ class Subscriber:
         return now - self._suspected[1] >= _GRACE
 
     def listen(self, name: str) -> None:
-        """Listen to a channel, or to a pattern, for one more who wants it."""
+        """Add a listener to a channel or a pattern."""
         wanted = self._wanted.get(name, 0)
         self._wanted[name] = wanted + 1
         if not wanted:
             self._change(name)
 
     def pending(self, name: str) -> "asyncio.Future[None] | None":
-        """Return what is resolved when a name is heard; None if it is, or unwanted."""
+        """Return a future for the confirmation of a name; None if none is expected."""
         if name not in self._wanted:
             return None
         if name in self._told and name not in self._unconfirmed:
@@ -155,7 +155,7 @@ class Subscriber:
         return waiter
 
     def ignore(self, name: str) -> None:
-        """Listen to a channel for one less who wants it."""
+        """Remove a listener from a channel or a pattern."""
         wanted = self._wanted.get(name, 0)
         if wanted > 1:
             self._wanted[name] = wanted - 1
@@ -165,11 +165,11 @@ class Subscriber:
             _resolve(self._waiters.pop(name, None))
 
     def reconnect(self) -> None:
-        """Open the connection anew."""
+        """Replace the connection with a new one."""
         self._drop(None)
 
     async def close(self) -> None:
-        """Stop listening to anything."""
+        """Disconnect, and remove all listeners."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -186,7 +186,7 @@ class Subscriber:
             self._serving.reschedule(0)
 
     def _last_heard(self) -> float:
-        """Return when the server was last heard, on the clock of the event loop."""
+        """Return when the server last sent anything, on the clock of the event loop."""
         if self._progress is None:
             return -math.inf
         return max(self._progress.heard(), self._read_at)
@@ -203,7 +203,7 @@ class Subscriber:
     # The task
 
     async def _run(self) -> None:
-        """Connect and listen, again and again."""
+        """Connect and listen; repeat when the connection breaks."""
         delay, longest = _BACKOFF
         loop = asyncio.get_running_loop()
         while True:
@@ -222,7 +222,7 @@ class Subscriber:
                 self._complete = False
                 delay = _BACKOFF[0]
                 self._lost()
-            # An attempt that hung was pause enough.
+            # An attempt that has timed out needs no further pause.
             if not isinstance(why, TimeoutError) or loop.time() - begun < longest:
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
@@ -231,11 +231,11 @@ class Subscriber:
         """Log why the connection broke, or could not be opened.
 
         Args:
-            why: None if it was only to be opened anew.
+            why: The reason; None for a deliberate reconnect, which is not logged.
         """
         if why is None:
             return
-        # RuntimeError: what uvloop has for a transport that was closed.
+        # RuntimeError: uvloop raises it for a transport that was closed.
         known = isinstance(why, RedisError | OSError | RuntimeError)
         if not known and not self._outage.lasts:
             _logger.error("a fault in the subscriber to %s", self._name, exc_info=why)
@@ -267,7 +267,7 @@ class Subscriber:
                             self._sleeper = None
                 await reader
             finally:
-                # Otherwise a bare loop.close() has left it to the garbage collector.
+                # Closed: the garbage collector runs this after a bare loop.close().
                 if not loop.is_closed():
                     for task in (reader, watch):
                         task.cancel()
@@ -284,7 +284,7 @@ class Subscriber:
             wake(self._sleeper)
 
     async def _watch(self, connection: AbstractConnection) -> None:
-        """Ask a silent server whether it is there, and drop it if it is not."""
+        """Send a PING to a silent server; drop the connection if it stays silent."""
         loop = asyncio.get_running_loop()
         while True:
             heard = self._last_heard()
@@ -292,7 +292,7 @@ class Subscriber:
             if silent < _PING_EVERY:
                 await asyncio.sleep(_PING_EVERY - silent)
                 continue
-            # It may take as little as it says.
+            # In a task, since sending blocks if the server does not read either.
             asking = asyncio.create_task(
                 connection.send_command("PING", check_health=False)
             )
@@ -307,7 +307,7 @@ class Subscriber:
                 return
 
     async def _tell(self, connection: AbstractConnection) -> None:
-        """Tell the server what has changed, or as much as is due in one turn."""
+        """Send the changes to the server, at most ``_TURN`` of them."""
         begin: list[str] = []
         end: list[str] = []
         for name in list(itertools.islice(self._changed, _TURN)):
@@ -349,7 +349,7 @@ class Subscriber:
                 case [_, name, int()]:
                     self._confirm(name.decode(errors="replace"))
                 case _:
-                    # An answer to PING, which has another form where nothing is heard.
+                    # The reply to a PING, whose form depends on subscriptions.
                     pass
             in_a_row += 1
             if in_a_row >= _RUN:
@@ -358,7 +358,7 @@ class Subscriber:
                 await asyncio.sleep(0)
 
     def _confirm(self, name: str) -> None:
-        """Note that the server has done what it was told of a name."""
+        """Record that the server has confirmed a command on a name."""
         left = self._unconfirmed[name] - 1
         if left:
             self._unconfirmed[name] = left
@@ -369,7 +369,7 @@ class Subscriber:
         self._settle()
 
     def _settle(self) -> None:
-        """Note whether everything that is wanted is heard."""
+        """Record that all changes are confirmed, if they are."""
         if self._unconfirmed or self._changed:
             return
         self._behind = None
