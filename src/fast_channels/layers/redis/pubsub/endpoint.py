@@ -122,16 +122,22 @@ class PubSubEndpoint:
             await self._heard(subscriber, pattern)
 
     def listen_for_reader(self, channel: str) -> None:
-        """Listen to a plain channel until a check finds no readers."""
-        timer = self._plain.get(channel)
-        if timer is None:
+        """Listen to a plain channel until it has had no reader for ``expiry``."""
+        if channel not in self._plain:
             self._watch()
             self._subscribers[self._shard(channel)].listen(channel)
-        else:
-            timer.cancel()
         self._expect_reader(channel)
 
+    def reader_left(self, channel: str) -> None:
+        """Count from now on how long the channel has no reader."""
+        # The endpoint may have been closed, or the channel deleted, meanwhile.
+        if channel in self._plain:
+            self._expect_reader(channel)
+
     def _expect_reader(self, channel: str) -> None:
+        timer = self._plain.get(channel)
+        if timer is not None:
+            timer.cancel()
         self._plain[channel] = self.loop.call_later(
             self._layer.expiry, self._look_for_reader, channel
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.redis.hosts import HostSpelling
 from fast_channels.layers.redis.layer import RedisBaseLayer
@@ -187,25 +188,23 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         """Wait for the next message of a channel and return it.
 
         A channel of this process keeps its messages. Any other is listened to from the
-        first call on; a check every ``expiry`` seconds, counted from the latest call,
-        ends that if no call is waiting. Any number of tasks can wait on one channel;
-        each message goes to one of them in each event loop. Cancelling is safe: no
-        message is lost. While Redis is away, the call keeps waiting.
+        first call on, until no call has waited for ``expiry`` seconds. Any number of
+        tasks can wait on one channel; each message goes to one of them in each event
+        loop. Cancelling is safe: no message is lost. While Redis is away, the call
+        keeps waiting.
 
         Raises:
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
         client = self._clients.get()
-        mailboxes = self.mailboxes
-        if self._owner(channel) is None:
-            mailboxes = client.plain
-            client.listen_for_reader(channel)
-        mailbox = mailboxes.open(channel)
+        if self._owner(channel) is not None:
+            return await _receive(self.mailboxes, channel)
+        client.listen_for_reader(channel)
         try:
-            return await mailbox.get()
+            return await _receive(client.plain, channel)
         finally:
-            mailboxes.close(channel, mailbox)
+            client.reader_left(channel)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
@@ -313,6 +312,14 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         self.require_valid_message(message)
         value = self.serialize(message)
         await self._clients.get().publish(name, value)
+
+
+async def _receive(mailboxes: Mailboxes, channel: str) -> dict[str, Any]:
+    mailbox = mailboxes.open(channel)
+    try:
+        return await mailbox.get()
+    finally:
+        mailboxes.close(channel, mailbox)
 
 
 def _require_name(kind: str, name: object) -> bool:

@@ -258,6 +258,24 @@ async def test_plain_channel(
     assert timer.cancelled
 
 
+async def test_a_reader_that_comes_back_late(
+    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time without a reader begins when the last one has its message."""
+    timers = Timers()
+    monkeypatch.setattr(client, "loop", timers)
+    client.listen_for_reader("jobs")
+    [first] = timers.pending
+    client.reader_left("jobs")
+    assert first.cancelled
+    _, second = timers.pending
+    assert not second.cancelled
+    await client.close()
+    client.reader_left("jobs")
+    assert all(timer.cancelled for timer in timers.pending)
+    assert len(timers.pending) == 2
+
+
 # Groups
 
 
