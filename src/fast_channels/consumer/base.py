@@ -378,9 +378,12 @@ class AsyncConsumer:
             name = self._consumer_handlers[message["type"]]
         except (KeyError, TypeError):
             # It is new, or there is none, or it has no hash.
-            return self.__handle_new(message)
-        handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
-        return handler(message)
+            pass
+        else:
+            handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
+            return handler(message)
+        # Not above: errors would show a KeyError first, which says nothing.
+        return self.__handle_new(message)
 
     def __handle_new(self, message: ChannelMessage) -> Awaitable[None]:
         """Handle a message of a type that is not known to have a coroutine function."""

@@ -1,6 +1,5 @@
 """Consumers for WebSockets."""
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -29,6 +28,7 @@ from fast_channels.type_defs import (
 )
 
 from .base import awaitable, signal_in
+from .closing import send_close
 from .groups import AsyncGroupConsumer
 from .incoming import Incoming
 
@@ -449,10 +449,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             if _is_named(cause, _CLOSES):
                 return
             event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
-            # Some servers wait for the answer of the client.
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(_PATIENCE):
-                    await self.base_send(event)
+                await send_close(self.base_send, event)
 
     async def __disconnect_at_last(self, cause: BaseException | None) -> None:
         with self._consumer_logged("disconnect"):
@@ -470,7 +468,10 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
 
     async def __transmit(self, event: ChannelMessage) -> None:
         try:
-            await self.base_send(event)
+            if event["type"] == "websocket.close":
+                await send_close(self.base_send, event)
+            else:
+                await self.base_send(event)
         except Exception as exc:
             if self.__is_gone(exc):
                 raise _ClientGone from exc
