@@ -55,7 +55,7 @@ _BATCH = 100
 """The most messages that one request takes."""
 _BATCH_BYTES = 1_000_000
 """The most bytes that one request takes, unless a single message has more."""
-_KEPT = 60.0
+_KEPT = 100.0
 """Seconds for which Redis keeps a batch longer than its messages could wait."""
 _QUICK = 0.001
 """A reader of a plain channel is quick if it comes back within so many seconds."""

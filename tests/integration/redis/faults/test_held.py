@@ -20,18 +20,19 @@ def numbered(number: int) -> dict[str, object]:
     return {"type": "job", "number": number}
 
 
+def time_of(server: RedisServer) -> int:
+    """Return the time of a server, in seconds."""
+    reply = server.command("TIME")
+    assert isinstance(reply, list)
+    seconds = reply[0]
+    assert isinstance(seconds, bytes)
+    return int(seconds)
+
+
 async def grow_old(server: RedisServer) -> None:
     """Wait until everything that was sent is too old to wait any longer."""
-
-    def time() -> int:
-        reply = server.command("TIME")
-        assert isinstance(reply, list)
-        seconds = reply[0]
-        assert isinstance(seconds, bytes)
-        return int(seconds)
-
-    end = time() + _EXPIRY + 1
-    while time() <= end:  # noqa: ASYNC110 # a clock tells nothing
+    end = time_of(server) + _EXPIRY + 1
+    while time_of(server) <= end:  # noqa: ASYNC110 # a clock tells nothing
         await asyncio.sleep(0.1)
 
 
@@ -79,6 +80,26 @@ async def test_suspects_wait_for_one_another(
         second = await layer.take(CHANNEL)
     second.acknowledge()
     assert [first.message, second.message] == [numbered(0), numbered(1)]
+
+
+@pytest.mark.parametrize("ago", [100, -3600], ids=["outage", "clock set back"])
+async def test_no_lease_ends_while_redis_is_away(
+    redis_server: RedisServer, make_layer: MakeLayer, ago: int
+) -> None:
+    """A receiver is dead if its lease ended while Redis heard from others."""
+    layer = make_layer(redis_server, expiry=600)
+    receivers = private_key(layer.prefix, "receivers", CHANNEL)
+    heard = time_of(redis_server) - ago
+    for number, (receiver, left) in enumerate([("alive", 20), ("dead", -20)]):
+        await layer.send(CHANNEL, numbered(number))
+        held = f"{private_key(layer.prefix, 'inflight', CHANNEL)}:{receiver}"
+        redis_server.command("RENAME", layer.prefix + CHANNEL, held)
+        redis_server.command("ZADD", receivers, heard + left, receiver)
+    redis_server.command("ZADD", receivers, heard, "")
+    assert await next_message(layer) == numbered(1)
+    lease = redis_server.command("ZSCORE", receivers, "alive")
+    assert isinstance(lease, bytes)
+    assert 0 < float(lease) - time_of(redis_server) < 60
 
 
 @pytest.mark.parametrize("kind", ["receivers", "suspects", "deaths", "deadletters"])

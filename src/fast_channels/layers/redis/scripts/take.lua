@@ -5,7 +5,8 @@
 -- KEYS: 1 the queue
 --       2 what this receiver holds: messages by their scores, those that it has from 4
 --         by the negated score
---       3 the receivers that hold messages, by the times at which their leases end
+--       3 the receivers that hold messages, by the times at which their leases end; under
+--         the empty name, when any receiver was heard from last
 --       4 messages that have had several receivers that died: a receiver holds one of
 --         them at a time, so that one that kills its receivers has no company
 --       5 how many receivers that died each message has had
@@ -35,9 +36,22 @@ for _, key in ipairs({ queue, held, suspects }) do
   redis.call('ZCARD', key)
 end
 local has_deaths = redis.call('HLEN', deaths) > 0
+local heard = redis.call('ZSCORE', receivers, '')
 -- The first write: Redis refuses those that need memory while it has none, and lets all
 -- others pass once a script has written.
-redis.call('ZREM', receivers, ARGV[1])
+redis.call('ZREM', receivers, ARGV[1], '')
+
+local lease = tonumber(ARGV[2])
+if heard and math.abs(now - heard) > lease / 2 then
+  -- Redis was away, or its clock was changed: those that were alive have not died.
+  local alive = redis.call('ZRANGEBYSCORE', receivers, heard, '+inf')
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', receivers, '-inf', '(' .. heard)) do
+    redis.call('ZADD', receivers, 'LT', now, each)
+  end
+  for _, each in ipairs(alive) do
+    redis.call('ZADD', receivers, now + lease, each)
+  end
+end
 
 -- Gives a message back, in its place. One whose work has taken long gets time to be taken
 -- again: it would be too old to wait.
@@ -109,16 +123,17 @@ elseif count > 0 then
   end
 end
 
-local more = '0'
+local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
+redis.call('ZADD', receivers, now, '')
 if redis.call('ZCARD', held) > 0 then
-  redis.call('ZADD', receivers, now + tonumber(ARGV[2]), ARGV[1])
-  redis.call('PEXPIRE', receivers, ARGV[3])
+  redis.call('ZADD', receivers, now + lease, ARGV[1])
   redis.call('PEXPIRE', held, ARGV[3])
 end
+redis.call('PEXPIRE', receivers, ARGV[3])
+local more = '0'
 if redis.call('EXISTS', suspects) == 1 then
   -- They wait for one another, so they may wait for long.
   redis.call('PEXPIRE', suspects, ARGV[3])
   more = redis.call('ZCOUNT', held, '-inf', '(0') == 0 and '1' or '0'
 end
-local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
 return { string.format('%.6f', now), differs, more, dead, taken }
