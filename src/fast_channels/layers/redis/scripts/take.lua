@@ -124,12 +124,14 @@ elseif count > 0 then
 end
 
 local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
-redis.call('ZADD', receivers, now, '')
 if redis.call('ZCARD', held) > 0 then
   redis.call('ZADD', receivers, now + lease, ARGV[1])
   redis.call('PEXPIRE', held, ARGV[3])
 end
-redis.call('PEXPIRE', receivers, ARGV[3])
+if redis.call('EXISTS', receivers) == 1 then
+  redis.call('ZADD', receivers, now, '')
+  redis.call('PEXPIRE', receivers, ARGV[3])
+end
 local more = '0'
 if redis.call('EXISTS', suspects) == 1 then
   -- They wait for one another, so they may wait for long.
