@@ -46,7 +46,7 @@ if heard and math.abs(now - heard) > lease / 2 then
   -- Redis was away, or its clock was changed: those that were alive have not died.
   local alive = redis.call('ZRANGEBYSCORE', receivers, heard, '+inf')
   for _, each in ipairs(redis.call('ZRANGEBYSCORE', receivers, '-inf', '(' .. heard)) do
-    redis.call('ZADD', receivers, 'LT', now, each)
+    redis.call('ZADD', receivers, math.min(now, heard), each)
   end
   for _, each in ipairs(alive) do
     redis.call('ZADD', receivers, now + lease, each)
