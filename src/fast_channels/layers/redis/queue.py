@@ -217,9 +217,10 @@ class RedisChannelLayer(RedisBaseLayer):
         """Wait for the next message of a plain channel, to be acknowledged.
 
         Until it is acknowledged, the message is delivered again if this process dies,
-        or is cut off from Redis for 35 seconds while others are not. After ``max_deliveries`` deliveries to
-        processes that died it is one of the ``dead_letters()``. Cancelling is safe: no
-        message is lost. While Redis is away it goes on waiting.
+        or is cut off from Redis for 35 seconds while others are not. After
+        ``max_deliveries`` deliveries to processes that died it is one of the
+        ``dead_letters()``. Cancelling is safe: no message is lost. While Redis is away
+        it goes on waiting.
 
         A message of a channel with a ``!`` is acknowledged already.
 
