@@ -196,6 +196,7 @@ class Queue(abc.ABC):
         self.ask_again: float = -math.inf
         """When to ask again after Redis has refused to, on the event loop's clock."""
         self._terms = terms
+        self._recent = terms.recent
         # When nothing was in it, on the clock of the event loop.
         self._emptied = -math.inf
         # Whether it may hold messages that were received before: a server that has lost
@@ -315,7 +316,7 @@ class ProcessQueue(Queue):
         self._received(waiting, now)
         taken: list[Popped] = []
         for value, score in zip(messages[::2], messages[1::2], strict=True):
-            if self._terms.recent.add(self.key, value, score) or not may_repeat:
+            if self._recent.add(self.key, value, score) or not may_repeat:
                 left = float(score) + self._terms.expiry - float(time)
                 left = min(max(left, left_at_least), self._terms.expiry)
                 taken.append(Popped(self, value, score, left))
@@ -436,7 +437,7 @@ class PlainQueue(Queue):
             popped = self._taken[value] = Popped(self, value, score, math.inf)
             # What is known of an equal one that was here before is not about this one.
             self._settled.pop(value, None)
-            if may_repeat and self._terms.recent.has(self.key, value, score):
+            if may_repeat and self._recent.has(self.key, value, score):
                 popped.acknowledge()
             else:
                 taken.append(popped)
@@ -460,7 +461,7 @@ class PlainQueue(Queue):
             popped = self._taken.pop(value, None)
             outcome = self._settled.pop(value, None)
             if popped is not None and outcome is Outcome.ACKNOWLEDGED:
-                self._terms.recent.add(self.key, value, popped.score)
+                self._recent.add(self.key, value, popped.score)
 
     def _take(self, count: int, now: float) -> Call:
         terms = self._terms
