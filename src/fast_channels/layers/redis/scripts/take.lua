@@ -42,14 +42,17 @@ local heard = redis.call('ZSCORE', receivers, '')
 redis.call('ZREM', receivers, ARGV[1], '')
 
 local lease = tonumber(ARGV[2])
-if heard and math.abs(now - heard) > lease / 2 then
-  -- Redis was away, or its clock was changed: those that were alive have not died.
-  local alive = redis.call('ZRANGEBYSCORE', receivers, heard, '+inf')
-  for _, each in ipairs(redis.call('ZRANGEBYSCORE', receivers, '-inf', '(' .. heard)) do
+if heard and math.abs(now - heard) > 0.8 * lease then
+  -- Redis was away, or its clock was changed: those that had renewed their leases lately
+  -- have not died, and get time to do it again. That time is too short to be given twice,
+  -- so none outlives its death for ever where receivers are seldom heard from.
+  local lately = string.format('%.6f', heard + 0.6 * lease)
+  local alive = redis.call('ZRANGEBYSCORE', receivers, lately, '+inf')
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', receivers, '-inf', '(' .. lately)) do
     redis.call('ZADD', receivers, math.min(now, heard), each)
   end
   for _, each in ipairs(alive) do
-    redis.call('ZADD', receivers, now + lease, each)
+    redis.call('ZADD', receivers, now + 0.5 * lease, each)
   end
 end
 
