@@ -188,7 +188,7 @@ class Client:
         mailbox = self.plain.by_channel.get(name)
         for held in () if mailbox is None else mailbox.drain():
             assert isinstance(held, Held)
-            held.popped.give_back()
+            held.popped.give_back(unread=True)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Read a channel for somebody who does not wait."""
@@ -239,6 +239,8 @@ class Client:
         for timer, _, _ in self._expecting.values():
             timer.cancel()
         self._expecting.clear()
+        for name in list(self.plain.by_channel):
+            self._give_back(name)
         self.plain.clear()
         closing = [asyncio.create_task(watch.close()) for watch in self._watches]
         closing += [asyncio.create_task(inbox.close()) for inbox in self.inboxes]

@@ -8,6 +8,7 @@ sending; a group is one of channels by the time of joining. Every key expires.
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -29,9 +30,12 @@ from .serializers import (
     JSONSerializer,
     MessageSerializer,
     MsgPackSerializer,
+    UndecodableMessage,
 )
 
 __all__ = ["RedisChannelLayer"]
+
+_logger = logging.getLogger(__name__)
 
 # How a message ends whose last value is an empty list: with the list, and what is after
 # it. Redis can complete the list by itself, as it can write such lists.
@@ -217,9 +221,10 @@ class RedisChannelLayer(RedisBaseLayer):
         """Wait for the next message of a plain channel, to be acknowledged.
 
         Until it is acknowledged, the message is delivered again if this process dies,
-        or is cut off from Redis for 35 seconds. After ``max_deliveries`` deliveries to
-        processes that died it is one of the ``dead_letters()``. Cancelling is safe: no
-        message is lost. While Redis is away it goes on waiting.
+        or is cut off from Redis for 35 seconds while others are not. After
+        ``max_deliveries`` deliveries to processes that died it is one of the
+        ``dead_letters()``. Cancelling is safe: no message is lost. While Redis is away
+        it goes on waiting.
 
         A message of a channel with a ``!`` is acknowledged already.
 
@@ -258,6 +263,7 @@ class RedisChannelLayer(RedisBaseLayer):
         """Return messages of a plain channel whose receivers have died too often.
 
         Redis keeps the latest thousand of a channel, for seven days after the last one.
+        Those that cannot be decoded are left out and logged.
 
         Args:
             channel: The channel that they were sent to.
@@ -268,8 +274,18 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        found = await self._clients.get().dead_letters(channel, limit)
-        return [self.deserialize(value, any_age=True) for value in found]
+        letters: list[dict[str, Any]] = []
+        for value in await self._clients.get().dead_letters(channel, limit):
+            try:
+                message = self.deserialize(value, any_age=True)
+            except UndecodableMessage as exc:
+                _logger.warning(
+                    "a dead letter of channel %r cannot be decoded: %s", channel, exc
+                )
+                continue
+            message.pop(CHANNEL_KEY, None)
+            letters.append(message)
+        return letters
 
     async def requeue_dead_letters(self, channel: str) -> int:
         """Put the dead letters of a plain channel back into it, as if sent anew.
