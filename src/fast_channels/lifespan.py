@@ -27,6 +27,7 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, TypeVar, cast, overload
 
+from fast_channels.consumer.closing import send_close
 from fast_channels.consumer.live import LiveConsumer, live_consumers
 from fast_channels.layers.registry import channel_layers
 from fast_channels.type_defs import ChannelMessage
@@ -287,7 +288,8 @@ def _restarting(live: LiveConsumer) -> Generator[Callable[[], Awaitable[None]]]:
     async def close() -> None:
         # Servers can raise any exception if the connection is closed already.
         with contextlib.suppress(Exception):
-            await send({"type": "websocket.close", "code": _SERVICE_RESTART})
+            event = {"type": "websocket.close", "code": _SERVICE_RESTART}
+            await send_close(send, event)
 
     async def websocket_disconnect(event: ChannelMessage) -> None:
         await handler({**event, "code": _SERVICE_RESTART})

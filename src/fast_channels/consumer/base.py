@@ -321,10 +321,13 @@ class AsyncConsumer:
         try:
             name = self._consumer_handlers[message["type"]]
         except (KeyError, TypeError):
-            # The type is new, missing or unhashable.
-            return self.__handle_new(message)
-        handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
-        return handler(message)
+            # It is new, or there is none, or it has no hash.
+            pass
+        else:
+            handler: Callable[[ChannelMessage], Awaitable[None]] = getattr(self, name)
+            return handler(message)
+        # Not above: errors would show a KeyError first, which says nothing.
+        return self.__handle_new(message)
 
     def __handle_new(self, message: ChannelMessage) -> Awaitable[None]:
         """Call the handler for a message whose type is not among the known ones."""

@@ -1,6 +1,5 @@
 """Consumers for WebSockets."""
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -28,6 +27,7 @@ from fast_channels.type_defs import (
     WebSocketReceiveEvent,
 )
 
+from .closing import send_close
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
 from .incoming import Incoming
@@ -450,10 +450,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             if _is_named(cause, _CLOSES):
                 return
             event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
-            # Some servers wait for the client's answer.
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(_PATIENCE):
-                    await self.base_send(event)
+                await send_close(self.base_send, event)
 
     async def __disconnect_at_last(self, cause: BaseException | None) -> None:
         with self._consumer_logged("disconnect"):
@@ -471,7 +469,10 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
 
     async def __transmit(self, event: ChannelMessage) -> None:
         try:
-            await self.base_send(event)
+            if event["type"] == "websocket.close":
+                await send_close(self.base_send, event)
+            else:
+                await self.base_send(event)
         except Exception as exc:
             if self.__is_gone(exc):
                 raise _ClientGone from exc

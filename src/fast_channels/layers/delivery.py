@@ -46,6 +46,7 @@ class Delivery:
     def give_back(self) -> None:
         """Return the message to its place in the channel, for other receivers.
 
-        This has no effect on a message that was acknowledged.
+        The time in which it was handled does not count as waiting: half of ``expiry``
+        is left at least. It has no effect on a message that was acknowledged.
         """
         self._give_back()

@@ -127,6 +127,8 @@ async def test_type_must_be_known(message_type: str) -> None:
         await Recorder().dispatch({"type": message_type})
     assert f"no handler for message type {message_type!r}" in str(caught.value)
     assert repr(message_type.replace(".", "_")) in str(caught.value)
+    # Not the KeyError of a look-up, which a traceback would show first.
+    assert caught.value.__context__ is None
 
 
 async def test_notice_needs_no_handler() -> None:

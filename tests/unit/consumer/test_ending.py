@@ -1,6 +1,7 @@
 """However a connection ends, disconnect() is called once and all is released."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fast_channels.layers import (
 )
 from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
 
-from .fakes import Boom, FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import LIMIT, Boom, FakeServer, Layer, QueueLayer, logged, members, until
 from .subject import (
     Subject,
     Trouble,
@@ -316,6 +317,72 @@ async def test_client_is_gone_without_a_word(
         assert await server.end() is None
         assert_released(any_layer)
     assert consumer.codes == [1006]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_server_that_waits_for_the_client(
+    any_layer: Layer | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fails: bool,
+) -> None:
+    """A server that waits for the answer to a close, come what may, keeps no consumer.
+
+    What it raises in the end is not logged.
+    """
+    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.01)
+    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.02)
+    answered, sent = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_answer(event: ChannelMessage) -> None:
+        while not answered.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await answered.wait()
+        sent.set()
+        raise ConnectionResetError
+
+    async def end(consumer: Subject) -> None:
+        consumer.base_send = wait_for_answer
+        if fails:
+            raise Boom
+        await consumer.close(4001)
+
+    consumer = Subject(any_layer, receive=end)
+    try:
+        async with FakeServer(consumer) as server:
+            await server.connect()
+            server.put({"type": "websocket.receive", "text": "hello"})
+            assert type(await server.end()) is (Boom if fails else type(None))
+            assert consumer.codes == [1011 if fails else 4001]
+    finally:
+        answered.set()
+        await asyncio.wait_for(sent.wait(), LIMIT)
+    assert_released(any_layer)
+    assert logged(caplog) == []
+
+
+async def test_close_is_cancelled(any_layer: Layer | None) -> None:
+    """A server that shuts down while it closes is not waited for."""
+    closing = asyncio.Event()
+
+    async def never(event: ChannelMessage) -> None:
+        closing.set()
+        await asyncio.Event().wait()
+
+    async def close_for_ever(consumer: Subject) -> None:
+        consumer.base_send = never
+        await consumer.close(4001)
+
+    consumer = Subject(any_layer, receive=close_for_ever)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.put({"type": "websocket.receive", "text": "hello"})
+        await asyncio.wait_for(closing.wait(), LIMIT)
+        server.task.cancel()
+        assert isinstance(await server.end(), asyncio.CancelledError)
+        assert_released(any_layer)
+    assert consumer.codes == [1012]
 
 
 async def test_oserror_of_a_handler() -> None:

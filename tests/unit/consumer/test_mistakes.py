@@ -342,7 +342,7 @@ async def test_client_that_cannot_be_told_of_an_exception(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A close that fails or hangs does not hide the exception."""
-    monkeypatch.setattr("fast_channels.consumer.websocket._PATIENCE", 0.01)
+    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.01)
 
     class Broken(AsyncWebsocketConsumer):
         codes: list[int] = []

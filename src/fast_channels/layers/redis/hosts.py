@@ -469,8 +469,10 @@ def _require_timeout(value: object, shown: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
+        # As with a port.
+        found = "a str" if isinstance(value, str) else redacted(value)
         raise TypeError(
-            f"socket_timeout of {shown} must be a number or None, not {redacted(value)}"
+            f"socket_timeout of {shown} must be a number or None, not {found}"
         )
     try:
         seconds = float(value)

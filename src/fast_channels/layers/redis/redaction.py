@@ -13,11 +13,9 @@ __all__ = ["redacted", "redacted_url"]
 
 # Arguments of redis-py whose values locate a host, or are never secret.
 _SHOWN = frozenset(
-    {
-        *("address", "db", "host", "master_name", "path", "port", "sentinels"),
-        *("socket_connect_timeout", "socket_timeout", "ssl", "unix_socket_path"),
-    }
+    {"address", "host", "master_name", "path", "sentinels", "ssl", "unix_socket_path"}
 )
+_NUMBERS = frozenset({"db", "port", "socket_connect_timeout", "socket_timeout"})
 _SCHEMES = frozenset({"redis", "rediss", "unix"})
 _HOST = re.compile(r"\[[^\]@]*\]|[^:/?#]*")
 _PLAIN_HOST = re.compile(r"\[[\w:.%]*\]|[\w.-]*")
@@ -75,7 +73,7 @@ def redacted(value: object) -> str:
         return f"{{{_joined(_pair(name, each) for name, each in pairs)}}}"
     if isinstance(value, list | tuple):
         all_items = cast("Sequence[object]", value)
-        items = [*map(redacted, all_items[:1]), *map(_second, all_items[1:2])]
+        items = [*map(redacted, all_items[:1]), *map(_number, all_items[1:2])]
         if len(all_items) > len(items):
             # The third item may be a password, as in other libraries.
             items.append("...")
@@ -85,8 +83,8 @@ def redacted(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
-def _second(value: object) -> str:
-    """Return the redacted second item of a list, which should be a port."""
+def _number(value: object) -> str:
+    """Return what is shown of a value that should be a number, such as a port."""
     if isinstance(value, str) and not value.isdecimal():
         return "***"
     return redacted(value)
@@ -95,7 +93,12 @@ def _second(value: object) -> str:
 def _pair(name: object, value: object) -> str:
     if not isinstance(name, str) or not name.isidentifier():
         return "...: ***"
-    return f"{name!r}: {redacted(value) if name in _SHOWN else '***'}"
+    shown = "***"
+    if name in _SHOWN:
+        shown = redacted(value)
+    elif name in _NUMBERS:
+        shown = _number(value)
+    return f"{name!r}: {shown}"
 
 
 def _joined(items: Iterable[str]) -> str:

@@ -345,7 +345,7 @@ NONSENSE: list[tuple[Any, str]] = [
     (["redis://h:1?password=a@secret"], "'redis://h:***@...' is not a valid URL"),
     (["redis://h?socket_timeout=1?secret"], "of 'redis://h...' must be a number"),
     ([{"host": "h", "password": "secret\ud800"}], "the password of {'host': 'h', 'pa"),
-    ([{"redis://:secret@h": 1, "db": "x"}], "the db of {...: ***, 'db': 'x'} must be"),
+    ([{"redis://:secret@h": 1, "db": "x"}], "the db of {...: ***, 'db': ***} must be"),
     ([{"host": "h", "pass": "secret", "db": -1}], "'pass': ***, 'db': -1} must not"),
     ([{"socket_timeout": 10**400}], "must be positive and finite, not inf; None is"),
     ([("h", True)], "TypeError: the port of ('h', True) must be an int, not True"),

@@ -25,10 +25,11 @@ loses no message, and receives none twice.
 """
 
 import abc
+import enum
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from typing_extensions import override
@@ -38,10 +39,12 @@ from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE, Script
 
 __all__ = [
     "Call",
+    "Outcome",
     "PlainQueue",
     "Popped",
     "ProcessQueue",
     "Queue",
+    "Recent",
     "Terms",
     "private_key",
 ]
@@ -52,9 +55,9 @@ Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
 _BATCH = 100
 """Maximum number of messages per request."""
 _BATCH_BYTES = 1_000_000
-"""Maximum number of bytes per request, unless a single message is larger."""
-_KEPT = 60.0
-"""Extra seconds to keep a batch after its messages could have expired."""
+"""The most bytes that one request takes, unless a single message has more."""
+_KEPT = 100.0
+"""Seconds for which Redis keeps a batch longer than its messages could wait."""
 _QUICK = 0.001
 """Seconds per message within which a quick reader of a plain channel asks again."""
 _REMEMBERED = 10_000
@@ -65,6 +68,36 @@ _DEAD_LETTERS_KEPT, _MOST_DEAD_LETTERS = 7 * 86_400.0, 1000
 """Seconds to keep the dead letters of a channel, and their maximum number."""
 
 _numbers = itertools.count(1)
+
+
+class Recent:
+    """Remembers which messages were received lately, by a hash of each."""
+
+    __slots__ = ("_latest", "_older")
+
+    def __init__(self) -> None:
+        self._latest: set[int] = set()
+        self._older: set[int] = set()
+
+    def has(self, queue: str, value: bytes, score: bytes) -> bool:
+        """Return whether a message is remembered."""
+        key = _hash(queue, value, score)
+        return key in self._latest or key in self._older
+
+    def add(self, queue: str, value: bytes, score: bytes) -> bool:
+        """Remember a message; return whether it is new."""
+        key = _hash(queue, value, score)
+        if key in self._latest or key in self._older:
+            return False
+        self._latest.add(key)
+        if len(self._latest) >= _REMEMBERED:
+            self._older, self._latest = self._latest, set()
+        return True
+
+
+def _hash(queue: str, value: bytes, score: bytes) -> int:
+    # Scores are times and seldom equal: the beginning tells equal ones apart.
+    return hash((queue, value[:64], score))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +117,23 @@ class Terms:
 
     0 means no limit.
     """
+    recent: Recent = field(default_factory=Recent, compare=False)
+    """What was received lately, also by queues that were given up meanwhile."""
 
     def key(self, kind: str, name: str, *rest: str) -> str:
         """Return a private key of a queue."""
         return ":".join((private_key(self.prefix, kind, name), *rest))
+
+
+class Outcome(enum.Enum):
+    """What became of a message."""
+
+    ACKNOWLEDGED = enum.auto()
+    """It was handled."""
+    UNREAD = enum.auto()
+    """No reader has received it."""
+    GIVEN_BACK = enum.auto()
+    """A reader has received it, and has not handled it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,11 +152,16 @@ class Popped:
         Args:
             soon: Whether to send a request for it, rather than wait for the next one.
         """
-        self.queue.settle(self, acknowledged=True, soon=soon)
+        self.queue.settle(self, Outcome.ACKNOWLEDGED, soon=soon)
 
-    def give_back(self) -> None:
-        """Release the message to other receivers; no effect if it was acknowledged."""
-        self.queue.settle(self, acknowledged=False, soon=True)
+    def give_back(self, *, unread: bool = False) -> None:
+        """Leave the message to others; no effect if it was acknowledged.
+
+        Args:
+            unread: Whether no reader has received it: then its time goes on.
+        """
+        outcome = Outcome.UNREAD if unread else Outcome.GIVEN_BACK
+        self.queue.settle(self, outcome, soon=True)
 
 
 class Queue(abc.ABC):
@@ -137,12 +188,13 @@ class Queue(abc.ABC):
         self.ask_again: float = -math.inf
         """Earliest time to ask again after a refusal, on the event loop's clock."""
         self._terms = terms
-        # When the queue was last known to be empty, on the event loop's clock.
+        self._recent = terms.recent
+        # When nothing was in it, on the clock of the event loop.
         self._emptied = -math.inf
-        # Whether it may contain messages that were received before: a server that lost
-        # its latest data has them again, until the queue is seen empty.
-        self._may_repeat = False
-        # Key of the messages that were taken, and milliseconds to keep it.
+        # Whether it may hold messages that were received before: a server that has lost
+        # its latest data has them again, until it was seen empty.
+        self._may_repeat = True
+        # Where messages are kept that were taken, and for how long.
         self._held = terms.key("inflight", name, terms.receiver)
         self._kept = math.ceil((terms.expiry + _KEPT) * 1000)
 
@@ -174,8 +226,8 @@ class Queue(abc.ABC):
         """Return the final request, which confirms or gives back, and takes nothing."""
 
     @abc.abstractmethod
-    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
-        """Record that a message was acknowledged or given back."""
+    def settle(self, popped: Popped, outcome: Outcome, *, soon: bool) -> None:
+        """Note what became of a message."""
 
     def fail(self) -> None:
         """Record that Redis has refused the request."""
@@ -222,7 +274,6 @@ class ProcessQueue(Queue):
         super().__init__(name, terms)
         # Number of the last batch that was received; 0 if Redis keeps none.
         self._last = 0
-        self._recent = _Recent()
 
     @property
     @override
@@ -245,8 +296,8 @@ class ProcessQueue(Queue):
         return self._pop(0, 0)
 
     @override
-    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
-        """Do nothing: messages of this queue are done once they are received."""
+    def settle(self, popped: Popped, outcome: Outcome, *, soon: bool) -> None:
+        """Do nothing: its messages are done when they have been received."""
 
     @override
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
@@ -257,7 +308,7 @@ class ProcessQueue(Queue):
         self._received(waiting, now)
         taken: list[Popped] = []
         for value, score in zip(messages[::2], messages[1::2], strict=True):
-            if self._recent.add(value, score) or not may_repeat:
+            if self._recent.add(self.key, value, score) or not may_repeat:
                 left = float(score) + self._terms.expiry - float(time)
                 left = min(max(left, left_at_least), self._terms.expiry)
                 taken.append(Popped(self, value, score, left))
@@ -307,13 +358,12 @@ class PlainQueue(Queue):
         self._wake = wake
         # The messages that Redis holds for this reader, according to its replies.
         self._taken: dict[bytes, Popped] = {}
-        # Messages to acknowledge and to give back, and those in the current request.
-        self._settled: tuple[dict[bytes, None], dict[bytes, None]] = {}, {}
+        # What became of messages, and those of which the request under way tells.
+        self._settled: dict[bytes, Outcome] = {}
         self._settling: list[bytes] = []
         # Whether to send them soon.
         self._hurries = False
-        self._recent = _Recent()
-        # Number of messages to take ahead, and the time of the last messages taken.
+        # How many messages to take at least, and when some were taken last.
         self._ahead = 1
         self._taken_at = -math.inf
 
@@ -351,7 +401,7 @@ class PlainQueue(Queue):
     @override
     def fail(self) -> None:
         super().fail()
-        self._hurries = any(self._settled)
+        self._hurries = bool(self._settled)
 
     @override
     def accept(self, replies: list[Any], waiting: int, now: float) -> list[Popped]:
@@ -377,38 +427,41 @@ class PlainQueue(Queue):
             if differs == b"1" and value in known:
                 continue
             popped = self._taken[value] = Popped(self, value, score, math.inf)
-            if may_repeat and self._recent.has(value, score):
+            # What is known of an equal one that was here before is not about this one.
+            self._settled.pop(value, None)
+            if may_repeat and self._recent.has(self.key, value, score):
                 popped.acknowledge()
             else:
                 taken.append(popped)
         return taken
 
     @override
-    def settle(self, popped: Popped, *, acknowledged: bool, soon: bool) -> None:
+    def settle(self, popped: Popped, outcome: Outcome, *, soon: bool) -> None:
         if self._taken.get(popped.value) is not popped:
             # Another process has recovered it.
             return
-        if any(popped.value in settled for settled in self._settled):
+        if popped.value in self._settled:
             return
-        self._settled[0 if acknowledged else 1][popped.value] = None
+        self._settled[popped.value] = outcome
         if soon:
             self._hurries = True
             self._wake()
 
     def _forget_settled(self) -> None:
-        """Forget the messages that the answered request has settled."""
-        done, _ = self._settled
+        """Forget the messages of which Redis has just been told."""
         for value in self._settling:
             popped = self._taken.pop(value, None)
-            if popped is not None and value in done:
-                self._recent.add(value, popped.score)
-            for settled in self._settled:
-                settled.pop(value, None)
+            outcome = self._settled.pop(value, None)
+            if popped is not None and outcome is Outcome.ACKNOWLEDGED:
+                self._recent.add(self.key, value, popped.score)
 
     def _take(self, count: int, now: float) -> Call:
         terms = self._terms
-        done, back = map(list, self._settled)
-        self._settling = [*done, *back]
+        done, unread, back = (
+            [value for value, each in self._settled.items() if each is outcome]
+            for outcome in Outcome
+        )
+        self._settling = [*done, *unread, *back]
         return (
             TAKE,
             [
@@ -428,8 +481,8 @@ class PlainQueue(Queue):
                 _BATCH_BYTES,
                 len(self._taken) - len(self._settling),
                 len(done),
-                *done,
-                *back,
+                len(unread),
+                *self._settling,
             ],
         )
 
@@ -454,33 +507,3 @@ class PlainQueue(Queue):
                 _MOST_DEAD_LETTERS,
             ],
         )
-
-
-class _Recent:
-    """Remembers recently received messages, by a hash of each."""
-
-    __slots__ = ("_latest", "_older")
-
-    def __init__(self) -> None:
-        self._latest: set[int] = set()
-        self._older: set[int] = set()
-
-    def has(self, value: bytes, score: bytes) -> bool:
-        """Return whether a message is remembered."""
-        key = _hash(value, score)
-        return key in self._latest or key in self._older
-
-    def add(self, value: bytes, score: bytes) -> bool:
-        """Remember a message; return whether it is new."""
-        key = _hash(value, score)
-        if key in self._latest or key in self._older:
-            return False
-        self._latest.add(key)
-        if len(self._latest) >= _REMEMBERED:
-            self._older, self._latest = self._latest, set()
-        return True
-
-
-def _hash(value: bytes, score: bytes) -> int:
-    # Scores are times and rarely equal; the first bytes distinguish those that are.
-    return hash((value[:64], score))

@@ -190,7 +190,7 @@ class QueueEndpoint:
         mailbox = self.plain.by_channel.get(name)
         for held in () if mailbox is None else mailbox.drain():
             assert isinstance(held, Held)
-            held.popped.give_back()
+            held.popped.give_back(unread=True)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Read a channel from now on, and return its mailbox."""
@@ -241,6 +241,8 @@ class QueueEndpoint:
         for timer, _, _ in self._expecting.values():
             timer.cancel()
         self._expecting.clear()
+        for name in list(self.plain.by_channel):
+            self._give_back(name)
         self.plain.clear()
         closing = [asyncio.create_task(watch.close()) for watch in self._watches]
         closing += [asyncio.create_task(inbox.close()) for inbox in self.inboxes]

@@ -8,6 +8,7 @@ sending; a group is one of channels by the time of joining. Every key expires.
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from fast_channels.layers.redis.serializers import (
     JSONSerializer,
     MessageSerializer,
     MsgPackSerializer,
+    UndecodableMessage,
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
@@ -34,8 +36,10 @@ from .flushing import flush_keys
 
 __all__ = ["RedisChannelLayer"]
 
-# How a message ends if its last value is an empty list: the list, and the bytes after
-# it. A script can put the channels into the list, in this encoding.
+_logger = logging.getLogger(__name__)
+
+# How a message ends whose last value is an empty list: with the list, and what is after
+# it. Redis can complete the list by itself, as it can write such lists.
 _ENDS: dict[type, tuple[bytes, bytes, str]] = {
     MsgPackSerializer: (b"\x90", b"", "msgpack"),
     JSONSerializer: (b"[]", b"}", "json"),
@@ -220,9 +224,10 @@ class RedisChannelLayer(RedisBaseLayer):
         """Wait for the next message of a plain channel, and return it as a delivery.
 
         Until it is acknowledged, the message is delivered again if this process dies,
-        or is cut off from Redis for 35 seconds. After ``max_deliveries`` deliveries to
-        processes that died, it is one of the ``dead_letters()``. Cancelling is safe: no
-        message is lost. While Redis is away, the call keeps waiting.
+        or is cut off from Redis for 35 seconds while others are not. After
+        ``max_deliveries`` deliveries to processes that died it is one of the
+        ``dead_letters()``. Cancelling is safe: no message is lost. While Redis is away
+        it goes on waiting.
 
         A message of a channel with a ``!`` is acknowledged already.
 
@@ -261,6 +266,7 @@ class RedisChannelLayer(RedisBaseLayer):
         """Return the dead letters of a plain channel.
 
         Redis keeps the latest thousand of a channel, for seven days after the last one.
+        Those that cannot be decoded are left out and logged.
 
         Args:
             channel: The channel that they were sent to.
@@ -271,8 +277,18 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        found = await self._clients.get().dead_letters(channel, limit)
-        return [self.deserialize(value, any_age=True) for value in found]
+        letters: list[dict[str, Any]] = []
+        for value in await self._clients.get().dead_letters(channel, limit):
+            try:
+                message = self.deserialize(value, any_age=True)
+            except UndecodableMessage as exc:
+                _logger.warning(
+                    "a dead letter of channel %r cannot be decoded: %s", channel, exc
+                )
+                continue
+            message.pop(CHANNEL_KEY, None)
+            letters.append(message)
+        return letters
 
     async def requeue_dead_letters(self, channel: str) -> int:
         """Put the dead letters of a plain channel back into it, as if sent now.

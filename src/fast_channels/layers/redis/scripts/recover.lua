@@ -25,11 +25,17 @@ if not lease or tonumber(lease) > now then
   -- Another receiver has recovered them, or this one is alive after all.
   return { 0, 0 }
 end
--- The first write needs no memory: without memory, Redis refuses commands only before a
--- script's first write.
+-- Before the first write, as what a script has done stays done when it fails: a key that
+-- holds something else fails all of it.
+local messages = redis.call('ZRANGE', held, 0, -1, 'WITHSCORES')
+for _, key in ipairs({ queue, suspects, letters }) do
+  redis.call('ZCARD', key)
+end
+redis.call('HLEN', deaths)
+-- The first write: Redis refuses those that need memory while it has none, and lets all
+-- others pass once a script has written.
 redis.call('ZREM', receivers, ARGV[1])
 
-local messages = redis.call('ZRANGE', held, 0, -1, 'WITHSCORES')
 local given_up = 0
 for i = 1, #messages, 2 do
   local message = messages[i]

@@ -8,6 +8,8 @@
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local letters = redis.call('ZRANGE', KEYS[2], 0, -1)
+-- Fails before anything is removed if the key holds something else.
+redis.call('ZCARD', KEYS[1])
 redis.call('DEL', KEYS[2])
 for i, message in ipairs(letters) do
   redis.call('ZADD', KEYS[1], now + i / 1000000, message)

@@ -3,58 +3,83 @@
 -- receiver recovers the message.
 --
 -- KEYS: 1 the queue
---       2 the messages that this receiver holds, by score; those taken from 4 have the
---         negated score
---       3 the receivers that hold messages, scored by the ends of their leases
---       4 the messages that several receivers died with: a receiver holds one of them
---         at a time, so that a deadly message is not counted against the others
---       5 the number of receivers that died with each message
+--       2 what this receiver holds: messages by their scores, those that it has from 4
+--         by the negated score
+--       3 the receivers that hold messages, by the times at which their leases end; under
+--         the empty name, when any receiver was heard from last
+--       4 messages that have had several receivers that died: a receiver holds one of
+--         them at a time, so that one that kills its receivers has no company
+--       5 how many receivers that died each message has had
 -- ARGV: 1 the name of this receiver
 --       2 seconds that its lease lasts
 --       3 milliseconds to keep the messages that it holds
 --       4 seconds that a message can wait in the queue
 --       5 '1' to drop messages that have waited longer
---       6 the number of messages to take; -1 to give back all that it holds instead
---       7 the maximum number of bytes to take, unless the first message is larger
---       8 the number of messages that the receiver has, without those below
---       9 the number of messages that it acknowledges
---       10... these messages, and then those that it gives back
--- Returns the time; '1' if Redis and the receiver disagree on the messages it holds, in
--- which case all of them are returned and none is taken; '1' if more wait in 4; the
--- receivers that are dead; and the messages with their scores.
+--       6 how many messages to take; -1 to give back all that it holds instead
+--       7 the most bytes to take, unless the first message has more
+--       8 how many messages it has, when those below are gone
+--       9 how many messages it acknowledges
+--       10 how many messages it returns that no reader has received
+--       11... these two kinds, and then those that were received and come back
+-- Returns the time; '1' if what it holds are other messages than it has: then all of
+-- them, and none is taken; whether more wait in 4; the receivers that are dead; and the
+-- messages with their scores.
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local queue, held, receivers, suspects, deaths = unpack(KEYS)
 local expiry, count = tonumber(ARGV[4]), tonumber(ARGV[6])
 
--- The first write needs no memory: without memory, Redis refuses commands only before a
--- script's first write.
-redis.call('ZREM', receivers, ARGV[1])
+-- Before the first write, as what a script has done stays done when it fails: a key that
+-- holds something else fails all of it.
+for _, key in ipairs({ queue, held, suspects }) do
+  redis.call('ZCARD', key)
+end
+local has_deaths = redis.call('HLEN', deaths) > 0
+local heard = redis.call('ZSCORE', receivers, '')
+-- The first write: Redis refuses those that need memory while it has none, and lets all
+-- others pass once a script has written.
+redis.call('ZREM', receivers, ARGV[1], '')
 
-local function give_back(message, score)
+local lease = tonumber(ARGV[2])
+if heard and math.abs(now - heard) > 0.8 * lease then
+  -- Redis was away, or its clock was changed: those that had renewed their leases lately
+  -- have not died, and get time to do it again. That time is too short to be given twice,
+  -- so none outlives its death for ever where receivers are seldom heard from.
+  local lately = string.format('%.6f', heard + 0.6 * lease)
+  local alive = redis.call('ZRANGEBYSCORE', receivers, lately, '+inf')
+  for _, each in ipairs(redis.call('ZRANGEBYSCORE', receivers, '-inf', '(' .. lately)) do
+    redis.call('ZADD', receivers, math.min(now, heard), each)
+  end
+  for _, each in ipairs(alive) do
+    redis.call('ZADD', receivers, now + 0.5 * lease, each)
+  end
+end
+
+-- Gives a message back, in its place. One whose work has taken long gets time to be taken
+-- again: it would be too old to wait.
+local function give_back(message, score, oldest)
   redis.call('ZREM', held, message)
   local place = queue
   if score < 0 then
     place, score = suspects, -score
   end
-  redis.call('ZADD', place, score, message)
+  redis.call('ZADD', place, math.max(score, oldest), message)
   redis.call('PEXPIRE', place, math.ceil(expiry * 1000))
 end
 
-local done = 9 + ARGV[9]
-for i = 10, done do
+local done = 10 + ARGV[9]
+local unread = done + ARGV[10]
+for i = 11, done do
   redis.call('ZREM', held, ARGV[i])
-end
-if done > 9 and redis.call('EXISTS', deaths) == 1 then
-  for i = 10, done do
+  if has_deaths then
     redis.call('HDEL', deaths, ARGV[i])
   end
 end
 for i = done + 1, #ARGV do
   local score = redis.call('ZSCORE', held, ARGV[i])
   if score then
-    give_back(ARGV[i], tonumber(score))
+    give_back(ARGV[i], tonumber(score), i <= unread and 0 or now - expiry / 2)
   end
 end
 
@@ -63,7 +88,7 @@ if count == -1 or redis.call('ZCARD', held) ~= tonumber(ARGV[8]) then
   local all = redis.call('ZRANGE', held, 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
     if count == -1 then
-      give_back(all[i], tonumber(all[i + 1]))
+      give_back(all[i], tonumber(all[i + 1]), now - expiry / 2)
     else
       differs = '1'
       taken[#taken + 1] = all[i]
@@ -75,7 +100,6 @@ elseif count > 0 then
     redis.call('ZREMRANGEBYSCORE', queue, '-inf', now - expiry)
   end
   if redis.call('ZCOUNT', held, '-inf', '(0') == 0 then
-    redis.call('ZREMRANGEBYSCORE', suspects, '-inf', now - expiry)
     local first = redis.call('ZPOPMIN', suspects)
     if first[1] then
       taken = { first[1], '-' .. first[2] }
@@ -102,14 +126,19 @@ elseif count > 0 then
   end
 end
 
-local more = '0'
+local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
 if redis.call('ZCARD', held) > 0 then
-  redis.call('ZADD', receivers, now + tonumber(ARGV[2]), ARGV[1])
-  redis.call('PEXPIRE', receivers, ARGV[3])
+  redis.call('ZADD', receivers, now + lease, ARGV[1])
   redis.call('PEXPIRE', held, ARGV[3])
 end
-if redis.call('ZCOUNT', held, '-inf', '(0') == 0 and redis.call('EXISTS', suspects) == 1 then
-  more = '1'
+if redis.call('EXISTS', receivers) == 1 then
+  redis.call('ZADD', receivers, now, '')
+  redis.call('PEXPIRE', receivers, ARGV[3])
 end
-local dead = redis.call('ZRANGEBYSCORE', receivers, '-inf', now, 'LIMIT', 0, 10)
+local more = '0'
+if redis.call('EXISTS', suspects) == 1 then
+  -- They wait for one another, so they may wait for long.
+  redis.call('PEXPIRE', suspects, ARGV[3])
+  more = redis.call('ZCOUNT', held, '-inf', '(0') == 0 and '1' or '0'
+end
 return { string.format('%.6f', now), differs, more, dead, taken }

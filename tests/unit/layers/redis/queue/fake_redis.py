@@ -121,7 +121,7 @@ class FakeRedis:
             return self.refused[call.keys[0]]
         if script is POP:
             return self._pop(call)
-        return self._take(call, words[-len(call.arguments) :][9:])
+        return self._take(call, words[-len(call.arguments) :][10:])
 
     def _pop(self, call: Call) -> list[bytes]:
         queue, held = call.keys

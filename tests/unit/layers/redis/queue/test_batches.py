@@ -1,12 +1,19 @@
 """What a reader asks Redis for, and what it makes of the replies, on paper."""
 
 import pytest
+from fast_channels.layers.redis.batches import (
+    PlainQueue,
+    Popped,
+    ProcessQueue,
+    Terms,
+    private_key,
+)
 
-from fast_channels.layers.redis.keys import private_key
-from fast_channels.layers.redis.queue import batches
-from fast_channels.layers.redis.queue.batches import ProcessQueue, Terms
+from fast_channels.layers.redis import batches
 
-TERMS = Terms(prefix="asgi", receiver="me", expiry=60, lease=35, max_deliveries=5)
+
+def make_terms() -> Terms:
+    return Terms("asgi", receiver="me", expiry=60, lease=35, max_deliveries=5)
 
 
 def reply(number: int, *values: bytes) -> list[list[bytes]]:
@@ -26,12 +33,12 @@ def received(
 def test_keys_of_a_queue_share_a_slot_of_a_cluster() -> None:
     """What is in braces is hashed: the key of the queue itself."""
     assert private_key("asgi", "receivers", "jobs") == "asgi:receivers:{asgijobs}"
-    assert TERMS.key("inflight", "jobs", "me") == "asgi:inflight:{asgijobs}:me"
+    assert make_terms().key("inflight", "jobs", "me") == "asgi:inflight:{asgijobs}:me"
 
 
 def test_what_an_older_server_has_again_is_received_once() -> None:
     """After a reconnect, until it was seen empty, a queue may repeat messages."""
-    queue = ProcessQueue("mine!", TERMS)
+    queue = ProcessQueue("mine!", make_terms())
     assert received(queue, 1, b"1", b"2") == [b"1", b"2"]
     queue.reconnected()
     assert received(queue, 2, b"2", b"3") == [b"3"]
@@ -39,12 +46,20 @@ def test_what_an_older_server_has_again_is_received_once() -> None:
     assert received(queue, 4, b"1", b"2") == [b"1", b"2"]
 
 
+def test_what_was_received_outlives_its_queue() -> None:
+    """A queue that was given up while no reader was there may repeat nothing either."""
+    terms = make_terms()
+    assert received(ProcessQueue("mine!", terms), 1, b"1") == [b"1"]
+    assert received(ProcessQueue("mine!", terms), 2, b"1", b"2") == [b"2"]
+    assert received(ProcessQueue("other!", terms), 3, b"1") == [b"1"]
+
+
 def test_only_the_latest_messages_are_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Memory is bounded: at least so many messages, and at most twice as many."""
     monkeypatch.setattr(batches, "_REMEMBERED", 2)
-    queue = ProcessQueue("mine!", TERMS)
+    queue = ProcessQueue("mine!", make_terms())
     queue.reconnected()
     assert received(queue, 1, b"1", b"2", b"3") == [b"1", b"2", b"3"]
     assert received(queue, 2, b"2", b"3") == []
@@ -53,10 +68,24 @@ def test_only_the_latest_messages_are_remembered(
 
 def test_acknowledging_has_no_effect_on_the_queue_of_a_process() -> None:
     """Its messages are done when they have been received."""
-    queue = ProcessQueue("mine!", TERMS)
+    queue = ProcessQueue("mine!", make_terms())
     queue.readers = 1
     queue.ask(now=0)
     [popped] = queue.accept(reply(1, b"1"), 0, now=0)
     popped.acknowledge()
     popped.give_back()
     assert not queue.due(now=0)
+
+
+def test_an_equal_message_is_not_settled_with_the_one_before() -> None:
+    """What was acknowledged while an equal message was taken is the earlier one."""
+    queue = PlainQueue("jobs", make_terms(), waiting=lambda _: 0, wake=lambda: None)
+    queue.readers = 1
+    taken: list[Popped] = []
+    for score in (b"1", b"2"):
+        queue.ask(now=0)
+        for popped in taken:
+            popped.acknowledge()
+        taken = queue.accept([[b"3", b"0", b"0", [], [b"same", score]]], 0, now=0)
+    [(_, _, arguments)] = queue.ask(now=0)
+    assert arguments[7:] == [1, 0, 0]

@@ -259,6 +259,9 @@ async def test_closing_gives_back(server: FakeRedis, client: QueueEndpoint) -> N
     assert {key: list(queue) for key, queue in server.queues.items() if queue} == {
         "asgi:jobs": [packed(1)]
     }
+    # As no reader has received it, its time has gone on.
+    [last] = [call for call in server.takes if call.arguments[5] == "-1"][:1]
+    assert last.arguments[8:] == ["0", "1", packed(1).decode()]
 
 
 # Connections

@@ -258,7 +258,7 @@ async def test_acknowledging_together(server: FakeRedis, plain: Reader) -> None:
     plain.inbox.unwant("plain")
     plain.inbox.want("plain")
     await until(lambda: len(plain.got) > 1)
-    assert server.takes[1].arguments[7:] == ["0", "1", "000"]
+    assert server.takes[1].arguments[7:] == ["0", "1", "0", "000"]
 
 
 async def test_acknowledging_what_was_lost(server: FakeRedis, plain: Reader) -> None:
@@ -270,7 +270,9 @@ async def test_acknowledging_what_was_lost(server: FakeRedis, plain: Reader) -> 
     server.loses.add("EVALSHA")
     plain.got[0].acknowledge()
     await until(lambda: len(server.takes) == 3)
-    assert [call.arguments[7:] for call in server.takes[1:]] == [["0", "1", "000"]] * 2
+    assert [call.arguments[7:] for call in server.takes[1:]] == [
+        ["0", "1", "0", "000"]
+    ] * 2
     await turn()
     assert plain.values == [b"000"]
 
@@ -339,7 +341,7 @@ async def test_give_back(
     for _ in range(readers):
         plain.inbox.want("plain")
     await until(lambda: len(server.takes) > 1)
-    assert server.takes[1].arguments[8:] == ["0", "000"]
+    assert server.takes[1].arguments[8:] == ["0", "0", "000"]
     if not readers:
         await turn()
         assert len(server.queues[PLAIN]) == 300

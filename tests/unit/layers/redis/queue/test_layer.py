@@ -428,6 +428,21 @@ async def test_dead_letters(redis: Redis, hosts: int) -> None:
     await layer.close()
 
 
+async def test_dead_letters_that_cannot_be_decoded(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are logged and left out; others are as their receivers got them."""
+    layer = RedisChannelLayer()
+    assert await layer.dead_letters("jobs") == []
+    message = {"type": "test", "__asgi_channel__": ["jobs"]}
+    value = layer.serializer.serialize(message)
+    redis.queues[0]["asgi:deadletters:{asgijobs}"] = [b"nonsense", value]
+    assert await layer.dead_letters("jobs") == [{"type": "test"}]
+    [record] = caplog.records
+    assert "a dead letter of channel 'jobs' cannot be decoded" in record.getMessage()
+    await layer.close()
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
 def test_max_deliveries_that_make_no_sense(most: Any) -> None:
     """The most deliveries is a positive int, or None for any number."""

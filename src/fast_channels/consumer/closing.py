@@ -1,0 +1,44 @@
+"""Closing a connection without waiting for what its client does.
+
+uvicorn's ``websockets`` implementation sends the close frame at once, but returns only
+when the client has answered it, or after 20 seconds, even if it is cancelled. All
+servers wait for a client that reads nothing and whose buffers are full.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from fast_channels.type_defs import ChannelMessage
+
+__all__ = ["send_close"]
+
+# Seconds to wait for the server.
+_PATIENCE = 1.0
+
+
+async def send_close(
+    send: Callable[[ChannelMessage], Awaitable[None]], event: ChannelMessage
+) -> None:
+    """Send a close; after a second it is cancelled, and not waited for any longer.
+
+    Args:
+        send: The server's.
+        event: The ``websocket.close``.
+
+    Raises:
+        Exception: What the server raises in that second.
+    """
+    sending = asyncio.ensure_future(send(event))
+    sending.add_done_callback(_retrieve)
+    try:
+        await asyncio.wait([sending], timeout=_PATIENCE)
+        if sending.done():
+            sending.result()
+    finally:
+        sending.cancel()
+
+
+def _retrieve(sending: asyncio.Future[None]) -> None:
+    """Look at an error, which asyncio would log otherwise."""
+    if not sending.cancelled():
+        sending.exception()
