@@ -1,15 +1,15 @@
 """What a reader asks Redis for, and what it makes of the replies, on paper."""
 
 import pytest
-from fast_channels.layers.redis.batches import (
+
+from fast_channels.layers.redis.keys import private_key
+from fast_channels.layers.redis.queue import batches
+from fast_channels.layers.redis.queue.batches import (
     PlainQueue,
     Popped,
     ProcessQueue,
     Terms,
-    private_key,
 )
-
-from fast_channels.layers.redis import batches
 
 
 def make_terms() -> Terms:
