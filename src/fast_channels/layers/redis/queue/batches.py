@@ -46,7 +46,6 @@ __all__ = [
     "Queue",
     "Recent",
     "Terms",
-    "private_key",
 ]
 
 Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
@@ -55,9 +54,9 @@ Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
 _BATCH = 100
 """Maximum number of messages per request."""
 _BATCH_BYTES = 1_000_000
-"""The most bytes that one request takes, unless a single message has more."""
+"""Maximum number of bytes per request, unless a single message is larger."""
 _KEPT = 100.0
-"""Seconds for which Redis keeps a batch longer than its messages could wait."""
+"""Extra seconds to keep a batch after its messages could have expired."""
 _QUICK = 0.001
 """Seconds per message within which a quick reader of a plain channel asks again."""
 _REMEMBERED = 10_000
