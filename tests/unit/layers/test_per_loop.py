@@ -318,6 +318,33 @@ async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -
     assert done.is_set()
 
 
+async def test_in_loop_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that runs is waited for, however long the work in it takes."""
+    monkeypatch.setattr(event_loops, "_INTERVAL", 0)
+    here = asyncio.get_running_loop()
+    checks = 0
+    done = asyncio.Event()
+
+    async def change() -> None:
+        await done.wait()
+
+    async def main() -> None:
+        wait = asyncio.wait
+
+        async def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal checks
+            checks += 1
+            if checks == 3:
+                here.call_soon_threadsafe(done.set)
+            return await wait(*args, **kwargs)
+
+        monkeypatch.setattr(asyncio, "wait", counted)
+        await in_loop(here, change)
+
+    await asyncio.to_thread(asyncio.run, main())
+    assert checks >= 3
+
+
 async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelling the caller cancels what is done for it in another loop."""
     monkeypatch.setattr(event_loops, "_INTERVAL", 0)
