@@ -8,7 +8,7 @@ close, and a disconnect event is made up if none comes in time.
 
 import asyncio
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from fast_channels.dispatching import DispatchLoop
 from fast_channels.type_defs import ASGIReceiveCallable, ChannelMessage
@@ -29,7 +29,15 @@ class Incoming:
         loop: The loop that dispatches the events.
     """
 
-    __slots__ = ("_code", "_deadline", "_loop", "_receive", "_waiting")
+    __slots__ = (
+        "_code",
+        "_deadline",
+        "_expired",
+        "_loop",
+        "_receive",
+        "_timer",
+        "_waiting",
+    )
 
     def __init__(self, receive: ASGIReceiveCallable, loop: DispatchLoop) -> None:
         self._receive = receive
@@ -39,8 +47,12 @@ class Incoming:
         self._deadline: float | None = None
         # The close code of a disconnect that is made up.
         self._code: int | None = None
-        # The timeout of the receive() that is waiting for the server.
-        self._waiting: asyncio.Timeout | None = None
+        # The task that waits for the server.
+        self._waiting: asyncio.Task[Any] | None = None
+        # Cancels that task at the deadline.
+        self._timer: asyncio.Handle | None = None
+        # Whether the timer has cancelled it.
+        self._expired = False
 
     def close(self, code: int, patience: float) -> None:
         """Dispatch nothing but the disconnect from now on.
@@ -51,8 +63,8 @@ class Incoming:
         """
         self._code = code
         self._deadline = asyncio.get_running_loop().time() + patience
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(self._deadline)
+        if self._waiting is not None and not self._expired:
+            self._set_timer(self._deadline)
         self._loop.drop(lambda event: not _is_disconnect(event))
 
     def has_left(self) -> bool:
@@ -61,18 +73,43 @@ class Incoming:
 
     async def receive(self) -> MutableMapping[str, Any]:
         """Wait for the next event. Cancelling loses no event."""
-        waiting = self._waiting = asyncio.timeout_at(self._deadline)
+        # In effect asyncio.timeout_at(self._deadline), which would make receiving and
+        # handling a frame half as slow again.
+        task = self._waiting = cast("asyncio.Task[Any]", asyncio.current_task())
+        others = task.cancelling()
+        if self._deadline is not None:
+            self._set_timer(self._deadline)
         try:
-            async with waiting:
-                while True:
-                    event = await self._receive()
-                    if self._deadline is None or _is_disconnect(event):
-                        return event
-                    # Yield: the server can return many frames without ever waiting.
-                    await asyncio.sleep(0)
-        except TimeoutError:
-            if not waiting.expired():
+            while True:
+                event = await self._receive()
+                if self._deadline is None or _is_disconnect(event):
+                    return event
+                # Yield: the server can return many frames without ever waiting.
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if not self._expired or task.cancelling() - 1 > others:
                 raise
             return {"type": "websocket.disconnect", "code": self._code}
         finally:
             self._waiting = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+                if self._expired:
+                    self._expired = False
+                    task.uncancel()
+
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = (
+            loop.call_at(deadline, self._expire)
+            if deadline > loop.time()
+            else loop.call_soon(self._expire)
+        )
+
+    def _expire(self) -> None:
+        assert self._waiting is not None
+        self._expired = True
+        self._waiting.cancel()

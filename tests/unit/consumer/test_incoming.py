@@ -72,6 +72,33 @@ async def test_closed_while_it_gives_up() -> None:
         assert (await waiting)["type"] == "websocket.disconnect"
 
 
+async def test_cancelled_while_it_gives_up() -> None:
+    """Cancelling it counts when the time is up, too."""
+    client, _ = incoming()
+    waiting = asyncio.create_task(client.receive())
+    await asyncio.sleep(0)
+    client.close(4001, 0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert waiting.cancelling() == 1
+
+
+async def test_leaves_no_cancellation() -> None:
+    """A task that was given a disconnect is not cancelled, and can go on."""
+    client, _ = incoming()
+    client.close(4001, 0)
+
+    async def go_on() -> int:
+        assert await client.receive() == {**DISCONNECT, "code": 4001}
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert await asyncio.create_task(go_on()) == 0
+
+
 async def test_cancelled() -> None:
     """Cancelling it is no end of the time."""
     client, _ = incoming()
