@@ -441,15 +441,19 @@ async def test_exception_that_closes_the_connection() -> None:
 
 async def test_application_that_closes_with_1011() -> None:
     """An application that closes with that code and goes on is not waited for long."""
+    closed = asyncio.Event()
 
     class Closing(AsyncWebsocketConsumer):
         async def receive(
             self, text_data: str | None = None, bytes_data: bytes | None = None
         ) -> None:
             await self.close(1011)
+            closed.set()
 
     async with WebsocketCommunicator(Closing, "/") as communicator:
         await communicator.connect()
         await communicator.send_to("go")
+        async with asyncio.timeout(5):
+            await closed.wait()
         with pytest.raises(AssertionError, match=r"'code': 1011"):
             await communicator.receive_from(timeout=0.01)
