@@ -109,7 +109,7 @@ async def test_own_channels(
 async def test_listener(
     layer: RedisPubSubChannelLayer, client: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Whoever has attached is told of each message; what finds no room is counted."""
+    """Listeners are called for each message; dropped messages are counted."""
     calls: list[None] = []
     mailbox = client.attach(f"{OWN}a", lambda: calls.append(None))
     await client.listen_to_own(OWN)
@@ -452,7 +452,7 @@ async def test_deleted_channel_of_many_groups(
 async def test_telling_everybody(
     layer: RedisPubSubChannelLayer, client: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """All channels of the process are told of a break, and when it is over."""
+    """All channels of the process get a message when it disconnects and reconnects."""
     mailboxes = [
         client.attach(f"{OWN}attached", ignore),
         layer.mailboxes.open(f"{OWN}awaited"),
@@ -537,7 +537,7 @@ async def test_joining_in_a_blocked_event_loop(
 async def test_joining_while_redis_is_away(
     client: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Whoever joins does not wait for Redis to come back, and is heard when it is."""
+    """Joining does not wait for Redis; messages arrive once it is back."""
     server.unreachable = True
     async with asyncio.timeout(5):
         await client.join("room", "a")

@@ -26,7 +26,7 @@ def numbers(calls: list[Call]) -> list[int]:
     ]
 
 
-# Rules 1 and 2: what is popped is delivered, while somebody waits for it
+# Rules 1 and 2: messages are popped and delivered while a receiver waits
 
 
 async def test_order(server: FakeRedis, reader: Reader) -> None:
@@ -90,7 +90,7 @@ async def test_flush(server: FakeRedis, idle: Reader) -> None:
 
 
 async def test_unwanted(server: FakeRedis, idle: Reader) -> None:
-    """A queue is left alone while nobody waits for what is in it."""
+    """Nothing is popped from a queue without a waiting receiver."""
     idle.inbox.unwant("mine!")
     idle.inbox.unwant("mine!")
     idle.inbox.unwant("never heard of!")

@@ -1,4 +1,4 @@
-"""Memberships: the truth is kept here, and Redis is told of it whenever it can be."""
+"""Memberships are kept in the process, and written to Redis whenever it is there."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -158,7 +158,7 @@ async def test_cancelling(redis: Redis, memberships: Memberships) -> None:
 
 
 async def test_changes_while_away(redis: Redis, memberships: Memberships) -> None:
-    """Whoever joins or leaves while Redis is away has done so when it is back."""
+    """Joins and leaves made while Redis is away are written when it is back."""
     await join(memberships, "a", "vxyz")
     redis.trouble = AWAY
     for channel in "xz":
@@ -176,7 +176,7 @@ async def test_changes_while_away(redis: Redis, memberships: Memberships) -> Non
 
 @pytest.mark.parametrize("known", [True, False], ids=["before", "meanwhile"])
 async def test_not_waiting(redis: Redis, memberships: Memberships, known: bool) -> None:
-    """Nobody waits for a reply of a server that is known to be away."""
+    """Changes do not wait for a server that is known to be away."""
     await memberships.add("b", "y")
     redis.answers.clear()
     redis.known_to_be_away = known
@@ -200,7 +200,7 @@ async def test_waiting_once(redis: Redis) -> None:
 
 
 async def test_closing_while_away(redis: Redis, memberships: Memberships) -> None:
-    """Who closes is told that Redis still holds members, and nothing goes on."""
+    """Closing raises if Redis still holds members, and leaves nothing running."""
     await memberships.add("a", "x")
     redis.trouble = AWAY
     with pytest.raises(RedisUnavailable, match=r"did not reply"):
@@ -210,11 +210,11 @@ async def test_closing_while_away(redis: Redis, memberships: Memberships) -> Non
     assert not others()
 
 
-# What Redis is told by itself
+# What is written to Redis without a call
 
 
 async def test_telling_again() -> None:
-    """A server that has lost everything is told everything, and others are not."""
+    """Everything is written again to a server that lost its data, and only to it."""
     shards = Redis(), Redis("redis-2")
     memberships = make(*shards)
     await join(memberships, "abcdefgh", "xy")
