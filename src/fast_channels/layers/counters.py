@@ -7,11 +7,10 @@ exact even if event loops in several threads count at the same time.
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 from fast_channels.forks import released
 
-__all__ = ["Counters", "complain"]
+__all__ = ["Counters"]
 
 _logger = logging.getLogger(__name__)
 
@@ -139,16 +138,6 @@ class Counters:
                 count,
                 reason,
             )
-
-
-class _Counting(Protocol):
-    @property
-    def counters(self) -> Counters: ...
-
-
-def complain(layer: _Counting, name: str, problem: str) -> None:
-    """Call ``complain()`` of a layer's counters."""
-    layer.counters.complain(name, problem)
 
 
 def _is_due(before: int, count: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fast_channels.layers.counters import Counters, complain
+from fast_channels.layers.counters import Counters
 
 
 @pytest.fixture
@@ -99,13 +99,8 @@ def test_full_queues(counters: Counters, caplog: pytest.LogCaptureFixture) -> No
 
 def test_complaints(counters: Counters, caplog: pytest.LogCaptureFixture) -> None:
     """Of messages that cannot be delivered the 1st, 2nd and 4th are logged."""
-
-    class Layer:
-        def __init__(self) -> None:
-            self.counters = counters
-
     for number in range(1, 6):
-        complain(Layer(), "jobs", f"reason {number}")
+        counters.complain("jobs", f"reason {number}")
     assert counters.undecodable == 5
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     assert caplog.messages == [

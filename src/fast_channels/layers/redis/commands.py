@@ -188,7 +188,7 @@ class CommandConnection:
         except asyncio.CancelledError:
             self._end(_closed())
             raise
-        except Exception as exc:  # noqa: BLE001 # whatever it is, nobody may wait for ever
+        except Exception as exc:  # noqa: BLE001 # no command may wait forever
             self._end(exc)
 
     async def _use_connection(self) -> None:

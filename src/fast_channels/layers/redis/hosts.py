@@ -36,7 +36,6 @@ Options: TypeAlias = dict[str, Any]
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # Arguments for the place of one host, which connection_kwargs cannot have.
 _PLACES = frozenset(

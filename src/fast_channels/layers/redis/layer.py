@@ -11,14 +11,14 @@ from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer, require_positive
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
-from fast_channels.layers.counters import Counters, complain
+from fast_channels.layers.counters import Counters
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host, HostSpelling, parse_hosts
 from .serializers import JSONSerializer, MessageSerializer, MsgPackSerializer, registry
 
-__all__ = ["SHORT", "TIMEOUT", "Counters", "RedisBaseLayer", "complain"]
+__all__ = ["SHORT", "TIMEOUT", "RedisBaseLayer"]
 
 _OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 

@@ -13,7 +13,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis.commands import CommandConnection
-from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, complain
+from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.patterns import starting_with
 from fast_channels.layers.redis.sentinel import Master, make_connection
@@ -252,10 +252,10 @@ class PubSubEndpoint:
         try:
             self._hand_out(heard, self._layer.deserialize(data))
         except UndecodableMessage as exc:
-            complain(self._layer, _shorten(heard), _shorten(str(exc)))
+            self._layer.counters.complain(_shorten(heard), _shorten(str(exc)))
         except Exception as exc:  # noqa: BLE001 # a serializer may be the user's
             problem = f"{type(exc).__name__}: {exc}"
-            complain(self._layer, _shorten(heard), _shorten(problem))
+            self._layer.counters.complain(_shorten(heard), _shorten(problem))
 
     def _hand_out(self, heard: str, message: dict[str, Any]) -> None:
         members = self.groups.get(heard)

@@ -14,7 +14,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
-from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer, complain
+from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
 from fast_channels.layers.redis.sentinel import Master, make_connection
@@ -283,7 +283,7 @@ class QueueEndpoint:
         try:
             message = layer.deserialize(popped.value, any_age=plain)
         except UndecodableMessage as exc:
-            complain(layer, name, str(exc))
+            layer.counters.complain(name, str(exc))
             popped.acknowledge()
             return
         written = message.pop(CHANNEL_KEY, name)
@@ -304,7 +304,7 @@ class QueueEndpoint:
             if isinstance(channel, str) and channel.startswith(name):
                 own.append(channel)
             else:
-                complain(layer, name, f"it is for channel {channel!r}")
+                layer.counters.complain(name, f"it is for channel {channel!r}")
         layer.counters.count(layer.mailboxes.put_each(own, copies, deadline))
 
 

@@ -214,7 +214,7 @@ class RedisChannelLayer(RedisBaseLayer):
         client = self._clients.get()
         name = self.non_local_name(channel)
         if not name.endswith("!"):
-            held = cast("Held", await self._wait(client, client.plain, channel))
+            held = await self._hold(client, channel)
             held.popped.acknowledge(soon=False)
             return dict(held)
         self._require_own(channel)
@@ -239,8 +239,12 @@ class RedisChannelLayer(RedisBaseLayer):
             return await super().take(channel)
         self.require_valid_channel_name(channel)
         client = self._clients.get()
-        held = cast("Held", await self._wait(client, client.plain, channel))
+        held = await self._hold(client, channel)
         return Delivery(dict(held), held.popped.acknowledge, held.popped.give_back)
+
+    async def _hold(self, client: QueueEndpoint, channel: str) -> Held:
+        """Wait for a message of a plain channel, to be acknowledged or given back."""
+        return cast("Held", await self._wait(client, client.plain, channel))
 
     async def _wait(
         self, client: QueueEndpoint, mailboxes: Mailboxes, channel: str
