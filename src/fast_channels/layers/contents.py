@@ -22,6 +22,7 @@ __all__ = [
     "find_bytes",
     "is_deep",
     "is_flat",
+    "nested_values",
     "plain",
     "require_carried",
     "require_shallow",
@@ -146,16 +147,24 @@ def find_bytes(message: Mapping[str, Any]) -> str | None:
 # Level by level instead of recursively, so that no depth can exhaust the stack
 
 
-def _is_plain(message: Any) -> bool:
-    """Return whether a message can be carried and is made of builtin types only."""
+def nested_values(message: Any) -> list[Any] | None:
+    """Return the lists and dicts that a message holds directly, after a check.
+
+    Returns:
+        None unless the message can be carried and is made of builtin types only. Most
+        messages hold no lists and dicts: receivers can share the values of those.
+    """
     kind = _type_of(message)
     if kind is not dict or not _are_plain_keys(message):
-        return False
+        return None
     below: list[Any] = []
-    # Most messages are flat, so that the check ends here.
-    return _are_plain(message.values(), below) and (
-        not below or _are_plain_below(below)
-    )
+    if not _are_plain(message.values(), below):
+        return None
+    return below if not below or _are_plain_below(below) else None
+
+
+def _is_plain(message: object) -> bool:
+    return nested_values(message) is not None
 
 
 def _are_plain_below(level: list[Any]) -> bool:
