@@ -14,7 +14,8 @@ import anyio.to_thread
 import pytest
 
 from fast_channels.dispatching import DispatchLoop
-from fast_channels.eager import RUN, FirstSteps
+from fast_channels.eager import FirstSteps
+from fast_channels.sources import RUN
 from fast_channels.type_defs import ChannelMessage
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
@@ -432,14 +433,16 @@ async def test_many_consumers_leave_others_their_turn() -> None:
 
 
 async def test_event_loop_that_runs_inside_of_a_task(consumer: Consumer) -> None:
-    """While another task runs there is no step; the task wakes, and does it all."""
+    """While another task runs, no handler begins; the task wakes, and runs them all."""
     seen: list[asyncio.Task[Any] | None] = []
 
     async def handler() -> None:
         seen.append(asyncio.current_task())
 
     consumer.box.append(handler)
-    consumer.loop.step()
+    eager = consumer.loop._eager  # pyright: ignore[reportPrivateUsage] # no public code calls it there
+    assert eager is not None
+    eager.step()
     assert not seen
     await turns()
     assert seen == [consumer.worker]
