@@ -48,6 +48,7 @@ class EagerDispatch:
         "_begun",
         "_context",
         "_dispatch",
+        "_here",
         "_new",
         "_sources",
         "_steps",
@@ -72,6 +73,7 @@ class EagerDispatch:
     ) -> None:
         """Prepare for ``sleep()``, in the same task."""
         self._worker = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._here = FirstSteps.here()
         self._take, self._dispatch = take, dispatch
 
     def wake(self) -> None:
@@ -86,7 +88,7 @@ class EagerDispatch:
 
     async def sleep(self, sleeper: asyncio.Future[None]) -> None:
         """Wait for the future; dispatch new messages of the mailbox until then."""
-        self._steps = FirstSteps.here()
+        self._steps = self._here
         error: asyncio.CancelledError | None = None
         try:
             await sleeper
