@@ -13,6 +13,7 @@ from fast_channels.dispatching import DispatchLoop, await_many_dispatch
 from fast_channels.exceptions import StopConsumer
 from fast_channels.type_defs import ChannelMessage
 from fast_channels.waking import wake
+from tests.waiting import turn
 
 LAST = "last"
 
@@ -31,12 +32,6 @@ class Handler:
         await turn(self.turns)
         if message["type"] == LAST:
             raise StopConsumer
-
-
-async def turn(times: int = 5) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 async def nothing() -> ChannelMessage:
