@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from fast_channels.exceptions import StopConsumer
 from fast_channels.type_defs import ChannelMessage
+from tests.waiting import turn
 
 LAST = "last"
 
@@ -25,12 +26,6 @@ class Handler:
         await turn(self.turns)
         if message["type"] == LAST:
             raise StopConsumer
-
-
-async def turn(times: int = 5) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
 
 
 async def nothing() -> ChannelMessage:

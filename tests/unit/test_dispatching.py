@@ -13,6 +13,7 @@ from fast_channels.exceptions import StopConsumer
 from fast_channels.sources import Sources
 from fast_channels.type_defs import ChannelMessage
 from fast_channels.waking import wake
+from tests.waiting import turn
 
 from .dispatch_parts import (
     LAST,
@@ -22,7 +23,6 @@ from .dispatch_parts import (
     nothing,
     others,
     source_of,
-    turn,
 )
 
 

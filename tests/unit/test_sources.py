@@ -10,8 +10,9 @@ import pytest
 from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import StopConsumer
 from fast_channels.type_defs import ChannelMessage
+from tests.waiting import turn
 
-from .dispatch_parts import LAST, Box, Handler, nothing, others, source_of, turn
+from .dispatch_parts import LAST, Box, Handler, nothing, others, source_of
 
 # Listening in one task, and working in another
 

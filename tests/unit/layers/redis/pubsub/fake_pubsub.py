@@ -16,7 +16,8 @@ from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from fast_channels.layers.redis.sentinel import Master
-from tests.unit.layers.redis.queue.fake_redis import unpack, until
+from tests.unit.layers.redis.queue.fake_redis import unpack
+from tests.waiting import until
 
 
 class FakePubSub:

@@ -270,18 +270,6 @@ class Connection:
     }
 
 
-async def turn(times: int = 30) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)
-
-
 def take(queue: Queue, count: int) -> Queue:
     """Remove the oldest values of a queue."""
     oldest = sorted(queue, key=lambda value: (queue[value], value))[:count]
