@@ -10,7 +10,7 @@ import pytest
 from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import StopConsumer
 from fast_channels.type_defs import ChannelMessage
-from tests.waiting import turn
+from tests.waiting import turn, until
 
 from .dispatch_parts import LAST, Box, Handler, nothing, others, source_of
 
@@ -451,8 +451,7 @@ async def test_received_messages_are_dropped() -> None:
     running = asyncio.create_task(
         closer.loop.run([client.receive, close], Box(["mailbox"]).take)
     )
-    await turn(20)
-    assert closer.loop.has_received("bye")
+    await until(lambda: closer.loop.has_received("bye"))
     assert not closer.loop.has_received("frame")
     busy.set()
     with pytest.raises(StopConsumer):

@@ -69,7 +69,8 @@ class Connection:
         await self._sentinel.act("connect")
         self._sentinel.inbox = self._inbox
 
-    async def send_command(self, *command: str) -> None:
+    async def send_command(self, *command: str, check_health: bool) -> None:
+        assert not check_health
         match command:
             case "SUBSCRIBE", channel:
                 await self._sentinel.act("subscribe")

@@ -12,8 +12,8 @@ from redis.asyncio.connection import AbstractConnection
 
 from fast_channels.layers.redis import progress as module
 from fast_channels.layers.redis.hosts import parse_hosts
-from fast_channels.layers.redis.opening import plain_connection
 from fast_channels.layers.redis.progress import Progress, limit_silence
+from fast_channels.layers.redis.wire import plain_connection
 from tests.waiting import turn, until
 
 LARGE = [b"message", b"room", b"x" * 300_000]

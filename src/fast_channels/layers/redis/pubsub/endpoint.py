@@ -15,9 +15,9 @@ from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
 from fast_channels.layers.redis.master_watch import MasterWatch
-from fast_channels.layers.redis.patterns import starting_with
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.redis.wire import starting_with
 
 from .subscriber import Pattern, Subscriber
 

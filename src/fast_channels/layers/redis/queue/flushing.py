@@ -10,7 +10,7 @@ from typing import cast
 
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import SIGN
-from fast_channels.layers.redis.patterns import starting_with
+from fast_channels.layers.redis.wire import starting_with
 
 __all__ = ["flush_keys"]
 

@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from redis.exceptions import ResponseError
-
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.scripts import GROUP_ADD, run
 from fast_channels.layers.redis.sharding import names_by_shard, shard_of
+from fast_channels.layers.redis.wire import ResponseError
 
 from .group_writer import GroupWriter, Pair, Timing
 

@@ -14,8 +14,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from fast_channels.layers.redis.packing import pack
 from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE
+from fast_channels.layers.redis.wire import pack
 
 Queue: TypeAlias = dict[bytes, float]
 
