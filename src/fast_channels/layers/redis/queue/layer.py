@@ -22,7 +22,7 @@ from fast_channels.layers.redis.hosts import HostSpelling
 from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.scripts import GROUP_SEND, MEMBERS, SEND
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MessageSerializer,

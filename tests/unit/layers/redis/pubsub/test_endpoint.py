@@ -322,13 +322,13 @@ async def test_group_message(
 ) -> None:
     """It is decoded once, and each member gets a dict of its own."""
     decoded: list[bytes] = []
-    deserialize = layer.serializer.deserialize
+    deserialize = layer.deserialize
 
     def count(data: bytes) -> Any:
         decoded.append(data)
         return deserialize(data)
 
-    monkeypatch.setattr(layer.serializer, "deserialize", count)
+    monkeypatch.setattr(layer, "deserialize", count)
     channels = [f"{OWN}{name}" for name in "abc"]
     mailboxes = [client.attach(channel, ignore) for channel in channels]
     for channel in channels[:2]:
