@@ -14,12 +14,13 @@ from typing import Any
 from fast_channels.exceptions import ChannelFull
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
-from .base import BaseChannelLayer, require_positive
+from .base import BaseChannelLayer
 from .copies import copies_as_carried
 from .counters import Counters
 from .groups import Groups
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
+from .options import require_positive
 
 __all__ = ["InMemoryChannelLayer"]
 

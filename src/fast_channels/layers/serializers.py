@@ -26,6 +26,7 @@ import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingT
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 
 from .contents import find_bytes, require_carried
+from .options import require_int
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
@@ -96,7 +97,8 @@ class BaseMessageSerializer(abc.ABC):
         keys = _require_keys(symmetric_encryption_keys)
         self.crypter: MultiFernet | None = _make_crypter(keys) if keys else None
         """The cipher, or None without keys."""
-        self.random_prefix_length: int = max(_require_length(random_prefix_length), 0)
+        length = require_int("random_prefix_length", random_prefix_length)
+        self.random_prefix_length: int = max(length, 0)
         """Number of bytes put before each message."""
         self.expiry: float | None = expiry
         """Seconds, plus ten, after which an encrypted message is rejected."""
@@ -371,12 +373,6 @@ def _require_serializer(value: object) -> Callable[..., MessageSerializer]:
         "a serializer must be a class with the methods serialize() and deserialize(), "
         f"such as a subclass of BaseMessageSerializer, not {value!r}"
     )
-
-
-def _require_length(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"random_prefix_length must be an int, not {value!r}")
-    return value
 
 
 def _require_keys(keys: object) -> list[bytes]:

@@ -1,6 +1,5 @@
 """What the two Redis layers share: options, serialization and statistics."""
 
-import math
 import os
 import secrets
 import threading
@@ -9,10 +8,11 @@ from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
-from fast_channels.layers.base import BaseChannelLayer, require_positive
+from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.options import require_finite
 from fast_channels.layers.serializers import (
     JSONSerializer,
     MessageSerializer,
@@ -86,11 +86,10 @@ class RedisBaseLayer(BaseChannelLayer):
         connection_kwargs: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
-        _require_finite("expiry", self.expiry)
-        self.group_expiry: float = require_positive("group_expiry", group_expiry)
+        require_finite("expiry", self.expiry)
+        self.group_expiry: float = require_finite("group_expiry", group_expiry)
         """Seconds after which a channel is dropped from a group, unless a running
         process renews its membership."""
-        _require_finite("group_expiry", self.group_expiry)
         self.prefix: str = _require_prefix(prefix)
         """Prefix of all keys in Redis."""
         self.hosts: tuple[Host, ...] = parse_hosts(
@@ -205,8 +204,3 @@ def _require_prefix(prefix: object) -> str:
     if not isinstance(prefix, str) or not prefix:
         raise TypeError(f"prefix must be a str that is not empty, not {prefix!r}")
     return prefix
-
-
-def _require_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")

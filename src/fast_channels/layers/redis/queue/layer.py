@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fast_channels.exceptions import ChannelFull
-from fast_channels.layers.base import require_positive_int
 from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.options import require_positive_int
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.redis.hosts import HostSpelling
 from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
