@@ -20,7 +20,6 @@ _PAGES = {page: page.read_text() for page in _ROOT.glob("docs/reference/*.rst")}
 
 # The modules whose names are public; what else can be imported is private.
 _MODULES = PUBLIC.keys() | {
-    "fast_channels.layers.redis.serializers",
     "fast_channels.lifespan",
     "fast_channels.middleware",
     "fast_channels.pytest_plugin",

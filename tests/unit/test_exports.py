@@ -50,6 +50,17 @@ PUBLIC: dict[str, set[str]] = {
         "RedisPubSubChannelLayer",
         "RedisUnavailable",
     },
+    "fast_channels.layers.redis.serializers": {
+        "BaseMessageSerializer",
+        "JSONSerializer",
+        "MessageSerializer",
+        "MissingSerializer",
+        "MsgPackSerializer",
+        "SerializerDoesNotExist",
+        "SerializersRegistry",
+        "UndecodableMessage",
+        "registry",
+    },
     "fast_channels.layers.redis.type_defs": {
         "ChannelDecodedRedisHost",
         "ChannelRawRedisHost",

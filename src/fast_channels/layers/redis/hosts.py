@@ -24,6 +24,8 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from fast_channels.layers.options import is_int, is_number
+
 from .redaction import redacted, redacted_url
 
 __all__ = ["Host", "HostSpelling", "parse_hosts"]
@@ -455,7 +457,7 @@ def _require_encodable(name: str, value: object, shown: str) -> None:
 def _require_int(name: str, value: object, low: int, high: float, shown: str) -> int:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_int(value):
         # A str is not shown, since it may be a password in the place of a port.
         found = "a str" if isinstance(value, str) else redacted(value)
         raise TypeError(f"the {name} of {shown} must be an int, not {found}")
@@ -467,7 +469,7 @@ def _require_int(name: str, value: object, low: int, high: float, shown: str) ->
 def _require_timeout(value: object, shown: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         # As with a port.
         found = "a str" if isinstance(value, str) else redacted(value)
         raise TypeError(

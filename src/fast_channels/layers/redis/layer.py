@@ -1,22 +1,28 @@
 """What the two Redis layers share: options, serialization and statistics."""
 
-import math
 import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
-from fast_channels.layers.base import BaseChannelLayer, require_positive
+from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.options import require_finite
+from fast_channels.layers.serializers import (
+    JSONSerializer,
+    MessageSerializer,
+    MsgPackSerializer,
+    decoder,
+    registry,
+)
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host, HostSpelling, parse_hosts
-from .serializers import JSONSerializer, MessageSerializer, MsgPackSerializer, registry
 
 __all__ = ["SHORT", "TIMEOUT", "RedisBaseLayer"]
 
@@ -80,11 +86,10 @@ class RedisBaseLayer(BaseChannelLayer):
         connection_kwargs: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
-        _require_finite("expiry", self.expiry)
-        self.group_expiry: float = require_positive("group_expiry", group_expiry)
+        require_finite("expiry", self.expiry)
+        self.group_expiry: float = require_finite("group_expiry", group_expiry)
         """Seconds after which a channel is dropped from a group, unless a running
         process renews its membership."""
-        _require_finite("group_expiry", self.group_expiry)
         self.prefix: str = _require_prefix(prefix)
         """Prefix of all keys in Redis."""
         self.hosts: tuple[Host, ...] = parse_hosts(
@@ -102,14 +107,15 @@ class RedisBaseLayer(BaseChannelLayer):
             expiry=age_limit,
         )
         """Converter between messages and bytes."""
+        self._decode = self._decode_any_age = decoder(self.serializer)
         # A message that is delivered again can be older than ``expiry``.
-        self._for_any_age = self.serializer
         if symmetric_encryption_keys and age_limit is not None:
-            self._for_any_age = registry.get_serializer(
+            without_limit = registry.get_serializer(
                 serializer_format,
                 symmetric_encryption_keys=symmetric_encryption_keys,
                 random_prefix_length=random_prefix_length,
             )
+            self._decode_any_age = decoder(without_limit)
         # Whether the format is one of ours, so that its limits are known in advance.
         self._is_own_format = type(self.serializer) in _OWN_FORMATS
         # A random name of this process, and its PID: a forked process gets a new name.
@@ -164,28 +170,12 @@ class RedisBaseLayer(BaseChannelLayer):
         Raises:
             UndecodableMessage: The bytes are not a message, or it is nested too deep.
         """
-        serializer = self._for_any_age if any_age else self.serializer
-        try:
-            message: object = serializer.deserialize(data)
-        except UndecodableMessage:
-            raise
-        # A serializer can raise anything for bytes that it did not produce.
-        except Exception as exc:
-            raise UndecodableMessage(
-                f"{type(self.serializer).__name__} cannot decode these {len(data)} "
-                f"bytes: {type(exc).__name__}: {exc}"
-            ) from exc
-        if not isinstance(message, dict):
-            raise UndecodableMessage(
-                f"a message must be a dict; these {len(data)} bytes are a "
-                f"{type(message).__name__}"
-            )
-        own = cast("dict[str, Any]", message)
-        if is_deep(own):
+        message = self._decode_any_age(data) if any_age else self._decode(data)
+        if is_deep(message):
             raise UndecodableMessage(
                 f"the message is nested more than {MAX_DEPTH} levels deep"
             )
-        return own
+        return message
 
     async def close_pools(self) -> None:
         """Close the layer; the name of ``close()`` in channels_redis."""
@@ -214,8 +204,3 @@ def _require_prefix(prefix: object) -> str:
     if not isinstance(prefix, str) or not prefix:
         raise TypeError(f"prefix must be a str that is not empty, not {prefix!r}")
     return prefix
-
-
-def _require_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")

@@ -16,7 +16,7 @@ from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.serializers import (
     JSONSerializer,
     MsgPackSerializer,
     registry,
@@ -256,7 +256,7 @@ def test_what_cannot_be_imported(
 ) -> None:
     """The error names the extra if a library is missing, and nothing else is hidden."""
     for name in [*sys.modules]:
-        if name.startswith("fast_channels.layers.redis"):
+        if name.startswith(("fast_channels.layers.redis", "fast_channels.layers.ser")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=message) as caught:

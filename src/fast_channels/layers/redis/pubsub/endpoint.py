@@ -2,13 +2,13 @@
 
 import asyncio
 import functools
-import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
+from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
@@ -55,10 +55,8 @@ class PubSubEndpoint:
         """The unique name of the endpoint."""
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop of the endpoint."""
-        self.groups: dict[str, set[str]] = {}
-        """The channels in each group, by the name of the group's Redis channel."""
-        # The groups of each channel, the inverse of `groups`.
-        self._by_channel: dict[str, set[str]] = {}
+        self.groups: Groups = Groups()
+        """The groups of the channels, by the names of their Redis channels."""
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
         # The part that the names of all channels made here have in common.
@@ -153,10 +151,7 @@ class PubSubEndpoint:
     async def join(self, group: str, channel: str) -> None:
         """Add a channel to a group; return when Redis has confirmed it."""
         subscriber = self._subscribers[self._shard(group)]
-        members = self.groups.setdefault(group, set())
-        if channel not in members:
-            members.add(channel)
-            self._by_channel.setdefault(channel, set()).add(group)
+        if self.groups.add(group, channel):
             if not self.owns(channel):
                 self._foreign.add(channel)
             self._watch()
@@ -165,21 +160,14 @@ class PubSubEndpoint:
 
     async def leave(self, group: str, channel: str) -> None:
         """Remove a channel from a group."""
-        self._leave(group, channel)
+        if self.groups.discard(group, channel):
+            self._left([group], channel)
 
-    def _leave(self, group: str, channel: str) -> None:
-        members = self.groups.get(group, set())
-        if channel not in members:
-            return
-        members.remove(channel)
-        if not members:
-            del self.groups[group]
-        groups = self._by_channel[channel]
-        groups.remove(group)
-        if not groups:
-            del self._by_channel[channel]
+    def _left(self, groups: Iterable[str], channel: str) -> None:
+        if channel not in self.groups.by_channel:
             self._foreign.discard(channel)
-        self._subscribers[self._shard(group)].ignore(group)
+        for group in groups:
+            self._subscribers[self._shard(group)].ignore(group)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel, for a reader that does not wait."""
@@ -200,14 +188,13 @@ class PubSubEndpoint:
     async def forget(self) -> None:
         """Leave all groups, and drop the messages of plain channels."""
         self.plain.clear()
-        while self._by_channel:
-            await self._leave_all(next(iter(self._by_channel)))
+        while self.groups.by_channel:
+            await self._leave_all(next(iter(self.groups.by_channel)))
 
     async def _leave_all(self, channel: str) -> None:
         """Remove a channel from all its groups; yield to other tasks between them."""
-        while groups := self._by_channel.get(channel):
-            for group in list(itertools.islice(groups, _RUN)):
-                self._leave(group, channel)
+        while groups := self.groups.discard_some(channel, _RUN):
+            self._left(groups, channel)
             await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -217,7 +204,6 @@ class PubSubEndpoint:
         self._plain.clear()
         self._patterns.clear()
         self.groups.clear()
-        self._by_channel.clear()
         self._foreign.clear()
         self.plain.clear()
         await asyncio.gather(
@@ -258,11 +244,16 @@ class PubSubEndpoint:
             self._layer.counters.complain(_shorten(heard), _shorten(problem))
 
     def _hand_out(self, heard: str, message: dict[str, Any]) -> None:
-        members = self.groups.get(heard)
+        members = self.groups.by_group.get(heard)
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
-            own = members - self._foreign
-            self._put(own, members & self._foreign, copies, heard)
+            others = members.keys() & self._foreign
+            own = (
+                [name for name in members if name not in others]
+                if others
+                else [*members]
+            )
+            self._put(own, others, copies, heard)
         elif self.owns(heard):
             self._put((heard,), (), message.copy)
         # Any other name has just lost its last member or reader.
@@ -295,7 +286,7 @@ class PubSubEndpoint:
             mailboxes = self._layer.mailboxes
             with mailboxes.lock:
                 read = list(mailboxes.by_channel)
-            own = set(filter(self.owns, (*read, *self._by_channel)))
+            own = set(filter(self.owns, (*read, *self.groups.by_channel)))
             others = {*self._plain, *self._foreign}
             self._put(own, others, functools.partial(Notice, type=message_type))
 

@@ -124,7 +124,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
         return self.counters.statistics(
             channels=sum(len(each.by_channel) for each in mailboxes),
-            groups=sum(len(client.groups) for client in clients),
+            groups=sum(len(client.groups.by_group) for client in clients),
             waiting=sum(each.waiting() for each in mailboxes),
         )
 

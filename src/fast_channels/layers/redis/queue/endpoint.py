@@ -18,8 +18,8 @@ from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
 from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.serializers import CHANNEL_KEY
 from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.serializers import CHANNEL_KEY
 
 from .batches import PlainQueue
 from .inbox import Inbox, Popped

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fast_channels.exceptions import ChannelFull
-from fast_channels.layers.base import require_positive_int
 from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.options import require_positive_int
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.redis.hosts import HostSpelling
 from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.scripts import GROUP_SEND, MEMBERS, SEND
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MessageSerializer,
@@ -152,7 +152,7 @@ class RedisChannelLayer(RedisBaseLayer):
         mailboxes = [self.mailboxes, *(client.plain for client in clients)]
         return self.counters.statistics(
             channels=sum(len(each.by_channel) for each in mailboxes),
-            groups=sum(len(client.memberships.groups) for client in clients),
+            groups=sum(len(client.memberships.groups.by_group) for client in clients),
             waiting=sum(each.waiting() for each in mailboxes),
         )
 

@@ -8,9 +8,11 @@ the process is renewed, so that groups drop the channels of a process that was k
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from fast_channels.layers.groups import Groups
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.scripts import GROUP_ADD, run
@@ -56,10 +58,8 @@ class Memberships:
         self._beats = 0
         self._renew_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.groups: dict[str, set[str]] = {}
-        """The channels in each group."""
-        # The groups of each channel.
-        self._by_channel: dict[str, set[str]] = {}
+        self.groups: Groups = Groups()
+        """The groups of the channels."""
         self._writers = [
             GroupWriter(
                 connection,
@@ -82,8 +82,7 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        self.groups.setdefault(group, set()).add(channel)
-        self._by_channel.setdefault(channel, set()).add(group)
+        self.groups.add(group, channel)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._renew_at = loop.time() + self._group_expiry / 3
@@ -98,25 +97,20 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        groups = self._by_channel.get(channel, set())
-        groups.discard(group)
-        if not groups:
-            self._by_channel.pop(channel, None)
-        self._drop(group, channel)
+        self.groups.discard(group, channel)
+        self._rest_if_empty()
         await self._change(group, channel)
 
     async def delete(self, channel: str) -> None:
         """Remove a channel from all its groups. Cancelling does not undo it."""
-        left = self._by_channel.pop(channel, set())
-        writers = {self._writer(group) for group in left}
+        writers: set[GroupWriter] = set()
         try:
-            while len(left) > _STEP:
-                for _ in range(_STEP):
-                    self._leave(left.pop(), channel)
-                await asyncio.sleep(0)
+            while channel in self.groups.by_channel:
+                writers |= self._leave(channel, _STEP)
+                if channel in self.groups.by_channel:
+                    await asyncio.sleep(0)
         finally:
-            while left:
-                self._leave(left.pop(), channel)
+            self._leave(channel, sys.maxsize)
         for writer in writers:
             await writer.written()
 
@@ -153,14 +147,13 @@ class Memberships:
     def assert_again(self, shard: int) -> None:
         """Write everything again to a shard that may have lost it."""
         writer = self._writers[shard]
-        if self.groups or writer.remembers:
+        if self.groups.by_group or writer.remembers:
             writer.write_again()
 
     def clear(self) -> None:
         """Forget everything, without writing to Redis."""
         self.groups.clear()
-        self._by_channel.clear()
-        self._rest()
+        self._rest_if_empty()
         for writer in self._writers:
             writer.forget()
 
@@ -171,7 +164,7 @@ class Memberships:
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
         await asyncio.gather(*[writer.stop() for writer in self._writers])
-        groups = dict(self.groups)
+        groups = dict(self.groups.by_group)
         self.clear()
         by_shard = names_by_shard(groups, len(self._shards))
         results = await asyncio.gather(
@@ -194,20 +187,18 @@ class Memberships:
         writer.note((group, channel))
         await writer.written(group)
 
-    def _leave(self, group: str, channel: str) -> None:
-        self._drop(group, channel)
-        self._writer(group).note((group, channel))
+    def _leave(self, channel: str, limit: int) -> set[GroupWriter]:
+        """Remove a channel from some of its groups; return the writers of those."""
+        writers: set[GroupWriter] = set()
+        for group in self.groups.discard_some(channel, limit):
+            writer = self._writer(group)
+            writer.note((group, channel))
+            writers.add(writer)
+        self._rest_if_empty()
+        return writers
 
-    def _drop(self, group: str, channel: str) -> None:
-        channels = self.groups.get(group, set())
-        channels.discard(channel)
-        if not channels:
-            self.groups.pop(group, None)
-        if not self.groups:
-            self._rest()
-
-    def _rest(self) -> None:
-        if self._timer is not None:
+    def _rest_if_empty(self) -> None:
+        if self._timer is not None and not self.groups.by_group:
             self._timer.cancel()
             self._timer = None
 
@@ -228,13 +219,14 @@ class Memberships:
 
     def _is_member(self, pair: Pair) -> bool:
         group, channel = pair
-        return channel in self.groups.get(group, ())
+        return channel in self.groups.by_group.get(group, ())
 
     def _pairs(self, shard: int) -> Iterator[Pair]:
         """Yield the pairs of a shard, even while groups change."""
-        for group in list(self.groups):
+        by_group = self.groups.by_group
+        for group in list(by_group):
             if self._shard(group) == shard:
-                for channel in list(self.groups.get(group, ())):
+                for channel in list(by_group.get(group, ())):
                     yield group, channel
 
     def _shard(self, group: str) -> int:

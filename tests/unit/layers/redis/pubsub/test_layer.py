@@ -12,7 +12,7 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
 from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
 from fast_channels.layers.redis.pubsub import subscriber
-from fast_channels.layers.redis.serializers import MsgPackSerializer
+from fast_channels.layers.serializers import MsgPackSerializer
 from tests.clock import Clock, stop_time_in_memory
 from tests.waiting import turn, until
 

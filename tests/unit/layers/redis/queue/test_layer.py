@@ -21,8 +21,8 @@ from fast_channels.layers.redis.scripts import (
     REQUEUE,
     SEND,
 )
-from fast_channels.layers.redis.serializers import JSONSerializer, registry
 from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.serializers import JSONSerializer, registry
 
 MESSAGE = {"type": "test.message"}
 

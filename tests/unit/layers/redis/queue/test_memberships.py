@@ -42,7 +42,7 @@ async def test_adding_and_discarding(redis: Redis, memberships: Memberships) -> 
     assert redis.processes == {"me.1"}
     await memberships.discard("a", "x")
     assert redis.holds(a={"y"}, b={"x"})
-    assert memberships.groups == {"a": {"y"}, "b": {"x"}}
+    assert memberships.groups.by_group == {"a": {"y": 0}, "b": {"x": 0}}
 
 
 async def test_channels_of_others(redis: Redis, memberships: Memberships) -> None:
@@ -54,7 +54,7 @@ async def test_channels_of_others(redis: Redis, memberships: Memberships) -> Non
     for _ in range(2):
         await memberships.discard("a", "y")
         assert redis.holds(a={"z"})
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
 
 
 async def test_together(redis: Redis, memberships: Memberships) -> None:
@@ -71,7 +71,7 @@ async def test_deleting_a_channel(redis: Redis, memberships: Memberships) -> Non
     await memberships.delete("x")
     assert redis.holds(a={"y"})
     assert len(redis.removed) == 1
-    assert memberships.groups == {"a": {"y"}}
+    assert memberships.groups.by_group == {"a": {"y": 0}}
     await memberships.delete("x")
     assert len(redis.removed) == 1
 
@@ -87,13 +87,13 @@ async def test_deleting_in_steps(
     monkeypatch.setattr(module, "_STEP", 2)
     await join(memberships, "abcdefg", "x")
     deleting = asyncio.create_task(memberships.delete("x"))
-    await until(lambda: len(memberships.groups) < 7)
-    assert len(memberships.groups) == 5
+    await until(lambda: len(memberships.groups.by_group) < 7)
+    assert len(memberships.groups.by_group) == 5
     if cancelled:
         deleting.cancel()
     await asyncio.wait([deleting])
     assert deleting.cancelled() is cancelled
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
     await until(redis.holds)
 
 
@@ -104,7 +104,7 @@ async def test_closing(redis: Redis, memberships: Memberships) -> None:
     assert redis.holds()
     assert redis.processes == set()
     assert len(redis.removed) == 1
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
 
 
 async def test_closing_while_redis_is_told(
@@ -167,7 +167,7 @@ async def test_changes_while_away(redis: Redis, memberships: Memberships) -> Non
     await memberships.delete("y")
     await memberships.add("a", "z")
     await memberships.add("b", "x")
-    assert memberships.groups == {"a": {"v", "z"}, "b": {"x"}}
+    assert memberships.groups.by_group == {"a": {"v": 0, "z": 0}, "b": {"x": 0}}
     redis.added.clear()
     await until(lambda: len(redis.added) > 3)
     assert redis.holds(a={"v", "x", "y", "z"})
@@ -206,7 +206,7 @@ async def test_closing_while_away(redis: Redis, memberships: Memberships) -> Non
     redis.trouble = AWAY
     with pytest.raises(RedisUnavailable, match=r"did not reply"):
         await memberships.close()
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
     assert redis.processes == {"me.1"}, "what could not be removed ends with the lease"
     assert not others()
 

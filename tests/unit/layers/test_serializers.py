@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MissingSerializer,
     MsgPackSerializer,
     SerializersRegistry,
+    decoder,
     registry,
 )
 
@@ -385,6 +386,28 @@ def test_format_of_a_user_is_used() -> None:
     error = r"Reversed cannot decode these 2 bytes: LookupError: not empty"
     with pytest.raises(UndecodableMessage, match=error):
         serializer.deserialize(b"xxx{}")
+
+
+class Careless(MsgPackSerializer):
+    """A format whose user has replaced more than the encoding."""
+
+    def deserialize(self, data: bytes) -> dict[str, Any]:
+        message = super().deserialize(data.removeprefix(b"?"))
+        return cast("dict[str, Any]", message["content"])
+
+
+def test_errors_of_a_deserialize_of_a_user_are_translated() -> None:
+    """decoder() raises UndecodableMessage for whatever deserialize() raises."""
+    decode = decoder(Careless())
+    assert decode(b"?\x81\xa7content\x80") == {}
+    with pytest.raises(
+        UndecodableMessage, match=r"Careless cannot .* KeyError: 'conte"
+    ):
+        decode(b"\x80")
+    with pytest.raises(UndecodableMessage, match=r"^Careless cannot .* 1 bytes"):
+        decode(b"\xc1")
+    with pytest.raises(UndecodableMessage, match=r"these 11 bytes are a list"):
+        decode(b"\x81\xa7content\x91\x01")
 
 
 @pytest.mark.parametrize("name", ["xml", None, []])
