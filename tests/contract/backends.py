@@ -31,7 +31,6 @@ class Options(TypedDict, total=False):
     """The options that all layers have."""
 
     expiry: float
-    group_expiry: float
     capacity: int
     channel_capacity: ChannelCapacityDict
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fast_channels.type_defs import ChannelMessage
+from fast_channels.waking import ignore_error
 
 __all__ = ["send_close"]
 
@@ -29,16 +30,10 @@ async def send_close(
         Exception: What the server raises in that second.
     """
     sending = asyncio.ensure_future(send(event))
-    sending.add_done_callback(_retrieve)
+    sending.add_done_callback(ignore_error)
     try:
         await asyncio.wait([sending], timeout=_PATIENCE)
         if sending.done():
             sending.result()
     finally:
         sending.cancel()
-
-
-def _retrieve(sending: asyncio.Future[None]) -> None:
-    """Look at an error, which asyncio would log otherwise."""
-    if not sending.cancelled():
-        sending.exception()

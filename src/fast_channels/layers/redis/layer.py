@@ -1,18 +1,23 @@
-"""What the two Redis layers share: options, serialization and statistics."""
+"""What the two Redis layers share: options, serialization, statistics and endpoints."""
 
+import asyncio
+import contextlib
+import functools
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
+from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.options import require_finite
+from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.serializers import (
     JSONSerializer,
     MessageSerializer,
@@ -22,102 +27,90 @@ from fast_channels.layers.serializers import (
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
-from .hosts import Host, HostSpelling, parse_hosts
+from .hosts import Host
 
-__all__ = ["SHORT", "TIMEOUT", "RedisBaseLayer"]
+__all__ = ["Endpoint", "RedisBaseLayer"]
 
 _OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 
-SHORT = 1.0
-"""Seconds before an event loop that only sends opens more than one connection."""
-TIMEOUT = 5.0
-"""Seconds to wait for a reply, by default."""
+
+class Endpoint(Protocol):
+    """The part of a layer that belongs to one event loop."""
+
+    name: str
+    """Its unique name, which precedes the ``!`` in the names of its channels."""
+    loop: asyncio.AbstractEventLoop
+    """The event loop."""
+    groups: Groups
+    """The groups of its channels."""
+    plain: Mailboxes
+    """The mailboxes of channels that were not made here."""
+
+    def owns(self, channel: str) -> bool:
+        """Return whether a channel was made here."""
+        ...
+
+    async def delete(self, channel: str) -> None:
+        """Drop a channel's messages and memberships."""
+
+    async def forget(self) -> None:
+        """Drop the messages of plain channels in this process, and all memberships."""
+
+    async def close(self) -> None:
+        """Close the connections, and forget all channels and groups."""
 
 
-class RedisBaseLayer(BaseChannelLayer):
+E = TypeVar("E", bound=Endpoint)
+
+
+class RedisBaseLayer(BaseChannelLayer, Generic[E]):
     """A layer whose messages go through Redis.
 
     Args:
-        hosts: Addresses of Redis; several hosts share the channels and groups.
-        prefix: Prefix of all keys in Redis.
-        expiry: Seconds after which an unreceived message is dropped.
-        group_expiry: Seconds after which a channel is dropped from a group, unless a
-            running process renews its membership.
-        capacity: Maximum number of waiting messages.
-        channel_capacity: Separate capacities for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match applies.
-        symmetric_encryption_keys: Secrets for encrypting messages. The first one
-            encrypts; all of them can decrypt.
-        random_prefix_length: Number of bytes put before each message to make it
-            unique.
-        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
-            registered in ``fast_channels.layers.redis.serializers.registry``.
+        hosts: The hosts, parsed.
+        make_endpoint: Returns the endpoint of the running event loop.
         age_limit: Age in seconds after which encrypted messages are rejected.
-        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
-        service_name: Name of the Redis service that these Sentinels monitor.
-        sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
-        connection_kwargs: redis-py's arguments for connections to Redis.
 
-    Raises:
-        ImportError: Keys are given, but cryptography is not installed.
-        SerializerDoesNotExist: The format is not registered.
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is invalid, or conflicts with another one.
+    The other arguments are those of the two layers.
     """
 
     extensions: list[str] = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
 
-    def __init__(  # noqa: PLR0917 # the order of channels_redis
+    def __init__(
         self,
-        hosts: Sequence[HostSpelling] | None,
+        hosts: tuple[Host, ...],
+        make_endpoint: Callable[[], E],
+        *,
         prefix: str,
         expiry: float,
-        group_expiry: float,
         capacity: int,
         channel_capacity: ChannelCapacityDict | None,
         symmetric_encryption_keys: Iterable[str | bytes] | None,
         random_prefix_length: int,
         serializer_format: str,
-        *,
         age_limit: float | None,
-        sentinels: Sequence[HostSpelling] | None,
-        service_name: str | None,
-        sentinel_kwargs: Mapping[str, Any] | None,
-        connection_kwargs: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
         require_finite("expiry", self.expiry)
-        self.group_expiry: float = require_finite("group_expiry", group_expiry)
-        """Seconds after which a channel is dropped from a group, unless a running
-        process renews its membership."""
         self.prefix: str = _require_prefix(prefix)
         """Prefix of all keys in Redis."""
-        self.hosts: tuple[Host, ...] = parse_hosts(
-            hosts,
-            sentinels=sentinels,
-            service_name=service_name,
-            sentinel_kwargs=sentinel_kwargs,
-            connection_kwargs=connection_kwargs,
-        )
+        self.hosts: tuple[Host, ...] = hosts
         """Addresses of Redis."""
-        self.serializer: MessageSerializer = registry.get_serializer(
+        make_serializer = functools.partial(
+            registry.get_serializer,
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
-            expiry=age_limit,
         )
+        self.serializer: MessageSerializer = make_serializer(expiry=age_limit)
         """Converter between messages and bytes."""
         self._decode = self._decode_any_age = decoder(self.serializer)
-        # A message that is delivered again can be older than ``expiry``.
         if symmetric_encryption_keys and age_limit is not None:
-            without_limit = registry.get_serializer(
-                serializer_format,
-                symmetric_encryption_keys=symmetric_encryption_keys,
-                random_prefix_length=random_prefix_length,
-            )
-            self._decode_any_age = decoder(without_limit)
+            # A message that is delivered again can be older than ``expiry``.
+            self._decode_any_age = decoder(make_serializer())
         # Whether the format is one of ours, so that its limits are known in advance.
         self._is_own_format = type(self.serializer) in _OWN_FORMATS
+        self._endpoints: PerLoop[E] = PerLoop(make_endpoint, _close)
         # A random name of this process, and its PID: a forked process gets a new name.
         self._process = ("", 0)
         self._event_loops = 0
@@ -136,6 +129,25 @@ class RedisBaseLayer(BaseChannelLayer):
             f"{state['channels']} channels, {state['groups']} groups, "
             f"{state['waiting']} messages waiting, {state['dropped']} dropped]>"
         )
+
+    def statistics(self) -> dict[str, int]:
+        """Return the current state of the layer, and its counters.
+
+        Currently in this process: ``channels`` with a receiver or a message, ``groups``
+        with members, and messages ``waiting``. Since the layer was created: copies
+        ``delivered`` to channels, copies ``dropped`` for lack of room, messages that
+        were ``undecodable`` or for no channel of this process, and ``reconnects`` of
+        broken connections.
+        """
+        endpoints = self._endpoints.peek()
+        mailboxes = [self.mailboxes, *(each.plain for each in endpoints)]
+        return self.counters.statistics(
+            channels=sum(len(each.by_channel) for each in mailboxes),
+            groups=sum(len(each.groups.by_group) for each in endpoints),
+            waiting=sum(each.waiting() for each in mailboxes),
+        )
+
+    # Messages
 
     def require_valid_message(self, message: object) -> None:
         """Check that the layer can carry a message.
@@ -177,11 +189,46 @@ class RedisBaseLayer(BaseChannelLayer):
             )
         return message
 
+    # Channels, and the whole layer
+
+    async def delete_channel(self, channel: str) -> None:
+        """Drop a channel's messages and memberships; a second call does nothing.
+
+        Messages in transit to a channel of ``new_channel()`` are lost. Any other
+        channel can be received from, or join a group, again. While Redis is away, the
+        change is written later.
+        """
+        endpoint = self._owner(channel) or self._endpoints.get()
+        await in_loop(endpoint.loop, endpoint.delete, channel)
+
+    async def flush(self) -> None:
+        """Drop all messages and groups of this process, but not of other processes.
+
+        Tasks that receive keep waiting.
+        """
+        for endpoint in self._endpoints.peek():
+            # A stopped event loop forgets its state if it runs again.
+            with contextlib.suppress(LoopStopped):
+                await in_loop(endpoint.loop, endpoint.forget)
+        self.mailboxes.clear()
+
+    async def close(self) -> None:
+        """Remove this process's channels from their groups, and disconnect.
+
+        Messages that wait in this process are dropped. While Redis is away, it takes at
+        most two seconds. Cancelling ends only the wait: the layer closes anyway.
+        """
+        try:
+            await self._endpoints.close()
+        finally:
+            self.mailboxes.clear()
+            self.mailboxes.forget_buried()
+
     async def close_pools(self) -> None:
         """Close the layer; the name of ``close()`` in channels_redis."""
         await self.close()
 
-    def _name_client(self) -> str:
+    def _name_endpoint(self) -> str:
         """Return a unique name for the endpoint of one more event loop."""
         pid = os.getpid()
         with self._naming:
@@ -190,10 +237,15 @@ class RedisBaseLayer(BaseChannelLayer):
             self._event_loops += 1
             return f"{self._process[0]}.{self._event_loops:x}"
 
-    def _is_own(self, channel: str) -> bool:
-        """Return whether new_channel() returned a channel in this process."""
-        parts = self.non_local_name(channel).rsplit(".", 2)
-        return "!" in channel and parts[-2:-1] == [self._process[0]]
+    def _owner(self, channel: str) -> E | None:
+        """Return the endpoint in which a channel was made, if its event loop runs."""
+        here = self._endpoints.here()
+        if here is not None and here.owns(channel):
+            return here
+        for endpoint in self._endpoints.peek():
+            if endpoint.owns(channel) and endpoint.loop.is_running():
+                return endpoint
+        return None
 
     def _get_room(self, channel: str) -> int:
         """Return how many messages for a channel this process can hold."""
@@ -204,3 +256,7 @@ def _require_prefix(prefix: object) -> str:
     if not isinstance(prefix, str) or not prefix:
         raise TypeError(f"prefix must be a str that is not empty, not {prefix!r}")
     return prefix
+
+
+def _close(endpoint: Endpoint) -> Awaitable[None]:
+    return endpoint.close()

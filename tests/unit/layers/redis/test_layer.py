@@ -14,37 +14,14 @@ import pytest
 from fast_channels import layers
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 from fast_channels.layers.redis import RedisChannelLayer
-from fast_channels.layers.redis.layer import RedisBaseLayer
-from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
 from fast_channels.layers.serializers import (
+    CHANNEL_KEY,
     JSONSerializer,
     MsgPackSerializer,
     registry,
 )
 
 SECRETS = ["hunter2", "sesame", "key-of-keys"]
-
-
-class MyLayer(RedisBaseLayer):
-    """A layer that has the options, and nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            None,
-            "asgi",
-            60,
-            86400,
-            100,
-            None,
-            None,
-            12,
-            "msgpack",
-            age_limit=None,
-            sentinels=None,
-            service_name=None,
-            sentinel_kwargs=None,
-            connection_kwargs=None,
-        )
 
 
 def test_attributes() -> None:

@@ -3,8 +3,8 @@
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
@@ -12,14 +12,13 @@ from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
-from fast_channels.layers.redis.commands import CommandConnection
-from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
-from fast_channels.layers.redis.master_watch import MasterWatch
-from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.redis.shards import Shard, Shards, open_shards
 from fast_channels.layers.redis.wire import starting_with
 
 from .subscriber import Pattern, Subscriber
+
+if TYPE_CHECKING:
+    from fast_channels.layers.redis.layer import RedisBaseLayer
 
 __all__ = ["PubSubEndpoint"]
 
@@ -45,7 +44,7 @@ class PubSubEndpoint:
 
     def __init__(
         self,
-        layer: RedisBaseLayer,
+        layer: "RedisBaseLayer[PubSubEndpoint]",
         name: str,
         on_disconnect: str | None,
         on_reconnect: str | None,
@@ -63,34 +62,23 @@ class PubSubEndpoint:
         self._end_of_own = f".{name}!"
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
         """The mailboxes of channels that ``new_channel()`` has not made here."""
-        self._made_at = self.loop.time()
         # The patterns listened to, by the prefix of the channels that they match.
         self._patterns: dict[str, Pattern] = {}
         # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
-        self._commands: list[CommandConnection] = []
-        self._subscribers: list[Subscriber] = []
-        self._watches: list[MasterWatch] = []
-        for shard, host in enumerate(layer.hosts):
-            place = Master(host) if host.kind == "sentinel" else host
-            connect = functools.partial(make_connection, place)
-            timeout = host.command_timeout or TIMEOUT
-            self._commands.append(
-                CommandConnection(connect, str(host), timeout=timeout)
+        self.shards: Shards = open_shards(layer.hosts, self._switched)
+        """The servers."""
+        self._subscribers = {
+            shard: Subscriber(
+                shard.connect,
+                name=shard.name,
+                received=self._deliver,
+                lost=functools.partial(self._lost, on_disconnect),
+                restored=functools.partial(self._tell_everybody, on_reconnect),
+                timeout=shard.timeout,
             )
-            self._subscribers.append(
-                Subscriber(
-                    connect,
-                    name=str(host),
-                    received=self._deliver,
-                    lost=functools.partial(self._lost, on_disconnect),
-                    restored=functools.partial(self._tell_everybody, on_reconnect),
-                    timeout=timeout,
-                )
-            )
-            if isinstance(place, Master):
-                switched = functools.partial(self._switched, shard)
-                self._watches.append(MasterWatch(place, switched))
+            for shard in self.shards
+        }
 
     def owns(self, channel: str) -> bool:
         """Return whether a channel was made here."""
@@ -99,12 +87,11 @@ class PubSubEndpoint:
 
     # Sending
 
-    async def publish(self, name: str, message: bytes) -> None:
+    def publish(self, name: str, message: bytes) -> Coroutine[Any, Any, Any]:
         """Publish a message on a Redis channel."""
-        # A script that sends once and ends needs no watch.
-        if self.loop.time() > self._made_at + SHORT:
-            self._watch()
-        await self._commands[self._shard(name)].execute("PUBLISH", name, message)
+        # A process that sends once and ends does not need to watch Sentinels.
+        self.shards.watch_if_settled()
+        return self.shards.of(name).commands.execute("PUBLISH", name, message)
 
     # Listening
 
@@ -113,17 +100,17 @@ class PubSubEndpoint:
         pattern = self._patterns.get(prefix)
         if pattern is None:
             pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
-            self._watch()
-            for subscriber in self._subscribers:
+            self.shards.watch()
+            for subscriber in self._subscribers.values():
                 subscriber.listen(pattern)
-        for subscriber in self._subscribers:
+        for subscriber in self._subscribers.values():
             await self._heard(subscriber, pattern)
 
     def listen_for_reader(self, channel: str) -> None:
         """Listen to a plain channel until it has had no reader for ``expiry``."""
         if channel not in self._plain:
-            self._watch()
-            self._subscribers[self._shard(channel)].listen(channel)
+            self.shards.watch()
+            self._subscriber(channel).listen(channel)
         self._expect_reader(channel)
 
     def reader_left(self, channel: str) -> None:
@@ -146,15 +133,15 @@ class PubSubEndpoint:
             self._expect_reader(channel)
         else:
             del self._plain[channel]
-            self._subscribers[self._shard(channel)].ignore(channel)
+            self._subscriber(channel).ignore(channel)
 
     async def join(self, group: str, channel: str) -> None:
         """Add a channel to a group; return when Redis has confirmed it."""
-        subscriber = self._subscribers[self._shard(group)]
+        subscriber = self._subscriber(group)
         if self.groups.add(group, channel):
             if not self.owns(channel):
                 self._foreign.add(channel)
-            self._watch()
+            self.shards.watch()
             subscriber.listen(group)
         await self._heard(subscriber, group)
 
@@ -167,7 +154,7 @@ class PubSubEndpoint:
         if channel not in self.groups.by_channel:
             self._foreign.discard(channel)
         for group in groups:
-            self._subscribers[self._shard(group)].ignore(group)
+            self._subscriber(group).ignore(group)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel, for a reader that does not wait."""
@@ -207,9 +194,8 @@ class PubSubEndpoint:
         self._foreign.clear()
         self.plain.clear()
         await asyncio.gather(
-            *[watch.close() for watch in self._watches],
-            *[subscriber.close() for subscriber in self._subscribers],
-            *[commands.close() for commands in self._commands],
+            *[subscriber.close() for subscriber in self._subscribers.values()],
+            self.shards.close(),
         )
 
     async def _heard(self, subscriber: Subscriber, name: str) -> None:
@@ -219,12 +205,8 @@ class PubSubEndpoint:
                 return
             await asyncio.wait([pending], timeout=_PATIENCE)
 
-    def _watch(self) -> None:
-        for watch in self._watches:
-            watch.start()
-
-    def _shard(self, name: str) -> int:
-        return shard_of(name, len(self._commands))
+    def _subscriber(self, name: str) -> Subscriber:
+        return self._subscribers[self.shards.of(name)]
 
     # Called by subscribers and watches
 
@@ -290,8 +272,7 @@ class PubSubEndpoint:
             others = {*self._plain, *self._foreign}
             self._put(own, others, functools.partial(Notice, type=message_type))
 
-    def _switched(self, shard: int) -> None:
-        self._commands[shard].reconnect()
+    def _switched(self, shard: Shard) -> None:
         self._subscribers[shard].reconnect()
 
 

@@ -17,9 +17,10 @@ from fast_channels.layers.redis.pubsub import endpoint as module
 from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
 from tests.clock import Clock, stop_time_in_memory
+from tests.unit.layers.redis.fake_hosts import FakeHosts
 from tests.waiting import turn, until
 
-from .fake_pubsub import FakeHosts, FakePubSub
+from .fake_pubsub import FakePubSub
 
 OWN = "asgispecific.me.1!"
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
@@ -42,8 +43,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
-    return FakeHosts(monkeypatch)
+def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakePubSub]:
+    return FakeHosts(monkeypatch, FakePubSub)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def layer(request: pytest.FixtureRequest) -> RedisPubSubChannelLayer:
 
 @pytest.fixture
 async def client(
-    layer: RedisPubSubChannelLayer, hosts: FakeHosts
+    layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
 ) -> AsyncIterator[PubSubEndpoint]:
     """Give a test a client that leaves nothing when it is closed."""
     client = PubSubEndpoint(layer, "me.1", "on.disconnect", "on.reconnect")
@@ -65,7 +66,9 @@ async def client(
 
 
 @pytest.fixture
-async def server(layer: RedisPubSubChannelLayer, hosts: FakeHosts) -> FakePubSub:
+async def server(
+    layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
+) -> FakePubSub:
     """Give a test the only server of the client."""
     [server] = hosts.of(layer)
     return server
@@ -92,7 +95,7 @@ def taken(mailbox: Mailbox) -> list[Any]:
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
 async def test_own_channels(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts[FakePubSub]
 ) -> None:
     """All channels of a process are one subscription at each host, taken literally."""
     for _ in range(2):
@@ -477,7 +480,7 @@ async def test_telling_everybody(
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
 async def test_reconnects_are_counted(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts[FakePubSub]
 ) -> None:
     """Each connection that broke counts once, at whichever host."""
     await client.listen_to_own(OWN)
@@ -548,7 +551,7 @@ async def test_joining_while_redis_is_away(
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
 async def test_shards(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts[FakePubSub]
 ) -> None:
     """Each name has its host: to listen to as to publish on."""
     await client.join("asgi__group__a", "x")
@@ -566,7 +569,7 @@ async def test_shards(
 async def test_new_master(
     client: PubSubEndpoint,
     server: FakePubSub,
-    hosts: FakeHosts,
+    hosts: FakeHosts[FakePubSub],
     monkeypatch: pytest.MonkeyPatch,
     use: str,
 ) -> None:
@@ -574,7 +577,7 @@ async def test_new_master(
     [watch] = hosts.watches
     await client.publish("a", packed(1))
     assert not watch.started
-    monkeypatch.setattr(module, "SHORT", -1)
+    client.shards.settled_at = -1
     if use == "publish":
         await client.publish("a", packed(1))
     elif use == "join":

@@ -14,18 +14,19 @@ from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
 from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.serializers import MsgPackSerializer
 from tests.clock import Clock, stop_time_in_memory
+from tests.unit.layers.redis.fake_hosts import FakeHosts
 from tests.waiting import turn, until
 
-from .fake_pubsub import FakeHosts, FakePubSub
+from .fake_pubsub import FakePubSub
 
 MESSAGE = {"type": "test.message"}
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
+def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakePubSub]:
     monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
     monkeypatch.setattr(attempts, "_AGAIN", 1000)
-    return FakeHosts(monkeypatch)
+    return FakeHosts(monkeypatch, FakePubSub)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 async def layer(
-    request: pytest.FixtureRequest, hosts: FakeHosts
+    request: pytest.FixtureRequest, hosts: FakeHosts[FakePubSub]
 ) -> AsyncIterator[RedisPubSubChannelLayer]:
     """Give a test a layer with options of its choice, which leaves nothing behind."""
     options: dict[str, Any] = getattr(request, "param", {})
@@ -51,7 +52,7 @@ async def layer(
 
 
 @pytest.fixture
-def server(layer: RedisPubSubChannelLayer, hosts: FakeHosts) -> FakePubSub:
+def server(layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]) -> FakePubSub:
     [server] = hosts.of(layer)
     return server
 
@@ -63,17 +64,30 @@ def ignore() -> None:
 # What it is made with
 
 
-def test_order_of_arguments() -> None:
-    """Arguments may be given by position, in the order of RedisChannelLayer."""
-    layer = RedisPubSubChannelLayer(
-        ["redis://one"], "p", 5, 50, 7, {"a*": 3}, ["secret"], 4, "msgpack"
-    )
+def test_options_follow_hosts_and_prefix_by_keyword() -> None:
+    """Hosts and prefix can be given by position, as in channels_redis, and no more."""
+    layer = RedisPubSubChannelLayer(["redis://one"], "p", expiry=5, capacity=7)
     assert [str(host) for host in layer.hosts] == ["redis://one:6379/0"]
-    assert (layer.prefix, layer.expiry, layer.group_expiry) == ("p", 5, 50)
-    assert (layer.capacity, layer.get_capacity("abc")) == (7, 3)
+    assert (layer.prefix, layer.expiry, layer.capacity) == ("p", 5, 7)
+    with pytest.raises(TypeError, match=r"positional argument"):
+        RedisPubSubChannelLayer(["redis://one"], "p", 5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue] # the mistake
+
+
+@pytest.mark.parametrize("option", ["group_expiry", "random_prefix_length"])
+def test_option_without_effect_is_refused(option: str) -> None:
+    """Options of the queue layer that would do nothing are mistakes."""
+    options: dict[str, Any] = {option: 10}
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        RedisPubSubChannelLayer(**options)
+
+
+def test_messages_have_no_prefix_and_can_be_encrypted() -> None:
+    """Messages need not be unique; the serializer gets the secrets and no age limit."""
+    layer = RedisPubSubChannelLayer(symmetric_encryption_keys=["secret"])
     assert isinstance(layer.serializer, MsgPackSerializer)
     assert layer.serializer.random_prefix_length == 0
     assert layer.serializer.crypter is not None
+    assert layer.serializer.expiry is None
 
 
 def test_defaults() -> None:
@@ -303,13 +317,13 @@ async def test_messages_about_the_connection(
     await layer.delete_channel(channel)
 
 
+@pytest.mark.parametrize(
+    "layer", [{"connection_kwargs": {"socket_timeout": 0.5}}], indirect=True
+)
 async def test_redis_is_away(
-    layer: RedisPubSubChannelLayer,
-    server: FakePubSub,
-    monkeypatch: pytest.MonkeyPatch,
+    layer: RedisPubSubChannelLayer, server: FakePubSub
 ) -> None:
     """Who sends is told; who makes a channel and joins is not, and is heard later."""
-    monkeypatch.setattr(pubsub_client, "TIMEOUT", 0.5)
     server.unreachable = True
     unavailable = r"^redis://localhost:6379/0 is not available: refused$"
     with pytest.raises(RedisUnavailable, match=unavailable):

@@ -2,21 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.redis import RedisChannelLayer, RedisUnavailable
-from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.queue import endpoint as module
-from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY, Held, QueueEndpoint
+from fast_channels.layers.redis.queue.endpoint import Held, QueueEndpoint
+from fast_channels.layers.redis.queue.memberships import Timing
 from fast_channels.layers.redis.scripts import SEND
-from fast_channels.layers.redis.sentinel import Master
+from fast_channels.layers.serializers import CHANNEL_KEY
 from tests.clock import stop_time_in_memory
+from tests.unit.layers.redis.fake_hosts import FakeHosts, FakeWatch
 from tests.waiting import turn, until
 
 from .fake_redis import FakeRedis
@@ -24,45 +24,23 @@ from .fake_redis import FakeRedis
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 
 
-class Watch:
-    """Stands in for who watches for a new master."""
-
-    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
-        assert master.host.kind == "sentinel"
-        self.switched = switched
-        self.started = False
-        self.closed = False
-
-    def start(self) -> None:
-        self.started = True
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture(autouse=True)
-def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
-    """Give every client that is made from now on watches that do nothing."""
-    made: list[Watch] = []
-
-    def make(master: Master, switched: Callable[[], None]) -> Watch:
-        made.append(Watch(master, switched))
-        return made[-1]
-
-    monkeypatch.setattr(module, "MasterWatch", make)
-    return made
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakeRedis]:
+    return FakeHosts(monkeypatch, FakeRedis)
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
-    """Give every client that is made from now on this server."""
-    server = FakeRedis()
-
-    def make_connection(_: Host | Master) -> AbstractConnection:
-        return server.connect()
-
-    monkeypatch.setattr(module, "make_connection", make_connection)
+async def server(layer: RedisChannelLayer, hosts: FakeHosts[FakeRedis]) -> FakeRedis:
+    """Return the server of the endpoint."""
+    [server] = hosts.of(layer)
     return server
+
+
+@pytest.fixture
+def watch(client: QueueEndpoint, hosts: FakeHosts[FakeRedis]) -> FakeWatch:
+    """Return the watch of the endpoint's master."""
+    [watch] = hosts.watches
+    return watch
 
 
 @pytest.fixture
@@ -77,11 +55,15 @@ def layer() -> RedisChannelLayer:
     )
 
 
+def make(layer: RedisChannelLayer, name: str) -> QueueEndpoint:
+    return QueueEndpoint(layer, name, group_expiry=60, max_deliveries=0)
+
+
 @pytest.fixture
 async def client(
     layer: RedisChannelLayer, server: FakeRedis
 ) -> AsyncIterator[QueueEndpoint]:
-    client = QueueEndpoint(layer, "me.1", 0)
+    client = make(layer, "me.1")
     yield client
     await client.close()
     assert server.open == []
@@ -193,7 +175,8 @@ async def test_not_reading_for_a_deleted_channel(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.005)
+    """Give back soon what no reader takes, in all endpoints made from now on."""
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(reader=0.005))
 
 
 @pytest.mark.usefixtures("quick")
@@ -211,7 +194,7 @@ async def test_patience(
     server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages wait on while readers come for them."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(client, "timing", Timing(reader=0.1))
     mailbox = client.plain.open("jobs")
     for _ in range(2):
         client.want("jobs")
@@ -268,26 +251,26 @@ async def test_closing_gives_back(server: FakeRedis, client: QueueEndpoint) -> N
 # Connections
 
 
-async def test_closing_while_redis_is_away(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+async def test_closing_takes_a_moment_while_redis_is_silent(
+    server: FakeRedis, layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing takes no longer than a moment, even if Redis does not answer."""
-    monkeypatch.setattr(module, "_FAREWELL", 0)
-    client.want("jobs")
+    """close() gives up waiting for replies, and closes the connections."""
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(farewell=0))
+    endpoint = make(layer, "me.1")
+    endpoint.want("jobs")
     await until(lambda: server.takes)
     server.silent.add("EVALSHA")
-    await client.close()
+    await endpoint.close()
     await until(lambda: server.open == [])
 
 
-async def test_a_new_master(
+async def test_all_connections_are_opened_anew_for_a_new_master(
     server: FakeRedis,
     client: QueueEndpoint,
     layer: RedisChannelLayer,
-    watches: list[Watch],
+    watch: FakeWatch,
 ) -> None:
-    """All connections are opened anew when there is a new master, and counted."""
-    [watch] = watches
+    """Those that read count as reconnects."""
     client.want("jobs")
     assert watch.started
     server.refuses["ZREM"] = ResponseError("NOPERM")
@@ -303,78 +286,53 @@ async def test_a_new_master(
     assert watch.closed
 
 
-async def test_watching_for_a_new_master(
-    server: FakeRedis,
-    client: QueueEndpoint,
-    watches: list[Watch],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Who only sends watches for a new master when it has done so for a while."""
+async def send(endpoint: QueueEndpoint, server: FakeRedis) -> None:
+    """Send a message to a server that refuses it, and the mark."""
+    [shard] = endpoint.shards
     server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
-
-    async def send() -> None:
-        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-            await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
-
-    await send()
-    assert not watches[0].started
-    monkeypatch.setattr(module, "SHORT", -1)
-    await send()
-    assert watches[0].started
+    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
+        await endpoint.run(shard, SEND, ["asgi:jobs"], b"", 1, 60)
 
 
-async def test_the_mark_of_a_prefix(
+async def test_sending_for_a_while_watches_for_a_new_master(
+    server: FakeRedis, client: QueueEndpoint, watch: FakeWatch
+) -> None:
+    """A process that sends once and ends does not."""
+    await send(client, server)
+    assert not watch.started
+    client.shards.settled_at = -1
+    await send(client, server)
+    assert watch.started
+
+
+async def test_sending_marks_the_prefix(
     server: FakeRedis, client: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """Senders mark the prefix for longer than messages live, and now and then again."""
-    server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
+    """The mark outlives messages; it is renewed in time, and after forget()."""
     marks = server.told["SET"]
-
-    async def send(client: QueueEndpoint) -> None:
-        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-            await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
-
     for _ in range(2):
-        await send(client)
+        await send(client, server)
         assert marks == [["SET", "asgi::layer", "", "PX", "40000"]]
     await client.forget()
-    await send(client)
+    await send(client, server)
     assert len(marks) == 2
     layer.expiry = 0.01
-    hasty = QueueEndpoint(layer, "me.2", 0)
+    hasty = make(layer, "me.2")
     async with asyncio.timeout(5):
         while len(marks) < 4:
-            await send(hasty)
+            await send(hasty, server)
     await hasty.close()
 
 
-async def test_a_mark_that_is_given_up(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody minds a mark that is cancelled."""
-    server.refuses["EVALSHA"] = ResponseError("NOPERM")
-    mark: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def submit(*_: object, **__: object) -> asyncio.Future[Any]:
-        monkeypatch.undo()
-        return mark
-
-    monkeypatch.setattr(client.commands[0], "submit", submit)
-    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-        await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
-    assert mark.cancel()
-    await turn()
-
-
-async def test_what_arrives_while_it_closes(
+async def test_message_that_arrives_during_closing_stays_in_redis(
     server: FakeRedis,
     client: QueueEndpoint,
-    watches: list[Watch],
+    watch: FakeWatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A message that comes in the last moment stays for others."""
+    """It is for other processes, and nothing here looks for a reader any more."""
     closed = asyncio.Event()
-    monkeypatch.setattr(watches[0], "close", closed.wait)
+    monkeypatch.setattr(watch, "close", closed.wait)
     client.want("jobs")
     await until(lambda: bool(server.takes))
     closing = asyncio.create_task(client.close())

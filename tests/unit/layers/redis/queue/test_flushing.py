@@ -1,15 +1,12 @@
 """Which keys a flush deletes: those of its prefix, and of no other."""
 
 import re
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from fast_channels.layers.redis.queue import flushing
 from fast_channels.layers.redis.queue.flushing import flush_keys
-
-if TYPE_CHECKING:
-    from fast_channels.layers.redis.commands import CommandConnection
+from tests.unit.layers.redis.fake_hosts import as_shard
 
 
 class Redis:
@@ -41,7 +38,7 @@ class Redis:
 
     async def flush(self, prefix: str) -> list[str]:
         """Return the keys that are left after a flush."""
-        await flush_keys(cast("CommandConnection", self), prefix)
+        await flush_keys(as_shard(self), prefix)
         return sorted(key.decode() for key in self.keys)
 
 

@@ -3,23 +3,20 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import ResponseError
 
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import group_writer as module
-from fast_channels.layers.redis.queue.memberships import Memberships, Timing
+from fast_channels.layers.redis.queue.memberships import Memberships
 from tests.waiting import until
 
-from .fake_groups import Redis, join, make
+from .fake_groups import TIMING, Redis, join, make, write_again
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make what is bounded small enough for tests to reach the bounds."""
-    monkeypatch.setattr(module, "_BATCH", 2)
-    monkeypatch.setattr(module, "_REMEMBERED", 4)
+# What is bounded is small enough for tests to reach the bounds.
+SMALL = replace(TIMING, batch=2, remembered_pairs=4)
 
 
 @pytest.fixture
@@ -29,7 +26,7 @@ async def redis() -> Redis:
 
 @pytest.fixture
 async def memberships(redis: Redis) -> AsyncIterator[Memberships]:
-    memberships = make(redis)
+    memberships = make(redis, timing=SMALL)
     yield memberships
     redis.trouble = None
     redis.answers.set()
@@ -49,7 +46,7 @@ async def test_many_members(redis: Redis, memberships: Memberships) -> None:
     await join(memberships, "abc", "vwxyz")
     redis.groups.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     channels = set("vwxyz")
     await until(lambda: redis.holds(a=channels, b=channels, c=channels))
     assert [len(pairs) for pairs in redis.added] == [2] * 7 + [1]
@@ -57,7 +54,7 @@ async def test_many_members(redis: Redis, memberships: Memberships) -> None:
 
 async def test_many_lost_members(redis: Redis) -> None:
     """What Redis has lost is looked for in batches, too."""
-    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=1))
+    memberships = make(redis, timing=replace(SMALL, beat=0.001, beats_per_check=1))
     await join(memberships, "abc", "wxy")
     redis.groups.clear()
     channels = set("wxy")
@@ -71,7 +68,7 @@ async def test_callers_come_first(redis: Redis, memberships: Memberships) -> Non
     await join(memberships, "abc", "wxyz")
     redis.answers.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.added)
     joining = asyncio.create_task(memberships.add("d", "x"))
     await asyncio.sleep(0)
@@ -107,7 +104,7 @@ async def test_refusals(
     redis.trouble = refusal
     redis.known_to_be_away = known
     for _ in range(5):
-        memberships.assert_again(0)
+        write_again(memberships)
         redis.added.clear()
         await until(lambda: len(redis.added) > 3)
     await memberships.add("e", "x")
@@ -135,7 +132,7 @@ async def test_other_keys(
     with pytest.raises(ResponseError, match=r"WRONGTYPE"):
         await memberships.insert("a", "other")
     redis.groups.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(b={"x"}))
     with pytest.raises(ResponseError, match=r"WRONGTYPE"):
         await memberships.discard("a", "x")
@@ -185,7 +182,7 @@ async def test_leaving_while_redis_is_told(
         redis.forgets_scripts = restarted
         redis.added.clear()
         redis.answers.clear()
-        memberships.assert_again(0)
+        write_again(memberships)
         await until(lambda: not redis.forgets_scripts)
         leaving = [asyncio.create_task(memberships.discard("a", each)) for each in "xy"]
         await asyncio.sleep(0)

@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from fast_channels.exceptions import ChannelFull
-from fast_channels.layers.redis import RedisChannelLayer, core
-from fast_channels.layers.redis.queue import endpoint as client
-from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
+from fast_channels.layers.redis import RedisChannelLayer, core, shards
 from fast_channels.layers.redis.scripts import (
     GROUP_ADD,
     GROUP_DISCARD,
@@ -22,7 +20,7 @@ from fast_channels.layers.redis.scripts import (
     SEND,
 )
 from fast_channels.layers.redis.sharding import shard_of
-from fast_channels.layers.serializers import JSONSerializer, registry
+from fast_channels.layers.serializers import CHANNEL_KEY, JSONSerializer, registry
 
 MESSAGE = {"type": "test.message"}
 
@@ -173,7 +171,7 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
         assert timeout
         return redis.add_host()
 
-    monkeypatch.setattr(client, "CommandConnection", connect)
+    monkeypatch.setattr(shards, "CommandConnection", connect)
     return redis
 
 

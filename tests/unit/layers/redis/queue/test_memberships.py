@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis.queue import memberships as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
 from fast_channels.layers.redis.sharding import shard_of
 from tests.waiting import until
 
-from .fake_groups import TIMING, Redis, join, make, others
+from .fake_groups import TIMING, Redis, join, make, others, write_again
 
 AWAY = RedisUnavailable("redis-1 is not available: it did not reply in time")
 
@@ -77,14 +77,9 @@ async def test_deleting_a_channel(redis: Redis, memberships: Memberships) -> Non
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_deleting_in_steps(
-    redis: Redis,
-    memberships: Memberships,
-    monkeypatch: pytest.MonkeyPatch,
-    cancelled: bool,
-) -> None:
+async def test_deleting_in_steps(redis: Redis, cancelled: bool) -> None:
     """The event loop goes on while a channel leaves many groups."""
-    monkeypatch.setattr(module, "_STEP", 2)
+    memberships = make(redis, timing=replace(TIMING, step=2))
     await join(memberships, "abcdefg", "x")
     deleting = asyncio.create_task(memberships.delete("x"))
     await until(lambda: len(memberships.groups.by_group) < 7)
@@ -108,14 +103,14 @@ async def test_closing(redis: Redis, memberships: Memberships) -> None:
 
 
 async def test_closing_while_redis_is_told(
-    redis: Redis, memberships: Memberships, monkeypatch: pytest.MonkeyPatch
+    redis: Redis,
 ) -> None:
     """What was about to be written is dropped, and nothing is left behind."""
-    monkeypatch.setattr("fast_channels.layers.redis.queue.group_writer._BATCH", 2)
+    memberships = make(redis, timing=replace(TIMING, batch=2))
     await join(memberships, "abcdef", "xyz")
     redis.answers.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.added)
     closing = asyncio.create_task(memberships.close())
     await until(lambda: redis.removed)
@@ -136,7 +131,7 @@ async def test_clearing(redis: Redis, memberships: Memberships) -> None:
 
 async def test_no_task_left(redis: Redis, memberships: Memberships) -> None:
     """Nothing runs before a channel joins, nor when it has."""
-    memberships.assert_again(0)
+    write_again(memberships)
     assert not others()
     await memberships.add("a", "x")
     await until(lambda: not others())
@@ -195,7 +190,7 @@ async def test_waiting_once(redis: Redis) -> None:
     await join(memberships, "abcdef", "x")
     assert len(redis.added) == 1
     redis.trouble = None
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(**{group: {"x"} for group in "abcdef"}))
     await memberships.close()
 
@@ -223,7 +218,7 @@ async def test_telling_again() -> None:
     assert shards[1].holds(**mine)
     for shard in shards:
         shard.groups.clear()
-    memberships.assert_again(1)
+    write_again(memberships, 1)
     await until(lambda: shards[1].holds(**mine))
     assert shards[0].holds()
     await memberships.close()
@@ -286,7 +281,7 @@ async def test_an_old_state(redis: Redis, memberships: Memberships) -> None:
     await memberships.discard("a", "x")
     await memberships.discard("a", "y")
     redis.groups["a"] |= {"x", "y", "other"}
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(a={"other"}))
 
 
@@ -313,7 +308,7 @@ async def test_a_very_old_state(redis: Redis) -> None:
     await until(lambda: len(redis.added) > beats + 3)
     redis.groups["a"].add("x")
     redis.removed.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     beats = len(redis.added)
     await until(lambda: len(redis.added) > beats + 3)
     assert redis.removed == []
