@@ -2,13 +2,20 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from fast_channels.type_defs import ChannelMessage
 
-__all__ = ["awaitable", "find_method", "get_handler_name", "require_reachable"]
+__all__ = [
+    "awaitable",
+    "find_method",
+    "get_handler_name",
+    "names_of",
+    "require_reachable",
+]
 
 _Result = TypeVar("_Result")
 
@@ -27,6 +34,18 @@ _PACKAGE = __name__.partition(".")[0]
 
 # Attributes of a class that are not callable, but become methods of its instances.
 _METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
+
+
+# The names of the handlers of each class, by message type.
+_names: "weakref.WeakKeyDictionary[type, dict[str, str]]" = weakref.WeakKeyDictionary()
+
+
+def names_of(consumer_class: type) -> dict[str, str]:
+    """Return the known handlers of a class: a dict of message type to name."""
+    names = _names.get(consumer_class)
+    if names is None:
+        names = _names[consumer_class] = {}
+    return names
 
 
 def get_handler_name(message: ChannelMessage) -> str:
