@@ -317,6 +317,25 @@ async def test_client_is_gone_without_a_word(any_layer: Layer | None) -> None:
     assert consumer.codes == [1006]
 
 
+async def test_close_after_a_failed_send(any_layer: Layer | None) -> None:
+    """A client that is gone is not waited for as if it could answer the close."""
+
+    async def send_and_close(consumer: Subject) -> None:
+        try:
+            await consumer.send("hello")
+        finally:
+            await consumer.close(4001)
+
+    consumer = Subject(any_layer, receive=send_and_close)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.gone = server.silent = True
+        server.put({"type": "websocket.receive", "text": "hello"})
+        assert await server.end() is None
+        assert_released(any_layer)
+    assert consumer.codes == [1006]
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_server_that_waits_for_the_client(
     any_layer: Layer | None,
