@@ -3,8 +3,10 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 from redis.exceptions import NoScriptError
 
 from fast_channels.layers.redis.queue.group_writer import Timing
@@ -15,6 +17,11 @@ from tests.unit.layers.redis.fake_hosts import as_shard
 
 # Nothing happens by itself in the time that a test takes, but trying again does.
 TIMING = Timing(beat=60, retry=0.001, patience=0.001)
+
+
+def timed(**changes: Any) -> pytest.MarkDecorator:
+    """Give the memberships of a test another timing."""
+    return pytest.mark.parametrize("timing", [replace(TIMING, **changes)])
 
 
 class Redis:
