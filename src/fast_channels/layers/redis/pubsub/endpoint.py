@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PubSubEndpoint"]
 
-# Seconds between two checks, during a wait for Redis to confirm, that Redis is there.
-_PATIENCE = 0.1
 # Groups that a channel leaves before other tasks can run.
 _RUN = 500
 # Maximum length of names and problems in the log.
@@ -40,6 +38,8 @@ class PubSubEndpoint:
         on_disconnect: Type of the message that all channels get when a connection has
             broken; None for no message.
         on_reconnect: Type of the message for when all subscriptions are back; or None.
+        patience: Seconds between two checks, during a wait for Redis to confirm, that
+            Redis is there.
     """
 
     def __init__(
@@ -48,8 +48,11 @@ class PubSubEndpoint:
         name: str,
         on_disconnect: str | None,
         on_reconnect: str | None,
+        *,
+        patience: float = 0.1,
     ) -> None:
         self._layer = layer
+        self._patience = patience
         self.name: str = name
         """The unique name of the endpoint."""
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -203,7 +206,7 @@ class PubSubEndpoint:
         while (pending := subscriber.pending(name)) is not None:
             if subscriber.away:
                 return
-            await asyncio.wait([pending], timeout=_PATIENCE)
+            await asyncio.wait([pending], timeout=self._patience)
 
     def _subscriber(self, name: str) -> Subscriber:
         return self._subscribers[self.shards.of(name)]
