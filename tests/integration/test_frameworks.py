@@ -39,6 +39,7 @@ from fast_channels.type_defs import (
     ChannelScope,
     WebSocketDisconnectEvent,
 )
+from tests.waiting import turn
 
 from .servers import SERVERS_THAT_NOTICE, Serve, serving
 
@@ -52,12 +53,6 @@ pytestmark = [
 ]
 
 Errors: TypeAlias = list[logging.LogRecord]
-
-
-async def turns() -> None:
-    """Let everything happen that needs no time, in this process and in the kernel."""
-    for _ in range(50):
-        await asyncio.sleep(0)
 
 
 class Room(AsyncWebsocketConsumer):
@@ -391,7 +386,7 @@ async def test_sending_to_a_client_that_left(
         await client.send("go")
         await busy.wait()
         await leave(client)
-        await turns()
+        await turn(50)
         left.set()
     if leave is say_goodbye:
         assert codes == [code_of_client(4002, server)]
@@ -415,7 +410,7 @@ async def test_client_that_stops_reading_and_vanishes(
     async with serve(Flood.as_asgi(codes=codes)) as address:
         client = await connect(f"ws://{address}/", compression=None, max_queue=1)
         await client.send("go")
-        await turns()
+        await turn(50)
         await hang_up(client)
     assert codes in ([1005], [1006])
 

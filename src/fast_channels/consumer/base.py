@@ -207,9 +207,7 @@ class AsyncConsumer:
             except (StopConsumer, ExceptionGroup) as exc:
                 signal = signal_in(exc, StopConsumer)
                 if signal is not None:
-                    await self._consumer_stopped(
-                        signal, receive if sources else loop.receive
-                    )
+                    await self._consumer_stopped(signal, loop, sources)
                 raise
         except BaseException as exc:
             cause = signal_in(exc, StopConsumer) or exc
@@ -244,7 +242,10 @@ class AsyncConsumer:
         return sources, mailbox.take
 
     async def _consumer_stopped(
-        self, signal: Exception, receive: ASGIReceiveCallable
+        self,
+        signal: Exception,
+        loop: DispatchLoop,
+        sources: Sequence[ASGIReceiveCallable],
     ) -> None:
         """Dispatch what remains when a handler has stopped the consumer."""
 

@@ -28,10 +28,8 @@ class AsyncGroupConsumer(AsyncConsumer):
 
     # The groups to leave at the end, in addition to those in `groups`.
     _consumer_joined: dict[str, None]
-    # The groups that the ending has left, or failed to leave.
-    _consumer_left: set[str]
-    # Whether the ending has left all groups at once.
-    __has_left = False
+    # The groups that the ending has left, or failed to leave; None before the ending.
+    __left: set[str] | None = None
     # The number of groups joined and left so far.
     __changes = 0
 
@@ -79,7 +77,6 @@ class AsyncGroupConsumer(AsyncConsumer):
                 f"not a str: write [{groups!r}]"
             )
         self._consumer_joined = dict.fromkeys(self.groups or ())
-        self._consumer_left = set()
         # AttributeError: groups is a property, which reads the scope.
         with contextlib.suppress(AttributeError):
             self.groups = list(self._consumer_joined)
@@ -99,16 +96,17 @@ class AsyncGroupConsumer(AsyncConsumer):
             return
         layer, channel = self.channel_layer, self.channel_name
         if self._consumer_attached:
-            if not self.__has_left:
-                self.__has_left = True
+            if self.__left is None:
+                self.__left = set()
                 leave = functools.partial(layer.delete_channel, channel)
                 await self._consumer_release(leave, "leave its groups")
             return
         cancelled: asyncio.CancelledError | None = None
+        left = self.__left = self.__left or set()
         for group in dict.fromkeys((*self._consumer_joined, *(self.groups or ()))):
-            if group in self._consumer_left:
+            if group in left:
                 continue
-            self._consumer_left.add(group)
+            left.add(group)
             leave = functools.partial(layer.group_discard, group, channel)
             try:
                 await self._consumer_release(leave, f"leave group {group!r}")

@@ -297,7 +297,10 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
         return await super()._consumer_start(loop, heard, [heard])
 
     async def _consumer_stopped(
-        self, signal: Exception, receive: ASGIReceiveCallable
+        self,
+        signal: Exception,
+        loop: DispatchLoop,
+        sources: Sequence[ASGIReceiveCallable],
     ) -> None:
         if isinstance(signal, _ClientGone):
             await self.dispatch({"type": "http.disconnect"})

@@ -7,6 +7,8 @@ import math
 import re
 import textwrap
 import weakref
+from collections.abc import Awaitable, Sequence
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
@@ -30,7 +32,6 @@ from fast_channels.type_defs import (
 from .closing import send_close
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
-from .incoming import Incoming
 from .signals import signal_in
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
@@ -41,6 +42,8 @@ _logger = logging.getLogger(__name__)
 _PATIENCE = 1.0
 # Seconds to wait for it after close(), which the client has to answer.
 _CLOSING = 10.0
+
+_DISCONNECT = "websocket.disconnect"
 
 # The exceptions that frameworks raise when the client is gone, and for which they close
 # the connection with the exception's code. No framework is imported to compare them.
@@ -138,8 +141,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     __closed_here = False
     # The code for disconnect() when the server reports none.
     __close_code = _NORMAL
-    # The client's events; None when no connection is served.
-    __incoming: Incoming | None = None
+    # The loop that dispatches the client's events; None if no connection is served.
+    __loop: DispatchLoop | None = None
 
     async def serve(self, websocket: Connection) -> None:
         """Serve the connection of an endpoint until it ends.
@@ -250,7 +253,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             )
         if self.__closed:
             return
-        self.__end(_ABNORMAL, _CLOSING)
+        self.__end(_ABNORMAL)
         for event in events:
             await self.__transmit(event)
 
@@ -330,7 +333,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             return
         if reason is not None:
             event["reason"] = reason
-        self.__end(event.get("code", _NORMAL), _CLOSING)
+        self.__end(event.get("code", _NORMAL))
         await self.__transmit(event)
         self.__closed_here = self.__accepted
 
@@ -359,11 +362,15 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
         """Call ``receive()`` with the content of the frame."""
         text = message.get("text")
-        if text is not None:
-            await awaitable(self.receive(text_data=text), self, "receive")
-        else:
-            data = message.get("bytes")
-            await awaitable(self.receive(bytes_data=data), self, "receive")
+        received: Awaitable[None] = (
+            self.receive(bytes_data=message.get("bytes"))
+            if text is None
+            else self.receive(text_data=text)
+        )
+        # Checked here first: the call would be a noticeable part of a frame's cost.
+        if type(received) is not CoroutineType:
+            received = awaitable(received, self, "receive")
+        await received
 
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
         """Leave the groups, call ``disconnect()`` and end the consumer."""
@@ -396,8 +403,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     async def _consumer_attend(
         self, loop: DispatchLoop, receive: ASGIReceiveCallable
     ) -> None:
-        incoming = self.__incoming = Incoming(receive, loop)
-        receive = incoming.receive
+        self.__loop = loop
         if self._consumer_layer() is None:
             await super()._consumer_attend(loop, receive)
         else:
@@ -405,23 +411,33 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             await loop.listen(receive, self._consumer_serve(loop, receive, ()))
 
     async def _consumer_stopped(
-        self, signal: Exception, receive: ASGIReceiveCallable
+        self,
+        signal: Exception,
+        loop: DispatchLoop,
+        sources: Sequence[ASGIReceiveCallable],
     ) -> None:
         if isinstance(signal, _ClientGone):
-            # The handler that failed to send has ended; the next event is the
-            # disconnect.
-            await self.dispatch(await receive())
+            # Until the disconnect, which is all that remains.
+            await loop.run(sources)
 
-    def __end(self, code: int, patience: float) -> None:
-        """Stop sending to the client, and drop its events except the disconnect.
+    def __end(self, code: int) -> None:
+        """Stop sending to the client, and drop its frames.
 
         Args:
             code: The code for disconnect() if the server reports none.
-            patience: Seconds to wait for the server.
         """
         self.__closed, self.__close_code = True, code
-        if self.__incoming is not None:
-            self.__incoming.close(code, patience)
+        self.__expect_disconnect(code, _CLOSING)
+
+    def __expect_disconnect(self, code: int, seconds: float) -> None:
+        """Drop frames; make up a disconnect if the server reports none in time.
+
+        Servers report it in different ways: hypercorn goes on returning the frames of a
+        client that ignores the close, and others wait a long time for that client.
+        """
+        if self.__loop is not None:
+            event = {"type": _DISCONNECT, "code": code}
+            self.__loop.expect(event, seconds, drop="websocket.receive")
 
     def __warn_undecided(self) -> None:
         if type(self) not in _undecided:
@@ -484,17 +500,17 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, which
         # frameworks turn into a WebSocketDisconnect. After that exception, or after
         # they have reported the disconnect, they can raise any other one.
-        incoming = self.__incoming
-        if incoming is None:
+        loop = self.__loop
+        if loop is None:
             return False
         if not self.__gone:
             self.__gone = (
                 isinstance(exc, OSError)
                 or _is_named(exc, _DISCONNECTED)
-                or incoming.has_left()
+                or loop.has_received(_DISCONNECT)
             )
             if self.__gone:
-                incoming.close(_ABNORMAL, _PATIENCE)
+                self.__expect_disconnect(_ABNORMAL, _PATIENCE)
         return self.__gone
 
 

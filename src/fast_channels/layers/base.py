@@ -240,7 +240,7 @@ class BaseChannelLayer:
         return True
 
     def require_valid_message(self, message: object) -> None:
-        """Check that every layer can carry a message; layers call this when they send.
+        """Check that every layer can carry a message; for layers that send it.
 
         A message is a dict with str keys. It holds None, bool, int of 64 bits, float,
         str, bytes, list and dict, nested at most 100 levels deep.

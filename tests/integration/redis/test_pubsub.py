@@ -12,6 +12,7 @@ from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 MESSAGE = {"type": "test.message"}
 ALIAS = "pubsub"
@@ -38,12 +39,6 @@ async def other(
     """Give a test the layer of another process."""
     async with RedisPubSubChannelLayer([redis_server.url], prefix) as layer:
         yield layer
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 def listeners(server: RedisServer, name: str) -> int:

@@ -18,6 +18,7 @@ from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 from .faults.killer import Client, any_client, kill
 from .links import LossyLink, slow_link
@@ -75,12 +76,6 @@ class Listener(AsyncWebsocketConsumer):
         await self.send(message["type"])
 
     back = test_message = gone
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.001)
 
 
 async def next_of(layer: RedisPubSubChannelLayer, channel: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 MESSAGE = {"type": "test.message"}
 PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
@@ -27,12 +28,6 @@ RECEIVING = (
     *("subscribe", "client|id", "client|tracking", "ping"),
 )
 FLUSHING = ("scan", "unlink")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 async def use(layer: RedisChannelLayer) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 
@@ -11,6 +11,7 @@ from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 MESSAGE = {"type": "test.message"}
 
@@ -182,12 +183,6 @@ async def test_group_send_to_two_hosts(
 
 
 # Nothing to do
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 async def test_commands_of_a_waiting_receiver(

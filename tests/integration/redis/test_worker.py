@@ -22,6 +22,7 @@ from fast_channels.type_defs import (
 )
 from fast_channels.worker import Worker
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 10
@@ -66,12 +67,6 @@ async def layer(
 async def send(layer: RedisChannelLayer, channel: str, *numbers: int) -> None:
     for number in numbers:
         await layer.send(channel, {"type": "job.do", "number": number})
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others go on until something holds."""
-    while not condition():  # noqa: ASYNC110 # nobody tells when it does
-        await asyncio.sleep(0.001)
 
 
 async def numbers(layer: RedisChannelLayer, channel: str, count: int) -> list[int]:

@@ -11,8 +11,9 @@ from fast_channels.exceptions import (
 from fast_channels.layers import (
     InMemoryChannelLayer,
 )
+from tests.waiting import until
 
-from .fakes import Boom, FakeServer, Layer, members, until
+from .fakes import Boom, FakeServer, Layer, members
 
 
 class Member(AsyncWebsocketConsumer):

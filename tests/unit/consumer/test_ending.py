@@ -11,8 +11,9 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
+from tests.waiting import until
 
-from .fakes import LIMIT, Boom, FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import LIMIT, Boom, FakeServer, Layer, QueueLayer, logged, members
 from .subject import (
     Subject,
     Trouble,

@@ -15,8 +15,9 @@ from fast_channels.layers import (
     InMemoryChannelLayer,
     register_channel_layer,
 )
+from tests.waiting import until
 
-from .fakes import FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import FakeServer, Layer, QueueLayer, logged, members
 from .subject import Member
 
 

@@ -15,8 +15,9 @@ from fast_channels.consumer import (
     AsyncWebsocketConsumer,
 )
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
+from tests.waiting import until
 
-from .fakes import FakeServer, Layer, logged, until
+from .fakes import FakeServer, Layer, logged
 
 CONNECT = {"type": "websocket.connect"}
 FRAME = {"type": "websocket.receive", "text": "[]"}

@@ -10,7 +10,7 @@ server accepts, while the first one continues in case the server is far away.
 import asyncio
 from collections.abc import Callable
 
-from redis.asyncio.connection import AbstractConnection
+from .wire import Connection
 
 __all__ = ["open_connection"]
 
@@ -21,8 +21,8 @@ _AT_ONCE = 3
 
 
 async def open_connection(
-    connect: Callable[[], AbstractConnection], timeout: float
-) -> AbstractConnection:
+    connect: Callable[[], Connection], timeout: float
+) -> Connection:
     """Return the first connection that opens.
 
     Cancelling ends all attempts.
@@ -35,14 +35,14 @@ async def open_connection(
         TimeoutError: No attempt was answered in time.
         Exception: The error of the first attempt that failed.
     """
-    attempts: dict[asyncio.Task[None], AbstractConnection] = {}
+    attempts: dict[asyncio.Task[None], Connection] = {}
     try:
         async with asyncio.timeout(timeout):
             while True:
                 # After a server has accepted, more attempts would not help.
                 if not any(each.is_connected for each in attempts.values()):
                     connection = connect()
-                    attempts[asyncio.create_task(connection.connect())] = connection  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+                    attempts[asyncio.create_task(connection.connect())] = connection
                 done, _ = await asyncio.wait(
                     attempts, timeout=_AGAIN, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -56,7 +56,7 @@ async def open_connection(
         await _end(attempts)
 
 
-async def _end(attempts: dict[asyncio.Task[None], AbstractConnection]) -> None:
+async def _end(attempts: dict[asyncio.Task[None], Connection]) -> None:
     for attempt in attempts:
         attempt.cancel()
     try:

@@ -22,19 +22,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AuthenticationError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
-
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.waking import wake
 
-from .packing import pack
 from .trouble import describe, is_refusal
+from .wire import (
+    AuthenticationError,
+    Connection,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    pack,
+)
 
 __all__ = ["CommandConnection"]
 
@@ -66,7 +65,7 @@ class CommandConnection:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        connect: Callable[[], Connection],
         name: str,
         *,
         timeout: float = 5.0,
@@ -211,7 +210,7 @@ class CommandConnection:
         finally:
             self._lease = None
 
-    async def _open(self) -> AbstractConnection:
+    async def _open(self) -> Connection:
         loop = asyncio.get_running_loop()
         patience = min(self._timeout, _SHORT) if self._away else self._timeout
         give_up = loop.time() + patience
@@ -223,7 +222,7 @@ class CommandConnection:
             try:
                 # redis-py's timeout for connecting does not cover its handshake.
                 async with asyncio.timeout_at(give_up):
-                    await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+                    await connection.connect()
             except (AuthenticationError, ResponseError):
                 # For example a wrong password: retrying would not help.
                 raise
@@ -241,7 +240,7 @@ class CommandConnection:
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             delay = min(2 * delay, longest)
 
-    async def _serve(self, connection: AbstractConnection) -> None:
+    async def _serve(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.create_task(self._read(connection))
         reader.add_done_callback(self._wake)
@@ -310,13 +309,13 @@ class CommandConnection:
             else:
                 self._look_at(first)
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Connection) -> None:
         """Match each reply to its command, until the connection breaks."""
         loop = asyncio.get_running_loop()
         while True:
             value: Any
             try:
-                value = await connection.read_response(disconnect_on_error=False)  # pyright: ignore[reportUnknownVariableType] # redis-py leaves it untyped
+                value = await connection.read_response(disconnect_on_error=False)
             except RedisError as exc:
                 if _is_from_replica(exc):
                     raise

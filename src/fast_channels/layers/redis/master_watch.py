@@ -18,13 +18,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
-from .opening import plain_connection
 from .outage import Outage
 from .sentinel import Master
+from .wire import Connection, Reply, ask, plain_connection, read
 
 __all__ = ["MasterWatch"]
 
@@ -94,9 +91,8 @@ class MasterWatch:
         connection = plain_connection(sentinel)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-                await connection.send_command("SUBSCRIBE", _CHANNEL)
-                await _read(connection)
+                await connection.connect()
+                await ask(connection, "SUBSCRIBE", _CHANNEL)
             # Changes published from now on are read below.
             master = await self._master.ask(sentinel)
             if self._master.reached - {master}:
@@ -125,7 +121,7 @@ class MasterWatch:
         self._failures = 0
 
 
-async def _next(connection: AbstractConnection) -> Any:
+async def _next(connection: Connection) -> Reply:
     """Return the next message of a Sentinel, or its reply to a PING after silence.
 
     Raises:
@@ -133,12 +129,7 @@ async def _next(connection: AbstractConnection) -> Any:
     """
     try:
         async with asyncio.timeout(_PING_EVERY):
-            return await _read(connection)
+            return await read(connection)
     except TimeoutError:
         async with asyncio.timeout(_PATIENCE):
-            await connection.send_command("PING")
-            return await _read(connection)
-
-
-async def _read(connection: AbstractConnection) -> Any:
-    return await connection.read_response(disconnect_on_error=False)  # pyright: ignore[reportUnknownVariableType] # redis-py leaves it untyped
+            return await ask(connection, "PING")

@@ -13,7 +13,7 @@ import functools
 from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
-from redis.asyncio.connection import AbstractConnection
+from .wire import Connection, stream_of
 
 __all__ = ["Progress", "limit_silence"]
 
@@ -30,13 +30,8 @@ class Progress:
         connection: An open redis-py connection.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
-        # The attribute is private, and has had this name since redis-py 5.
-        stream = getattr(connection, "_reader", None)
-        assert isinstance(stream, asyncio.StreamReader), (
-            f"a {type(connection).__name__} has no stream: it is not open, or this "
-            "release of redis-py keeps it elsewhere"
-        )
+    def __init__(self, connection: Connection) -> None:
+        stream = stream_of(connection)
         clock = asyncio.get_running_loop().time
         # Replacing feed_data() on the instance would create a reference cycle.
         stream.__class__ = _TimedStream

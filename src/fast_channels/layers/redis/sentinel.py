@@ -8,19 +8,21 @@ Sentinel that was cut off may name a server that no longer is.
 
 import asyncio
 from collections import deque
-from typing import Any, TypeAlias, cast
-
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, RedisError
 
 from .hosts import Host
-from .opening import connection_options, plain_connection
+from .wire import (
+    Address,
+    Connection,
+    NoPermissionError,
+    RedisConnectionError,
+    RedisError,
+    Reply,
+    ask,
+    located_connection,
+    plain_connection,
+)
 
 __all__ = ["Address", "Master", "make_connection"]
-
-Address: TypeAlias = tuple[str, int]
-"""A host and a port."""
 
 # Seconds to wait for one Sentinel before asking the next one.
 _PATIENCE = 1.0
@@ -36,6 +38,8 @@ class Master:
     def __init__(self, host: Host) -> None:
         self.host: Host = host
         """The host that stands for the master."""
+        assert host.master_name is not None
+        self._name = host.master_name
         self.sentinels: deque[Host] = deque(host.sentinels)
         """The Sentinels, in the order in which they are asked.
 
@@ -43,7 +47,7 @@ class Master:
         should be asked first.
         """
         self.reached: set[Address] = set()
-        """The addresses that connections were opened to."""
+        """The addresses of connections, even of those that are still being opened."""
 
     async def find(self) -> Address:
         """Return the address of the master.
@@ -60,7 +64,7 @@ class Master:
             except (RedisError, OSError) as exc:
                 problems.append(f"{sentinel}: {exc}")
         raise RedisConnectionError(
-            f"no Sentinel gives the address of the master {self.host.master_name!r}: "
+            f"no Sentinel gives the address of the master {self._name!r}: "
             + "; ".join(problems)
         )
 
@@ -71,77 +75,56 @@ class Master:
             Exception: The Sentinel does not answer, or does not know the master.
         """
         async with asyncio.timeout(_PATIENCE):
-            address = await _ask(
-                sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.host.master_name
+            address = await _ask_once(
+                sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name
             )
         if address is None:
             raise RedisConnectionError("it knows no such master")
-        name, port = cast("tuple[bytes, bytes]", address)
+        name, port = address
         return name.decode(), int(port)
 
-
-def make_connection(place: Host | Master) -> AbstractConnection:
-    """Return a connection to a host or a master, which is not open yet."""
-    if isinstance(place, Host):
-        return plain_connection(place)
-    kind = _SSLMasterConnection if place.host.tls else _MasterConnection
-    return kind(place, connection_options(place.host))
-
-
-async def _ask(server: Host, *command: Any) -> Any:
-    """Send a command on a new connection, and return the reply."""
-    connection = plain_connection(server)
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-        return await _reply(connection, *command)
-    finally:
-        await connection.disconnect(nowait=True)
-
-
-async def _reply(connection: AbstractConnection, *command: Any) -> Any:
-    await connection.send_command(*command)
-    return cast("Any", await connection.read_response())
-
-
-class _ToMaster(AbstractConnection):
-    """A connection that asks for the address of the master each time it connects."""
-
-    def __init__(self, master: Master, options: dict[str, Any]) -> None:
-        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] # as above
-        self._master = master
-
-    async def connect(self) -> None:
-        """Connect to the master.
+    async def locate(self) -> Address:
+        """Return the address of the master, and record that it is used.
 
         Raises:
-            redis.exceptions.ConnectionError: There is no master at the moment.
+            redis.exceptions.ConnectionError: No Sentinel that answers knows it.
         """
-        self.host, self.port = await self._master.find()
-        self._master.reached.add((self.host, self.port))
-        await super().connect()  # type: ignore[no-untyped-call] # as above
-        try:
-            await self._require_master()
-        except BaseException:
-            await self.disconnect(nowait=True)
-            raise
+        address = await self.find()
+        self.reached.add(address)
+        return address
 
-    async def _require_master(self) -> None:
+    async def require(self, server: Connection, address: Address) -> None:
+        """Require that a server is a master.
+
+        Raises:
+            redis.exceptions.ConnectionError: It is a replica.
+        """
         try:
-            role, *_ = await _reply(self, "ROLE")
+            role, *_ = await ask(server, "ROLE")
         except NoPermissionError:
             # The access list can deny a user dangerous commands, such as ROLE. A
             # replica refuses the user's writes anyway.
             return
         if role != b"master":
+            name, port = address
             raise RedisConnectionError(
-                f"{self.host}:{self.port}, which Sentinel calls the master "
-                f"{self._master.host.master_name!r}, is a {role.decode()}"
+                f"{name}:{port}, which Sentinel calls the master "
+                f"{self._name!r}, is a {role.decode()}"
             )
 
 
-class _MasterConnection(_ToMaster, Connection):
-    pass
+def make_connection(place: Host | Master) -> Connection:
+    """Return a connection to a host or a master, which is not open yet."""
+    if isinstance(place, Host):
+        return plain_connection(place)
+    return located_connection(place.host, place.locate, place.require)
 
 
-class _SSLMasterConnection(_ToMaster, SSLConnection):
-    pass
+async def _ask_once(server: Host, *command: str) -> Reply:
+    """Send a command on a new connection, and return the reply."""
+    connection = plain_connection(server)
+    try:
+        await connection.connect()
+        return await ask(connection, *command)
+    finally:
+        await connection.disconnect(nowait=True)

@@ -9,13 +9,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from redis.asyncio.connection import AbstractConnection
-
 from .commands import CommandConnection
 from .hosts import Host
 from .master_watch import MasterWatch
 from .sentinel import Master, make_connection
 from .sharding import shard_of
+from .wire import Connection
 
 __all__ = ["Shard", "Shards", "open_shards"]
 
@@ -31,7 +30,7 @@ class Shard:
 
     name: str
     """Its name in error messages."""
-    connect: Callable[[], AbstractConnection]
+    connect: Callable[[], Connection]
     """Returns a new connection to it, not open yet."""
     commands: CommandConnection
     """The connection for commands."""

@@ -8,7 +8,7 @@ code, and ends when an operator has dealt with it. Users see all of them as
 
 import re
 
-from redis.exceptions import (
+from .wire import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     BusyLoadingError,

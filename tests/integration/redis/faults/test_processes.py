@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.layers.redis.queue.group_writer import Timing
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 from .group_process import TIMING
 
@@ -56,12 +57,6 @@ async def members_elsewhere(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.02)
 
 
 def members(server: RedisServer, prefix: str) -> set[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from fast_channels.layers.redis.queue import group_writer
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 _MESSAGE = {"type": "number", "number": 1}
 _REFUSALS = {
@@ -44,12 +45,6 @@ def refusing(server: RedisServer, code: str) -> Generator[None]:
         yield
     finally:
         server.command("CONFIG", "SET", name, allowed)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 def members(server: RedisServer, group: str) -> object:

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from tests.waiting import turn, until
 
-from .queue.fake_redis import FakeRedis, turn, until
+from .queue.fake_redis import FakeRedis
 from .queue.reader import Logged, Reader, reading
 
 

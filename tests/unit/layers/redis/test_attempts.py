@@ -8,8 +8,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from fast_channels.layers.redis import attempts as module
 from fast_channels.layers.redis.attempts import open_connection
-
-from .queue.fake_redis import turn, until
+from tests.waiting import turn, until
 
 
 class Connection:

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
+from tests.waiting import until
 
 from .pubsub.fake_pubsub import FakePubSub, Log, hear
-from .queue.fake_redis import FakeRedis, until
+from .queue.fake_redis import FakeRedis
 from .queue.reader import Reader
 
 

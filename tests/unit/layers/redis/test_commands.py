@@ -8,7 +8,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
-    Callable,
 )
 from typing import Any
 
@@ -28,19 +27,9 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import commands
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.trouble import describe
+from tests.waiting import turn, until
 
 from .fake_server import Server
-
-
-async def turn(times: int = 10) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 # conditions of fakes, which have no events
-        await asyncio.sleep(0)
 
 
 async def gather(*commands: Awaitable[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from fast_channels.layers.redis import master_watch
 from fast_channels.layers.redis.hosts import Host, parse_hosts
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.sentinel import Address, Master
+from tests.waiting import until
 
 OLD: Address = ("10.0.0.1", 7000)
 NEW = ("10.0.0.2", 7000)
@@ -68,7 +69,8 @@ class Connection:
         await self._sentinel.act("connect")
         self._sentinel.inbox = self._inbox
 
-    async def send_command(self, *command: str) -> None:
+    async def send_command(self, *command: str, check_health: bool) -> None:
+        assert not check_health
         match command:
             case "SUBSCRIBE", channel:
                 await self._sentinel.act("subscribe")
@@ -119,11 +121,6 @@ class Network:
     def switch(self, *names: str) -> None:
         for name in names:
             self.sentinels[name].master = NEW
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 # conditions of fakes, which have no events
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

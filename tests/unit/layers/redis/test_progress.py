@@ -12,10 +12,9 @@ from redis.asyncio.connection import AbstractConnection
 
 from fast_channels.layers.redis import progress as module
 from fast_channels.layers.redis.hosts import parse_hosts
-from fast_channels.layers.redis.opening import plain_connection
 from fast_channels.layers.redis.progress import Progress, limit_silence
-
-from .queue.fake_redis import turn, until
+from fast_channels.layers.redis.wire import plain_connection
+from tests.waiting import turn, until
 
 LARGE = [b"message", b"room", b"x" * 300_000]
 PACKED = b"*3\r\n$7\r\nmessage\r\n$4\r\nroom\r\n$300000\r\n" + b"x" * 300_000 + b"\r\n"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis import RedisPubSubChannelLayer
 from fast_channels.layers.redis.hosts import parse_hosts
-from fast_channels.layers.redis.opening import plain_connection
 from fast_channels.layers.redis.sentinel import Master, make_connection
+from fast_channels.layers.redis.wire import plain_connection
 
 # What a secret is made of: each part is looked for by itself.
 PARTS = ("hunter", "sesame", "qwerty")

@@ -73,10 +73,12 @@ class FakeConnection:
         self._network.open.append(self._name)
         await play(self._network.connecting.get(self._name))
 
-    async def send_command(self, *command: str) -> None:
+    async def send_command(self, *command: str, check_health: bool) -> None:
+        assert not check_health
         self._network.log.append((self._name, *command))
 
-    async def read_response(self) -> Any:
+    async def read_response(self, *, disconnect_on_error: bool) -> Any:
+        assert not disconnect_on_error
         return await play(self._network.replies[self._name])
 
     async def disconnect(self, *, nowait: bool) -> None:
@@ -106,10 +108,12 @@ def masters(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
         await play(network.connecting.get(place(self)))
         network.open.append(place(self))
 
-    async def send_command(self: Connection, *command: str) -> None:
+    async def send_command(self: Connection, *command: str, check_health: bool) -> None:
+        assert not check_health
         network.log.append((place(self), *command))
 
-    async def read_response(self: Connection) -> Any:
+    async def read_response(self: Connection, *, disconnect_on_error: bool) -> Any:
+        assert not disconnect_on_error
         return await play(network.replies[place(self)])
 
     async def disconnect(self: Connection, *, nowait: bool) -> None:
@@ -259,7 +263,7 @@ async def test_asks_anew(masters: Network, tls: bool) -> None:
             "a": [b"10.0.0.%d" % number, b"7000"],
             place: [b"master", 0, []],
         }
-        await connect(connection)
+        await connection.connect()
         assert masters.log[-2:] == [
             ("a", "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"),
             (place, "ROLE"),
@@ -269,10 +273,6 @@ async def test_asks_anew(masters: Network, tls: bool) -> None:
     assert master.reached == {("10.0.0.1", 7000), ("10.0.0.2", 7000)}
 
 
-async def connect(connection: AbstractConnection) -> None:
-    await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-
-
 async def test_replica(masters: Network) -> None:
     """A server that says it is a replica is refused, and the connection closed."""
     masters.replies = {"a": FOUND, "10.0.0.1:7000": [b"slave", b"10.0.0.2", 7000]}
@@ -280,14 +280,14 @@ async def test_replica(masters: Network) -> None:
         RedisConnectionError,
         match=r"^10\.0\.0\.1:7000, which Sentinel calls the master 'main', is a slave$",
     ):
-        await connect(make_connection(master_of("a")))
+        await make_connection(master_of("a")).connect()
     assert masters.open == []
 
 
 async def test_role_not_permitted(masters: Network) -> None:
     """A user who may not ask for the role trusts the Sentinels."""
     masters.replies = {"a": FOUND, "10.0.0.1:7000": NoPermissionError("may not")}
-    await connect(make_connection(master_of("a")))
+    await make_connection(master_of("a")).connect()
     assert masters.open == ["10.0.0.1:7000"]
 
 
@@ -295,7 +295,7 @@ async def test_role_unknown(masters: Network) -> None:
     """A server that does not tell its role is left, and the connection closed."""
     masters.replies = {"a": FOUND, "10.0.0.1:7000": ResponseError("too busy")}
     with pytest.raises(ResponseError, match=r"^too busy$"):
-        await connect(make_connection(master_of("a")))
+        await make_connection(master_of("a")).connect()
     assert masters.open == []
 
 
@@ -309,5 +309,5 @@ async def test_no_connection(masters: Network, accepts: object, known: object) -
     masters.connecting = {"10.0.0.1:7000": accepts}
     masters.replies = {"a": known}
     with pytest.raises(RedisConnectionError):
-        await connect(make_connection(master_of("a")))
+        await make_connection(master_of("a")).connect()
     assert masters.open == []

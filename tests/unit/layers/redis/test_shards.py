@@ -8,10 +8,10 @@ import pytest
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.sharding import shard_of
 from fast_channels.layers.redis.shards import Shard, Shards, open_shards
+from tests.waiting import until
 
 from .fake_hosts import FakeHosts
 from .pubsub.fake_pubsub import FakePubSub
-from .queue.fake_redis import until
 
 HOSTS = ["redis://one", {"host": "two", "socket_timeout": 0.5}, "redis://three"]
 SENTINELS = [

@@ -12,8 +12,8 @@ from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
-from fast_channels.layers.redis.patterns import starting_with
 from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.redis.wire import starting_with
 
 from .subscriber import Pattern, Subscriber
 

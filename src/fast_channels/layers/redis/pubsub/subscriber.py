@@ -20,15 +20,11 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from typing import Any, cast
-
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from fast_channels.layers.redis.attempts import open_connection
 from fast_channels.layers.redis.outage import Outage
-from fast_channels.layers.redis.packing import pack
 from fast_channels.layers.redis.progress import Progress
+from fast_channels.layers.redis.wire import Connection, RedisError, pack
 from fast_channels.waking import wake
 
 __all__ = ["Pattern", "Subscriber"]
@@ -74,7 +70,7 @@ class Subscriber:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        connect: Callable[[], Connection],
         *,
         name: str,
         received: Callable[[bytes, bytes], None],
@@ -283,7 +279,7 @@ class Subscriber:
         if self._sleeper is not None:
             wake(self._sleeper)
 
-    async def _watch(self, connection: AbstractConnection) -> None:
+    async def _watch(self, connection: Connection) -> None:
         """Send a PING to a silent server; drop the connection if it stays silent."""
         loop = asyncio.get_running_loop()
         while True:
@@ -306,7 +302,7 @@ class Subscriber:
                 self._drop(TimeoutError(f"it did not answer for {_PATIENCE} seconds"))
                 return
 
-    async def _tell(self, connection: AbstractConnection) -> None:
+    async def _tell(self, connection: Connection) -> None:
         """Send the changes to the server, at most ``_TURN`` of them."""
         begin: list[str] = []
         end: list[str] = []
@@ -334,15 +330,12 @@ class Subscriber:
         if self._changed:
             await asyncio.sleep(0)
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
         received = self._received
         in_a_row = 0
         while True:
-            reply = cast(
-                "list[Any] | bytes",
-                await connection.read_response(disconnect_on_error=False),
-            )
+            reply = await connection.read_response(disconnect_on_error=False)
             match reply:
                 case [b"message", channel, data] | [b"pmessage", _, channel, data]:
                     received(channel, data)

@@ -9,8 +9,8 @@ import re
 from typing import cast
 
 from fast_channels.layers.redis.keys import SIGN
-from fast_channels.layers.redis.patterns import starting_with
 from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.redis.wire import starting_with
 
 __all__ = ["flush_keys"]
 

@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, cast
 
-from redis.exceptions import ResponseError
-
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, run
 from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.redis.wire import ResponseError
 
 __all__ = ["GroupWriter", "Pair", "Timing"]
 

@@ -22,24 +22,25 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
+from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.outage import Outage
+from fast_channels.layers.redis.progress import Progress, limit_silence
+from fast_channels.layers.redis.scripts import run
+from fast_channels.layers.redis.trouble import is_refusal
+from fast_channels.layers.redis.wire import (
+    Connection,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    ask,
+    pack,
+    read,
 )
-
-from fast_channels.layers.redis.commands import CommandConnection
-from fast_channels.layers.redis.outage import Outage
-from fast_channels.layers.redis.packing import pack
-from fast_channels.layers.redis.progress import Progress, limit_silence
-from fast_channels.layers.redis.scripts import run
-from fast_channels.layers.redis.trouble import is_refusal
 from fast_channels.waking import wake
 
 from .batches import Call, PlainQueue, Popped, ProcessQueue, Queue, Terms
@@ -88,7 +89,7 @@ class Inbox:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        connect: Callable[[], Connection],
         commands: CommandConnection,
         *,
         name: str,
@@ -265,8 +266,8 @@ class Inbox:
 
     async def _serve(
         self,
-        pops: AbstractConnection,
-        changes: AbstractConnection,
+        pops: Connection,
+        changes: Connection,
         listener: "asyncio.Task[None] | None",
     ) -> None:
         """Send the requests that are due, until the connection breaks."""
@@ -291,12 +292,10 @@ class Inbox:
             await self._sleep(listener, now)
         await listener
 
-    async def _open(
-        self, pops: AbstractConnection, changes: AbstractConnection
-    ) -> None:
+    async def _open(self, pops: Connection, changes: Connection) -> None:
         """Open the connections; without tracking, keep only one."""
-        await pops.connect()  # type: ignore[no-untyped-call] # redis-py leaves it untyped
-        await changes.connect()  # type: ignore[no-untyped-call] # as above
+        await pops.connect()
+        await changes.connect()
         try:
             await self._track(pops, changes)
             self._tracks = True
@@ -318,21 +317,17 @@ class Inbox:
                     _POLL,
                 )
 
-    async def _track(
-        self, pops: AbstractConnection, changes: AbstractConnection
-    ) -> None:
-        told = cast("int", await _ask(changes, "CLIENT", "ID"))
-        await _ask(changes, "SUBSCRIBE", "__redis__:invalidate")
+    async def _track(self, pops: Connection, changes: Connection) -> None:
+        told = await ask(changes, "CLIENT", "ID")
+        await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
         # NOLOOP: skip notifications for keys that this connection pops.
-        await _ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
+        await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
 
-    async def _listen(self, changes: AbstractConnection) -> None:
+    async def _listen(self, changes: Connection) -> None:
         """Record which queues change, until the connection breaks."""
         loop = asyncio.get_running_loop()
         while True:
-            push = cast(
-                "list[Any]", await changes.read_response(disconnect_on_error=False)
-            )
+            push = await read(changes)
             self._heard = loop.time()
             if push[0] != b"message":
                 continue
@@ -351,7 +346,7 @@ class Inbox:
 
     # Requests
 
-    async def _exchange(self, pops: AbstractConnection, due: list[Queue]) -> None:
+    async def _exchange(self, pops: Connection, due: list[Queue]) -> None:
         """Send the request of each queue, and deliver the messages that arrive."""
         loop = asyncio.get_running_loop()
         requests: list[tuple[Queue, list[Call]]] = []
@@ -476,7 +471,7 @@ class Inbox:
             for queue in self._queues.values():
                 queue.changed = True
 
-    async def _check(self, changes: AbstractConnection) -> None:
+    async def _check(self, changes: Connection) -> None:
         """Check all queues, and whether the server still answers."""
         now = asyncio.get_running_loop().time()
         if self._tracks:
@@ -497,13 +492,8 @@ def _is_about_keys(error: ResponseError) -> bool:
     return "access at least one of the keys" in text or "access a key" in text
 
 
-async def _ask(connection: AbstractConnection, *command: str | float) -> Any:
-    await connection.send_command(*command, check_health=False)
-    return cast("Any", await connection.read_response(disconnect_on_error=False))
-
-
-async def _reply(connection: AbstractConnection) -> Any:
+async def _reply(connection: Connection) -> Any:
     try:
-        return cast("Any", await connection.read_response(disconnect_on_error=False))
+        return await connection.read_response(disconnect_on_error=False)
     except ResponseError as exc:
         return exc

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from redis.exceptions import ResponseError
-
 from fast_channels.layers.groups import Groups
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.scripts import GROUP_ADD, run
 from fast_channels.layers.redis.shards import Shard, Shards
+from fast_channels.layers.redis.wire import ResponseError
 
 from .group_writer import GroupWriter, Pair, Timing
 

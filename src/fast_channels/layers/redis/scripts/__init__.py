@@ -7,11 +7,9 @@ is called by its hash, and sent in full if the server does not know it.
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
-
-from redis.exceptions import NoScriptError
 
 from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.wire import NoScriptError, Reply
 
 __all__ = [
     "GROUP_ADD",
@@ -63,7 +61,7 @@ async def run(
     keys: Sequence[str],
     *arguments: str | bytes | float,
     deadline: float | None = None,
-) -> Any:
+) -> Reply:
     """Run a script and return its reply.
 
     Raises:

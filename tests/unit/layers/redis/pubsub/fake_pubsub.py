@@ -11,7 +11,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
-from tests.unit.layers.redis.queue.fake_redis import unpack, until
+from tests.unit.layers.redis.queue.fake_redis import unpack
+from tests.waiting import until
 
 
 class FakePubSub:

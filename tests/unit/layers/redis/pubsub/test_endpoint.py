@@ -18,7 +18,7 @@ from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts
-from tests.unit.layers.redis.queue.fake_redis import turn, until
+from tests.waiting import turn, until
 
 from .fake_pubsub import FakePubSub
 

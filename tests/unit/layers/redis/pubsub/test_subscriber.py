@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from fast_channels.layers.redis import attempts
 from fast_channels.layers.redis.pubsub import subscriber as module
 from fast_channels.layers.redis.pubsub.subscriber import Pattern, Subscriber
-from tests.unit.layers.redis.queue.fake_redis import turn, until
+from tests.waiting import turn, until
 
 from .fake_pubsub import FakePubSub, Log, hear, subscribing
 

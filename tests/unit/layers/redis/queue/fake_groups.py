@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -123,12 +122,6 @@ def pairs_of(keys: list[str], words: list[Any]) -> list[tuple[str, str]]:
         del words[:count]
     assert words == []
     return pairs
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)
 
 
 def make(

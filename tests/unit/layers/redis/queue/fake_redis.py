@@ -14,8 +14,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from fast_channels.layers.redis.packing import pack
 from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE
+from fast_channels.layers.redis.wire import pack
 
 Queue: TypeAlias = dict[bytes, float]
 
@@ -268,18 +268,6 @@ class Connection:
         "SUBSCRIBE": _subscribe,
         "ZCARD": _zcard,
     }
-
-
-async def turn(times: int = 30) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)
 
 
 def take(queue: Queue, count: int) -> Queue:

@@ -17,8 +17,9 @@ from fast_channels.layers.redis.scripts import SEND
 from fast_channels.layers.serializers import CHANNEL_KEY
 from tests.clock import stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts, FakeWatch
+from tests.waiting import turn, until
 
-from .fake_redis import FakeRedis, turn, until
+from .fake_redis import FakeRedis
 
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 

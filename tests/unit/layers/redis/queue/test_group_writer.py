@@ -10,8 +10,9 @@ from redis.exceptions import ResponseError
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import group_writer as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
+from tests.waiting import until
 
-from .fake_groups import TIMING, Redis, join, until, write_again
+from .fake_groups import TIMING, Redis, join, write_again
 
 
 @pytest.fixture

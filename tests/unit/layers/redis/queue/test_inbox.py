@@ -7,8 +7,9 @@ import pytest
 
 from fast_channels.layers.redis.queue import batches
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from tests.waiting import turn, until
 
-from .fake_redis import Call, FakeRedis, turn, until
+from .fake_redis import Call, FakeRedis
 from .reader import Logged, Reader
 
 MINE, PLAIN = "asgi:mine!", "asgi:plain"

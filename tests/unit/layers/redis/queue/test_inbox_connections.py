@@ -8,8 +8,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from tests.waiting import turn, until
 
-from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis, turn, until
+from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis
 from .reader import Logged, Reader, fails, reading, works
 
 MINE, TOO = "asgi:mine!", "asgi:too!"

@@ -8,8 +8,9 @@ import pytest
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
 from fast_channels.layers.redis.sharding import shard_of
+from tests.waiting import until
 
-from .fake_groups import TIMING, Redis, join, make, others, timed, until, write_again
+from .fake_groups import TIMING, Redis, join, make, others, timed, write_again
 
 AWAY = RedisUnavailable("redis-1 is not available: it did not reply in time")
 

@@ -1,9 +1,12 @@
-"""Which connection of redis-py a host gets, and with which options."""
+"""The connections of redis-py, their options, and the bytes of commands."""
 
+import importlib.util
 import inspect
 import socket
+import sys
 from typing import Any
 
+import hiredis
 import pytest
 from redis.asyncio.connection import (
     AbstractConnection,
@@ -16,13 +19,25 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from fast_channels.layers.redis import wire
 from fast_channels.layers.redis.hosts import Host, parse_hosts
-from fast_channels.layers.redis.opening import connection_options, plain_connection
+from fast_channels.layers.redis.wire import (
+    Pack,
+    connection_options,
+    pack,
+    starting_with,
+)
 
 
 def host_of(spelling: Any) -> Host:
     (host,) = parse_hosts([spelling])
     return host
+
+
+def connection_to(host: Host) -> AbstractConnection:
+    connection = wire.plain_connection(host)
+    assert isinstance(connection, AbstractConnection)
+    return connection
 
 
 @pytest.mark.parametrize(
@@ -38,7 +53,7 @@ def test_kind(
     spelling: object, kind: type[AbstractConnection], place: dict[str, object]
 ) -> None:
     """The connection is of the kind, and to the place, that the host says."""
-    connection = plain_connection(host_of(spelling))
+    connection = connection_to(host_of(spelling))
     assert type(connection) is kind
     assert {name: getattr(connection, name) for name in place} == place
     assert not connection.is_connected
@@ -54,41 +69,41 @@ def test_user_options(place: dict[str, str]) -> None:
         "socket_connect_timeout": 0.5,
         "client_name": "name",
     }
-    connection = plain_connection(host_of({**place, **options}))
+    connection = connection_to(host_of({**place, **options}))
     assert {name: getattr(connection, name) for name in options} == options
 
 
 def test_tls_options() -> None:
     """The options of TLS reach redis-py, which looks at certificates by default."""
-    connection = plain_connection(
+    connection = connection_to(
         host_of({"host": "a", "ssl": True, "ssl_ca_certs": "/ca", "ssl_keyfile": "/k"})
     )
     assert isinstance(connection, SSLConnection)
     assert (connection.ca_certs, connection.keyfile) == ("/ca", "/k")
     assert connection.check_hostname
-    lax = plain_connection(host_of("rediss://a?ssl_check_hostname=no"))
+    lax = connection_to(host_of("rediss://a?ssl_check_hostname=no"))
     assert isinstance(lax, SSLConnection)
     assert not lax.check_hostname
 
 
 def test_connect_timeout() -> None:
     """Unless the user says otherwise, connecting may take five seconds."""
-    assert plain_connection(host_of("redis://a")).socket_connect_timeout == 5
+    assert connection_to(host_of("redis://a")).socket_connect_timeout == 5
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_idle_connections(scheme: str) -> None:
     """TCP probes idle connections, when and whether the user says so."""
-    mine = plain_connection(host_of(f"{scheme}://a"))
+    mine = connection_to(host_of(f"{scheme}://a"))
     assert isinstance(mine, Connection)
     assert mine.socket_keepalive
     options = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
     assert mine.socket_keepalive_options == options
-    other = plain_connection(host_of(f"{scheme}://a?health_check_interval=20"))
+    other = connection_to(host_of(f"{scheme}://a?health_check_interval=20"))
     assert isinstance(other, Connection)
     assert other.socket_keepalive_options == {**options, socket.TCP_KEEPIDLE: 20}
     for off in ("health_check_interval=0", "socket_keepalive=no"):
-        silent = plain_connection(host_of(f"{scheme}://a?{off}"))
+        silent = connection_to(host_of(f"{scheme}://a?{off}"))
         assert isinstance(silent, Connection)
         assert not silent.socket_keepalive
 
@@ -97,7 +112,7 @@ def test_idle_connections_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the option has another name, that is set."""
     monkeypatch.delattr(socket, "TCP_KEEPIDLE")
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
-    connection = plain_connection(host_of("redis://a"))
+    connection = connection_to(host_of("redis://a"))
     assert isinstance(connection, Connection)
     options: Any = connection.socket_keepalive_options
     assert options[0x10] == 30
@@ -126,7 +141,7 @@ THEIRS: dict[str, Any] = {
 )
 async def test_our_options(host: Host) -> None:
     """What the layers rely on is so, whatever the user or redis-py would have."""
-    connection = plain_connection(host)
+    connection = connection_to(host)
     assert connection.protocol == 2
     assert connection.socket_timeout is None
     assert connection.health_check_interval == 0
@@ -158,7 +173,7 @@ def test_host_unchanged() -> None:
 async def test_nothing_read() -> None:
     """Making a connection reads no file, which would block the event loop."""
     for spelling in ("redis://a", "rediss://a", "unix:///a"):
-        plain_connection(host_of(spelling))
+        connection_to(host_of(spelling))
 
 
 class Greeting:
@@ -188,7 +203,7 @@ async def greet(connection: AbstractConnection) -> None:
 async def test_greeting_of_the_user(name: str) -> None:
     """What the user wants done first is done, whether it is a coroutine or not."""
     own = Greeting(None)
-    connection = plain_connection(
+    connection = connection_to(
         host_of({"host": "a", "redis_connect_func": getattr(own, name)})
     )
     await greet(connection)
@@ -219,9 +234,65 @@ async def test_no_error_quotes_the_password(
         await greeting.on_connect(connection)
 
     monkeypatch.setattr(Connection, "on_connect", on_connect)
-    connection = plain_connection(host_of("redis://me:secret@a"))
+    connection = connection_to(host_of("redis://me:secret@a"))
     with pytest.raises(type(error)) as caught:
         await greet(connection)
     assert str(caught.value) == shown
     assert "secret" not in repr(caught.value)
     assert greeting.greeted == [connection]
+
+
+# Commands
+
+
+def bytes_or_text(value: str | bytes | float) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+@pytest.fixture
+def fallback(monkeypatch: pytest.MonkeyPatch) -> Pack:
+    """What packs commands where hiredis is not installed."""
+    monkeypatch.setitem(sys.modules, "hiredis", None)
+    spec = importlib.util.find_spec(wire.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fallback: Pack = module.pack
+    assert fallback is not pack
+    return fallback
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("PING",),
+        ("SET", "key", "größe €"),
+        ("SET", b"\x00\xff\r\n", "", b""),
+        ("EVAL", "x" * 10_000, b"y" * 10_000, 0),
+        ("PEXPIRE", "key", -1, 60, 2**53),
+        ("BZPOPMIN", "key", 0.1, 1.0, 1e-7, 1e300, 1_700_000_000.123456, -0.5),
+    ],
+    ids=["word", "text", "bytes", "long", "int", "float"],
+)
+def test_same_bytes(command: tuple[str | bytes | float, ...], fallback: Pack) -> None:
+    """A command has the same bytes with hiredis and without it."""
+    words = [bytes_or_text(word) for word in command]
+    expected = b"*%d\r\n" % len(words)
+    expected += b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+    assert pack(command) == expected
+    assert fallback(command) == expected
+
+
+def test_hiredis_is_used() -> None:
+    """Where hiredis is installed it packs commands."""
+    assert wire.pack is vars(hiredis)["pack_command"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "pattern"),
+    [("asgi", "asgi*"), ("a*b?[c]", r"a\*b\?\[c\]*"), ("a-b\\^", r"a\-b\\\^*")],
+)
+def test_prefix_is_taken_literally(prefix: str, pattern: str) -> None:
+    """What has a meaning in a pattern stands for itself."""
+    assert starting_with(prefix) == pattern

@@ -1,0 +1,303 @@
+"""What the layers use of redis-py, typed, with every option set.
+
+redis-py opens connections, authenticates, and parses replies; :class:`Connection` has
+the few methods that the layers need. No other module imports redis-py, except
+``utils``, whose functions from release 1 return objects of redis-py.
+
+redis-py's defaults differ between releases: 8.0 introduced a timeout for every read,
+RESP3, and automatic retries of commands that may already have been executed. Every
+option that matters is therefore set here.
+"""
+
+import asyncio
+import functools
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias, cast
+
+from redis.asyncio import connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from .hosts import Host
+
+__all__ = [
+    "Address",
+    "AuthenticationError",
+    "AuthenticationWrongNumberOfArgsError",
+    "BusyLoadingError",
+    "ClusterDownError",
+    "Connection",
+    "MasterDownError",
+    "NoPermissionError",
+    "NoScriptError",
+    "OutOfMemoryError",
+    "ReadOnlyError",
+    "RedisConnectionError",
+    "RedisError",
+    "Reply",
+    "ResponseError",
+    "TryAgainError",
+    "ask",
+    "connection_options",
+    "located_connection",
+    "pack",
+    "plain_connection",
+    "read",
+    "starting_with",
+    "stream_of",
+]
+
+Address: TypeAlias = tuple[str, int]
+"""A host and a port."""
+
+Reply: TypeAlias = Any
+"""A parsed reply; the code that sent the command knows its shape."""
+
+Word: TypeAlias = str | bytes | float
+"""A part of a command."""
+
+# Seconds to wait for a server to accept a connection, by default.
+_CONNECT_TIMEOUT = 5.0
+# Seconds without traffic before TCP probes a connection, unless the user sets
+# health_check_interval: firewalls and load balancers silently drop idle connections
+# after a minute or more. A dead connection is closed after it has missed all probes.
+_IDLE = 30
+_PROBES = {"TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+# Values of ssl_cert_reqs that turn off the verification of certificates.
+_UNCHECKED = ("none", ssl.CERT_NONE)
+# redis-py's description of itself for the server. Later releases read their version
+# from a file for each connection that lacks it, which blocks the event loop.
+_DRIVER = {
+    name: value
+    for name, value in vars(redis_connection.Connection()).items()
+    if name == "driver_info"
+}
+
+
+class Connection(Protocol):
+    """A connection to Redis, Sentinel or a compatible server."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server has accepted, even if authentication goes on."""
+        ...
+
+    async def connect(self) -> None:
+        """Connect and authenticate."""
+
+    async def disconnect(self, nowait: bool) -> None:
+        """Close; ``nowait``, always True, means not to wait for the transport."""
+
+    async def send_command(self, *words: Word, check_health: bool) -> None:
+        """Send a command; ``check_health`` is always False."""
+
+    async def send_packed_command(self, command: bytes, check_health: bool) -> None:
+        """Send the bytes of commands; ``check_health`` is always False."""
+
+    async def read_response(self, *, disconnect_on_error: bool) -> Reply:
+        """Return the next reply; ``disconnect_on_error`` is always False."""
+
+
+async def read(connection: Connection) -> Reply:
+    """Return the next reply.
+
+    Raises:
+        ResponseError: The reply is an error.
+    """
+    return await connection.read_response(disconnect_on_error=False)
+
+
+async def ask(connection: Connection, *words: Word) -> Reply:
+    """Send a command and return the reply.
+
+    Raises:
+        ResponseError: The reply is an error.
+    """
+    await connection.send_command(*words, check_health=False)
+    return await connection.read_response(disconnect_on_error=False)
+
+
+def stream_of(connection: Connection) -> asyncio.StreamReader:
+    """Return the stream that an open connection reads from."""
+    # The attribute is private, and has had this name since redis-py 5.
+    stream = getattr(connection, "_reader", None)
+    assert isinstance(stream, asyncio.StreamReader), (
+        f"a {type(connection).__name__} has no stream: it is not open, or this "
+        "release of redis-py keeps it elsewhere"
+    )
+    return stream
+
+
+# Connections
+
+
+def plain_connection(host: Host) -> Connection:
+    """Return a connection to a TCP port or a Unix socket, not open yet."""
+    options = connection_options(host)
+    if host.kind == "unix":
+        return redis_connection.UnixDomainSocketConnection(**options)
+    kind = redis_connection.SSLConnection if host.tls else redis_connection.Connection
+    return kind(**options)
+
+
+def located_connection(
+    host: Host,
+    locate: Callable[[], Awaitable[Address]],
+    verify: Callable[[Connection, Address], Awaitable[None]],
+) -> Connection:
+    """Return a connection to an address that is looked up when it connects.
+
+    Args:
+        host: Has the options, but no address.
+        locate: Returns the address.
+        verify: Called with the open connection, which is closed if it raises.
+    """
+    kind = _LocatedSSLConnection if host.tls else _LocatedConnection
+    return kind(locate, verify, connection_options(host))
+
+
+class _Located(redis_connection.AbstractConnection):
+    def __init__(
+        self,
+        locate: Callable[[], Awaitable[Address]],
+        verify: Callable[[Connection, Address], Awaitable[None]],
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] # redis-py leaves it untyped
+        self._locate = locate
+        self._verify = verify
+
+    async def connect(self) -> None:
+        self.host, self.port = await self._locate()
+        await super().connect()  # type: ignore[no-untyped-call] # as above
+        try:
+            await self._verify(self, (self.host, self.port))
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
+
+
+class _LocatedConnection(_Located, redis_connection.Connection):
+    pass
+
+
+class _LocatedSSLConnection(_Located, redis_connection.SSLConnection):
+    pass
+
+
+def connection_options(host: Host) -> dict[str, Any]:
+    """Return the arguments for redis-py's connection to a host."""
+    # redis-py 5 does not check host names in certificates by default.
+    checks: dict[str, Any] = {}
+    if host.tls and host.options.get("ssl_cert_reqs") not in _UNCHECKED:
+        checks["ssl_check_hostname"] = True
+    options = dict(host.options)
+    idle = options.pop("health_check_interval", _IDLE)
+    probes: dict[str, Any] = {}
+    if host.kind != "unix":
+        probes["socket_keepalive"] = idle > 0
+        probes["socket_keepalive_options"] = _probes(idle)
+    return {
+        **_DRIVER,
+        **checks,
+        **probes,
+        "socket_connect_timeout": _CONNECT_TIMEOUT,
+        **options,
+        "redis_connect_func": functools.partial(
+            _greet, options.get("redis_connect_func")
+        ),
+        # RESP2 is cheaper to parse than RESP3, and every server supports it.
+        "protocol": 2,
+        "decode_responses": False,
+        # A read can wait any length of time for a message. Code that waits for a reply
+        # has its own timeout.
+        "socket_timeout": None,
+        "health_check_interval": 0,
+        # No retries: the layers know which commands can be sent again, and when.
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+async def _greet(
+    own: Callable[[redis_connection.AbstractConnection], Awaitable[None] | None] | None,
+    connection: redis_connection.AbstractConnection,
+) -> None:
+    """Authenticate and set up a connection; keep the password out of errors.
+
+    A server without the command AUTH quotes its arguments in the error.
+
+    Args:
+        own: The user's ``redis_connect_func``, called instead of redis-py's own.
+        connection: The connection.
+    """
+    try:
+        greeting = connection.on_connect() if own is None else own(connection)
+        if greeting is not None:
+            await greeting
+    except ResponseError as exc:
+        exc.args = tuple(map(_without_arguments, exc.args))
+        raise
+
+
+def _without_arguments(text: object) -> object:
+    return re.sub(r",? with args .*", "", text) if isinstance(text, str) else text
+
+
+def _probes(idle: int) -> dict[int, int]:
+    """Return the socket options that control when TCP sends probes."""
+    # TCP_KEEPIDLE is for Linux and Windows, TCP_KEEPALIVE for macOS.
+    names = {"TCP_KEEPIDLE": idle, "TCP_KEEPALIVE": idle, **_PROBES}
+    return {
+        getattr(socket, name): value
+        for name, value in names.items()
+        if hasattr(socket, name)
+    }
+
+
+# Commands
+
+Pack: TypeAlias = Callable[[tuple[Word, ...]], bytes]
+
+_packer = redis_connection.Connection()
+
+
+def _pack_in_python(command: tuple[Word, ...]) -> bytes:
+    return b"".join(_packer.pack_command(*command))
+
+
+try:
+    # Several times faster. redis-py uses it for blocking connections only.
+    import hiredis
+
+    _pack = cast("Pack", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType] # its stub says Tuple
+except ImportError:
+    _pack = _pack_in_python
+
+pack: Pack = _pack
+"""Function that encodes a command."""
+
+# Characters with a special meaning in a pattern.
+_WILD = re.compile(r"([*?\[\]\\^-])")
+
+
+def starting_with(prefix: str) -> str:
+    """Return the pattern of ``SCAN`` and ``PSUBSCRIBE`` for names with this prefix."""
+    return _WILD.sub(r"\\\1", prefix) + "*"
