@@ -1,13 +1,14 @@
 """What the two Redis layers share: options, serialization, statistics and endpoints."""
 
+import abc
 import asyncio
 import contextlib
 import functools
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
@@ -15,6 +16,7 @@ from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
 from fast_channels.layers.groups import Groups
+from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.options import require_finite
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
@@ -28,42 +30,75 @@ from fast_channels.layers.serializers import (
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host
+from .shards import Shard, Shards, open_shards
 
 __all__ = ["Endpoint", "RedisBaseLayer"]
 
 _OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 
 
-class Endpoint(Protocol):
-    """The part of a layer that belongs to one event loop."""
+class Endpoint(abc.ABC):
+    """The part of a layer that belongs to one event loop.
 
-    name: str
-    """Its unique name, which precedes the ``!`` in the names of its channels."""
-    loop: asyncio.AbstractEventLoop
-    """The event loop."""
+    Args:
+        layer: The layer.
+        name: Its unique name, which precedes the ``!`` in the names of its channels.
+    """
+
     groups: Groups
-    """The groups of its channels."""
+    """The groups that its channels are in."""
     plain: Mailboxes
-    """The mailboxes of channels that were not made here."""
+    """The mailboxes of channels that ``new_channel()`` has not made here."""
+
+    def __init__(self, layer: "RedisBaseLayer[Endpoint]", name: str) -> None:
+        self._layer = layer
+        self.name: str = name
+        """The unique name of the endpoint."""
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        """The event loop."""
+        self.shards: Shards = open_shards(layer.hosts, self._switched)
+        """The servers."""
+        # The part that the names of all channels made here have in common.
+        self._end_of_own = f".{name}!"
 
     def owns(self, channel: str) -> bool:
         """Return whether a channel was made here."""
-        ...
+        # Anywhere in the name, since prefixes of the pub/sub layer can contain a "!".
+        return self._end_of_own in channel
 
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Return the mailbox of a channel, for a reader that does not wait."""
+        return self._layer.mailboxes.attach(channel, listener)
+
+    @abc.abstractmethod
+    def join(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Add a channel to a group."""
+
+    @abc.abstractmethod
+    def leave(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Remove a channel from a group."""
+
+    @abc.abstractmethod
     async def delete(self, channel: str) -> None:
-        """Drop a channel's messages and memberships."""
+        """Drop a channel's messages and memberships, even messages in transit."""
 
+    @abc.abstractmethod
     async def forget(self) -> None:
-        """Drop the messages of plain channels in this process, and all memberships."""
+        """Leave all groups, and drop the messages of plain channels in this process."""
 
+    @abc.abstractmethod
     async def close(self) -> None:
         """Close the connections, and forget all channels and groups."""
 
+    @abc.abstractmethod
+    def _switched(self, shard: Shard) -> None:
+        """Drop the connections to a shard that has another master now."""
 
-E = TypeVar("E", bound=Endpoint)
+
+E_co = TypeVar("E_co", bound=Endpoint, covariant=True)
 
 
-class RedisBaseLayer(BaseChannelLayer, Generic[E]):
+class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
     """A layer whose messages go through Redis.
 
     Args:
@@ -79,7 +114,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
     def __init__(
         self,
         hosts: tuple[Host, ...],
-        make_endpoint: Callable[[], E],
+        make_endpoint: Callable[[], E_co],
         *,
         prefix: str,
         expiry: float,
@@ -110,7 +145,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
             self._decode_any_age = decoder(make_serializer())
         # Whether the format is one of ours, so that its limits are known in advance.
         self._is_own_format = type(self.serializer) in _OWN_FORMATS
-        self._endpoints: PerLoop[E] = PerLoop(make_endpoint, _close)
+        self._endpoints: PerLoop[E_co] = PerLoop(make_endpoint, _close)
         # A random name of this process, and its PID: a forked process gets a new name.
         self._process = ("", 0)
         self._event_loops = 0
@@ -189,7 +224,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
             )
         return message
 
-    # Channels, and the whole layer
+    # Channels and groups
 
     async def delete_channel(self, channel: str) -> None:
         """Drop a channel's messages and memberships; a second call does nothing.
@@ -200,6 +235,36 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
         """
         endpoint = self._owner(channel) or self._endpoints.get()
         await in_loop(endpoint.loop, endpoint.delete, channel)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; no effect if it is in the group.
+
+        A channel that ``new_channel()`` made in this process stays in the group until
+        it leaves or is deleted, or until its event loop or the layer is closed. While
+        Redis is away or refuses the change, the call returns anyway, and messages
+        arrive later. Cancelling does not undo it.
+
+        Any other channel: in the queue layer, it stays for ``group_expiry``; in the
+        pub/sub layer, it must be received from in this event loop.
+
+        Raises:
+            RedisUnavailable: In the queue layer, for any other channel, if Redis cannot
+                be reached, refuses the change, or did not reply.
+            TypeError: A name is not valid.
+        """
+        endpoint = self._endpoint_for(group, channel)
+        await in_loop(endpoint.loop, endpoint.join, self._in_redis(group), channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; no effect if it is not in the group.
+
+        While Redis is away, and when the call is cancelled, the same holds as for
+        ``group_add()``, which raises the same errors.
+        """
+        endpoint = self._endpoint_for(group, channel)
+        await in_loop(endpoint.loop, endpoint.leave, self._in_redis(group), channel)
+
+    # The whole layer
 
     async def flush(self) -> None:
         """Drop all messages and groups of this process, but not of other processes.
@@ -237,7 +302,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
             self._event_loops += 1
             return f"{self._process[0]}.{self._event_loops:x}"
 
-    def _owner(self, channel: str) -> E | None:
+    def _owner(self, channel: str) -> E_co | None:
         """Return the endpoint in which a channel was made, if its event loop runs."""
         here = self._endpoints.here()
         if here is not None and here.owns(channel):
@@ -246,6 +311,15 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E]):
             if endpoint.owns(channel) and endpoint.loop.is_running():
                 return endpoint
         return None
+
+    def _endpoint_for(self, group: str, channel: str) -> Endpoint:
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        return self._owner(channel) or self._endpoints.get()
+
+    def _in_redis(self, group: str) -> str:
+        """Return the name of a group in endpoints."""
+        return group
 
     def _get_room(self, channel: str) -> int:
         """Return how many messages for a channel this process can hold."""

@@ -1,25 +1,7 @@
 """The serializers, under the name that their module has in channels_redis."""
 
-from fast_channels.layers.serializers import (
-    BaseMessageSerializer,
-    JSONSerializer,
-    MessageSerializer,
-    MissingSerializer,
-    MsgPackSerializer,
-    SerializerDoesNotExist,
-    SerializersRegistry,
-    UndecodableMessage,
-    registry,
-)
+from fast_channels.layers import serializers
+from fast_channels.layers.serializers import *  # noqa: F403 # all that is public
 
-__all__ = [
-    "BaseMessageSerializer",
-    "JSONSerializer",
-    "MessageSerializer",
-    "MissingSerializer",
-    "MsgPackSerializer",
-    "SerializerDoesNotExist",
-    "SerializersRegistry",
-    "UndecodableMessage",
-    "registry",
-]
+__all__: list[str] = []
+__all__ += serializers.__all__

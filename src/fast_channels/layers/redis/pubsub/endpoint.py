@@ -4,70 +4,61 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.groups import Groups
-from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
-from fast_channels.layers.redis.shards import Shard, Shards, open_shards
+from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
+from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import starting_with
 
 from .subscriber import Pattern, Subscriber
 
-if TYPE_CHECKING:
-    from fast_channels.layers.redis.layer import RedisBaseLayer
-
 __all__ = ["PubSubEndpoint"]
 
-# Seconds between two checks, during a wait for Redis to confirm, that Redis is there.
-_PATIENCE = 0.1
-# Groups that a channel leaves before other tasks can run.
-_RUN = 500
 # Maximum length of names and problems in the log.
 _SHOWN = 200
 
 
-class PubSubEndpoint:
+class PubSubEndpoint(Endpoint):
     """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: The unique name of the endpoint. In the names of its channels it precedes
-            the ``!``, after a dot.
+        name: Its unique name.
         on_disconnect: Type of the message that all channels get when a connection has
             broken; None for no message.
         on_reconnect: Type of the message for when all subscriptions are back; or None.
+        patience: Seconds between two checks, during a wait for Redis to confirm, that
+            Redis is there.
+        step: Groups that a channel leaves before other tasks can run.
     """
 
     def __init__(
         self,
-        layer: "RedisBaseLayer[PubSubEndpoint]",
+        layer: RedisBaseLayer[Endpoint],
         name: str,
         on_disconnect: str | None,
         on_reconnect: str | None,
+        *,
+        patience: float = 0.1,
+        step: int = 500,
     ) -> None:
-        self._layer = layer
-        self.name: str = name
-        """The unique name of the endpoint."""
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        """The event loop of the endpoint."""
+        super().__init__(layer, name)
+        self._patience = patience
+        self._step = step
+        # By the names of their Redis channels.
         self.groups: Groups = Groups()
-        """The groups of the channels, by the names of their Redis channels."""
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
-        # The part that the names of all channels made here have in common.
-        self._end_of_own = f".{name}!"
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
-        """The mailboxes of channels that ``new_channel()`` has not made here."""
         # The patterns listened to, by the prefix of the channels that they match.
         self._patterns: dict[str, Pattern] = {}
         # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
-        self.shards: Shards = open_shards(layer.hosts, self._switched)
-        """The servers."""
         self._subscribers = {
             shard: Subscriber(
                 shard.connect,
@@ -79,11 +70,6 @@ class PubSubEndpoint:
             )
             for shard in self.shards
         }
-
-    def owns(self, channel: str) -> bool:
-        """Return whether a channel was made here."""
-        # Anywhere in the name, since prefixes can contain a "!" too.
-        return self._end_of_own in channel
 
     # Sending
 
@@ -156,12 +142,8 @@ class PubSubEndpoint:
         for group in groups:
             self._subscriber(group).ignore(group)
 
-    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
-        """Return the mailbox of a channel, for a reader that does not wait."""
-        return self._layer.mailboxes.attach(channel, listener)
-
     async def delete(self, channel: str) -> None:
-        """Delete a channel's messages and memberships; bury it if it was made here."""
+        """Drop a channel's messages and memberships, even messages in transit."""
         if self.owns(channel):
             self._layer.mailboxes.bury(channel)
         else:
@@ -173,14 +155,14 @@ class PubSubEndpoint:
         await self._leave_all(channel)
 
     async def forget(self) -> None:
-        """Leave all groups, and drop the messages of plain channels."""
+        """Leave all groups, and drop the messages of plain channels in this process."""
         self.plain.clear()
         while self.groups.by_channel:
             await self._leave_all(next(iter(self.groups.by_channel)))
 
     async def _leave_all(self, channel: str) -> None:
         """Remove a channel from all its groups; yield to other tasks between them."""
-        while groups := self.groups.discard_some(channel, _RUN):
+        while groups := self.groups.discard_some(channel, self._step):
             self._left(groups, channel)
             await asyncio.sleep(0)
 
@@ -203,7 +185,7 @@ class PubSubEndpoint:
         while (pending := subscriber.pending(name)) is not None:
             if subscriber.away:
                 return
-            await asyncio.wait([pending], timeout=_PATIENCE)
+            await asyncio.wait([pending], timeout=self._patience)
 
     def _subscriber(self, name: str) -> Subscriber:
         return self._subscribers[self.shards.of(name)]

@@ -10,7 +10,6 @@ from typing import Any
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.per_loop import in_loop
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
@@ -178,33 +177,6 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
         return endpoint.attach(channel, listener)
 
     # Groups
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; do nothing if it is already a member.
-
-        Messages sent to the group from now on reach the channel; one that
-        ``new_channel()`` did not make must be received from in this event loop. It is a
-        member until it leaves or is deleted, or the event loop or the layer is closed.
-        While Redis is away, this returns anyway. Cancelling does not undo it.
-
-        Raises:
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        endpoint = self._owner(channel) or self._endpoints.get()
-        await in_loop(endpoint.loop, endpoint.join, self._in_redis(group), channel)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; do nothing if it is not a member.
-
-        Raises:
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        endpoint = self._owner(channel) or self._endpoints.get()
-        await in_loop(endpoint.loop, endpoint.leave, self._in_redis(group), channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel that is in a group at that moment.

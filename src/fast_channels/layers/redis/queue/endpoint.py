@@ -13,8 +13,9 @@ from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
+from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
-from fast_channels.layers.redis.shards import Shard, Shards, open_shards
+from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
 from fast_channels.waking import ignore_error
 
@@ -24,7 +25,6 @@ from .memberships import Memberships, Timing
 
 if TYPE_CHECKING:
     from fast_channels.layers.groups import Groups
-    from fast_channels.layers.redis.layer import RedisBaseLayer
 
 __all__ = ["Held", "QueueEndpoint"]
 
@@ -47,13 +47,12 @@ class Held(dict[str, Any]):
         return self
 
 
-class QueueEndpoint:
+class QueueEndpoint(Endpoint):
     """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: Its unique name, which follows the prefix in the names of its channels
-            and precedes the ``!``.
+        name: Its unique name.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
             letter, if each of its receivers died; 0 for no limit.
@@ -64,29 +63,20 @@ class QueueEndpoint:
 
     def __init__(
         self,
-        layer: "RedisBaseLayer[QueueEndpoint]",
+        layer: RedisBaseLayer[Endpoint],
         name: str,
         *,
         group_expiry: float,
         max_deliveries: int,
     ) -> None:
-        self._layer = layer
-        self.name: str = name
-        """The unique name of the endpoint."""
-        # The part that the names of all channels made here have in common.
-        self._end_of_own = f".{name}!"
+        super().__init__(layer, name)
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
-        """The mailboxes of plain channels, whose messages can be given back."""
         # For plain channels with waiting messages: the timer that looks for a reader,
         # the time of the latest message, and how many waited then.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
         self._attached: set[str] = set()
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        """The event loop."""
         # When to renew the mark key of each shard, if it has one.
         self._mark_at: dict[Shard, float] = {}
-        self.shards: Shards = open_shards(layer.hosts, self._switched)
-        """The servers."""
         self._inboxes = {
             shard: Inbox(
                 shard.connect,
@@ -112,13 +102,8 @@ class QueueEndpoint:
             away=lambda shard: self._inboxes[shard].failing,
             timing=self.timing,
         )
-        """The groups that its channels are in, in Redis."""
+        """What keeps the groups of its channels in Redis."""
         self.groups: Groups = self.memberships.groups
-        """The groups that its channels are in."""
-
-    def owns(self, channel: str) -> bool:
-        """Return whether a channel was made here."""
-        return self._end_of_own in channel
 
     # Sending
 
@@ -192,10 +177,22 @@ class QueueEndpoint:
         if channel not in self._attached:
             self._attached.add(channel)
             self.want(self._layer.non_local_name(channel))
-        return self._layer.mailboxes.attach(channel, listener)
+        return super().attach(channel, listener)
+
+    def join(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Add a channel to a group."""
+        if self.owns(channel):
+            return self.memberships.add(group, channel)
+        return self.memberships.insert(group, channel)
+
+    def leave(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Remove a channel from a group."""
+        if self.owns(channel):
+            return self.memberships.discard(group, channel)
+        return self.memberships.remove(group, channel)
 
     async def delete(self, channel: str) -> None:
-        """Drop a channel's memberships and its messages, even those in transit."""
+        """Drop a channel's messages and memberships, even messages in transit."""
         if self.owns(channel):
             self._layer.mailboxes.bury(channel)
         if channel in self._attached:
@@ -223,7 +220,7 @@ class QueueEndpoint:
         return sum(moved)
 
     async def forget(self) -> None:
-        """Drop the messages of plain channels in this process, and all memberships."""
+        """Leave all groups, and drop the messages of plain channels in this process."""
         self.memberships.clear()
         self.plain.clear()
         # The mark keys are about to be deleted.

@@ -15,7 +15,6 @@ from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.options import require_finite, require_positive_int
-from fast_channels.layers.per_loop import in_loop
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
 from fast_channels.layers.redis.layer import RedisBaseLayer
@@ -320,48 +319,6 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             )
 
     # Groups
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; no effect if it is in the group.
-
-        A channel that was made in an event loop of this process stays in the group
-        until it leaves or is deleted, or until that loop or the layer is closed. While
-        Redis is away or refuses the change, the call returns anyway, and the change is
-        written later. Any other channel stays for ``group_expiry``. Cancelling does not
-        undo it.
-
-        Raises:
-            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
-                the change, or did not reply.
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        owner = self._owner(channel)
-        if owner is None:
-            await self._endpoints.get().memberships.insert(group, channel)
-        else:
-            await in_loop(owner.loop, owner.memberships.add, group, channel)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; no effect if it is not in the group.
-
-        While Redis is away or refuses the change, the call returns anyway for a channel
-        that was made in an event loop of this process, and the change is written later.
-        Cancelling does not undo it.
-
-        Raises:
-            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
-                the change, or did not reply.
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        owner = self._owner(channel)
-        if owner is None:
-            await self._endpoints.get().memberships.remove(group, channel)
-        else:
-            await in_loop(owner.loop, owner.memberships.discard, group, channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 from redis.exceptions import NoScriptError
 
 from fast_channels.layers.redis.queue.group_writer import Timing
@@ -14,6 +16,11 @@ from tests.unit.layers.redis.fake_hosts import as_shard
 
 # Nothing happens by itself in the time that a test takes, but trying again does.
 TIMING = Timing(beat=60, retry=0.001, patience=0.001)
+
+
+def timed(**changes: Any) -> pytest.MarkDecorator:
+    """Give the memberships of a test another timing."""
+    return pytest.mark.parametrize("timing", [replace(TIMING, **changes)])
 
 
 class Redis:

@@ -37,7 +37,7 @@ async def server(layer: RedisChannelLayer, hosts: FakeHosts[FakeRedis]) -> FakeR
 
 
 @pytest.fixture
-def watch(client: QueueEndpoint, hosts: FakeHosts[FakeRedis]) -> FakeWatch:
+def watch(endpoint: QueueEndpoint, hosts: FakeHosts[FakeRedis]) -> FakeWatch:
     """Return the watch of the endpoint's master."""
     [watch] = hosts.watches
     return watch
@@ -60,12 +60,12 @@ def make(layer: RedisChannelLayer, name: str) -> QueueEndpoint:
 
 
 @pytest.fixture
-async def client(
+async def endpoint(
     layer: RedisChannelLayer, server: FakeRedis
 ) -> AsyncIterator[QueueEndpoint]:
-    client = make(layer, "me.1")
-    yield client
-    await client.close()
+    endpoint = make(layer, "me.1")
+    yield endpoint
+    await endpoint.close()
     assert server.open == []
 
 
@@ -91,11 +91,11 @@ def ignore() -> None:
 # Channels of the process
 
 
-async def test_delivering(
-    server: FakeRedis, client: QueueEndpoint, layer: RedisChannelLayer
+async def test_message_goes_to_every_channel_it_is_for(
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """A message goes to every channel it is for, until a mailbox is full."""
-    first, second = (client.attach(f"x.me.1!{name}", ignore) for name in "ab")
+    """A copy for which a mailbox has no room is dropped and counted."""
+    first, second = (endpoint.attach(f"x.me.1!{name}", ignore) for name in "ab")
     server.add("asgi:x.me.1!", packed(1, "x.me.1!a"), packed(2, "x.me.1!a", "x.me.1!b"))
     server.add("asgi:x.me.1!", packed(3, "x.me.1!a", "x.me.1!b"))
     await until(lambda: layer.counters.delivered == 4)
@@ -104,14 +104,14 @@ async def test_delivering(
     assert layer.counters.dropped == 1
 
 
-async def test_messages_for_nobody(
+async def test_messages_that_no_channel_gets_are_counted_and_logged(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What cannot be decoded, or is for others, is counted, and logged now and then."""
-    mailbox = client.attach("x.me.1!a", ignore)
+    """They cannot be decoded, or are for channels of other processes."""
+    mailbox = endpoint.attach("x.me.1!a", ignore)
     server.add("asgi:x.me.1!", b"1 is no message")
     server.add("asgi:x.me.1!", packed(2, "x.you.1!a"), packed(3, 5))
     server.add("asgi:x.me.1!", packed(4, "x.you.1!b", "x.me.1!a", ["x.me.1!a"]))
@@ -129,20 +129,20 @@ async def test_messages_for_nobody(
     assert "4 so far: it is for channel 'x.you.1!b'" in logged[2]
 
 
-async def test_deleted_channels(
+async def test_message_in_transit_to_a_deleted_channel_is_dropped(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is under way to a deleted channel is dropped, whenever it comes."""
+    """That holds for as long as a message lives, and after that."""
     clock = stop_time_in_memory(monkeypatch)
     monkeypatch.setattr(module, "time", clock)
-    kept = client.attach("x.me.1!kept", ignore)
+    kept = endpoint.attach("x.me.1!kept", ignore)
     deleted = [f"x.me.1!{layer.mailboxes.new_name()}" for _ in range(2)]
     for name in deleted:
-        client.attach(name, ignore)
-        await client.delete(name)
+        endpoint.attach(name, ignore)
+        await endpoint.delete(name)
     server.add("asgi:x.me.1!", packed(1, *deleted))
     server.add("asgi:x.me.1!", packed(2, deleted[0], "x.me.1!kept"))
     await until(lambda: layer.counters.delivered)
@@ -153,17 +153,17 @@ async def test_deleted_channels(
     await until(lambda: numbers(kept) == [3])
     assert layer.statistics()["channels"] == 1
     # One of another process is none of this one.
-    await client.delete(deleted[0].replace("me", "you"))
+    await endpoint.delete(deleted[0].replace("me", "you"))
 
 
-async def test_not_reading_for_a_deleted_channel(
-    server: FakeRedis, client: QueueEndpoint
+async def test_messages_stay_in_redis_without_channels(
+    server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """Messages stay in Redis once the last channel of the process is deleted."""
+    """The queue of the process is not read once its last channel is deleted."""
     for _ in range(2):
-        client.attach("x.me.1!a", ignore)
+        endpoint.attach("x.me.1!a", ignore)
     await until(lambda: server.open)
-    await client.delete("x.me.1!a")
+    await endpoint.delete("x.me.1!a")
     await turn()
     server.add("asgi:x.me.1!", packed(1, "x.me.1!c"))
     await turn()
@@ -180,66 +180,72 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-async def test_giving_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """A message that no reader of a plain channel comes for goes back to Redis."""
-    client.want("jobs")
-    server.add("asgi:jobs", packed(1))
-    await until(client.plain.waiting)
-    client.unwant("jobs")
-    await until(lambda: list(server.queues["asgi:jobs"]) == [packed(1)])
-    assert client.plain.waiting() == 0
-
-
-async def test_patience(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+async def test_message_without_a_reader_goes_back_to_redis(
+    server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """Messages wait on while readers come for them."""
-    monkeypatch.setattr(client, "timing", Timing(reader=0.1))
-    mailbox = client.plain.open("jobs")
+    """The reader of a plain channel left before it took the message."""
+    endpoint.want("jobs")
+    server.add("asgi:jobs", packed(1))
+    await until(endpoint.plain.waiting)
+    endpoint.unwant("jobs")
+    await until(lambda: list(server.queues["asgi:jobs"]) == [packed(1)])
+    assert endpoint.plain.waiting() == 0
+
+
+async def test_messages_wait_while_readers_take_some(
+    server: FakeRedis, endpoint: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time without a reader begins anew with each message that is taken."""
+    monkeypatch.setattr(endpoint, "timing", Timing(reader=0.1))
+    mailbox = endpoint.plain.open("jobs")
     for _ in range(2):
-        client.want("jobs")
+        endpoint.want("jobs")
     started = asyncio.get_running_loop().time()
     server.add("asgi:jobs", packed(1), packed(2))
-    await until(lambda: client.plain.waiting() == 2)
-    client.unwant("jobs")
+    await until(lambda: endpoint.plain.waiting() == 2)
+    endpoint.unwant("jobs")
     assert mailbox.take() == {"number": 1}
-    client.unwant("jobs")
+    endpoint.unwant("jobs")
     await until(lambda: server.queues["asgi:jobs"])
     # The clocks of event loops are a bit wrong.
     assert asyncio.get_running_loop().time() - started > 0.19
     assert list(server.queues["asgi:jobs"]) == [packed(2)]
-    client.plain.close("jobs", mailbox)
+    endpoint.plain.close("jobs", mailbox)
 
 
 @pytest.mark.usefixtures("quick")
-async def test_nothing_to_give_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """What readers have taken stays theirs."""
-    mailbox = client.plain.open("jobs")
-    client.want("jobs")
+async def test_message_that_was_taken_does_not_go_back(
+    server: FakeRedis, endpoint: QueueEndpoint
+) -> None:
+    """Only what still waits is given back."""
+    mailbox = endpoint.plain.open("jobs")
+    endpoint.want("jobs")
     server.add("asgi:jobs", packed(1))
     assert await mailbox.get() == {"number": 1}
-    client.unwant("jobs")
-    client.plain.close("jobs", mailbox)
+    endpoint.unwant("jobs")
+    endpoint.plain.close("jobs", mailbox)
     # By the time that a later one goes back, it would have, too.
-    client.want("others")
+    endpoint.want("others")
     server.add("asgi:others", packed(2))
-    await until(client.plain.waiting)
-    client.unwant("others")
+    await until(endpoint.plain.waiting)
+    endpoint.unwant("others")
     await until(lambda: server.queues["asgi:others"])
     assert server.queues["asgi:jobs"] == {}
 
 
-async def test_closing_gives_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """What waits in plain channels goes back to Redis when the layer is closed."""
-    client.want("jobs")
-    client.want("taken")
+async def test_closing_gives_back_what_waits(
+    server: FakeRedis, endpoint: QueueEndpoint
+) -> None:
+    """A message that was taken and acknowledged stays away."""
+    endpoint.want("jobs")
+    endpoint.want("taken")
     for number, name in enumerate(["jobs", "taken"], 1):
         server.add(f"asgi:{name}", packed(number))
-    await until(lambda: client.plain.waiting() == 2)
-    held = client.plain.by_channel["taken"].take()
+    await until(lambda: endpoint.plain.waiting() == 2)
+    held = endpoint.plain.by_channel["taken"].take()
     assert isinstance(held, Held)
     held.popped.acknowledge(soon=False)
-    await client.close()
+    await endpoint.close()
     assert {key: list(queue) for key, queue in server.queues.items() if queue} == {
         "asgi:jobs": [packed(1)]
     }
@@ -266,23 +272,23 @@ async def test_closing_takes_a_moment_while_redis_is_silent(
 
 async def test_all_connections_are_opened_anew_for_a_new_master(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     watch: FakeWatch,
 ) -> None:
     """Those that read count as reconnects."""
-    client.want("jobs")
+    endpoint.want("jobs")
     assert watch.started
     server.refuses["ZREM"] = ResponseError("NOPERM")
     with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-        await client.memberships.remove("room", "x")
+        await endpoint.memberships.remove("room", "x")
     await until(lambda: server.takes)
     assert layer.counters.reconnects == 0
     before = server.open
     watch.switched()
     await until(lambda: layer.counters.reconnects)
     assert [connection.open for connection in before] == [False] * 3
-    await client.close()
+    await endpoint.close()
     assert watch.closed
 
 
@@ -295,26 +301,26 @@ async def send(endpoint: QueueEndpoint, server: FakeRedis) -> None:
 
 
 async def test_sending_for_a_while_watches_for_a_new_master(
-    server: FakeRedis, client: QueueEndpoint, watch: FakeWatch
+    server: FakeRedis, endpoint: QueueEndpoint, watch: FakeWatch
 ) -> None:
     """A process that sends once and ends does not."""
-    await send(client, server)
+    await send(endpoint, server)
     assert not watch.started
-    client.shards.settled_at = -1
-    await send(client, server)
+    endpoint.shards.settled_at = -1
+    await send(endpoint, server)
     assert watch.started
 
 
 async def test_sending_marks_the_prefix(
-    server: FakeRedis, client: QueueEndpoint, layer: RedisChannelLayer
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
     """The mark outlives messages; it is renewed in time, and after forget()."""
     marks = server.told["SET"]
     for _ in range(2):
-        await send(client, server)
+        await send(endpoint, server)
         assert marks == [["SET", "asgi::layer", "", "PX", "40000"]]
-    await client.forget()
-    await send(client, server)
+    await endpoint.forget()
+    await send(endpoint, server)
     assert len(marks) == 2
     layer.expiry = 0.01
     hasty = make(layer, "me.2")
@@ -326,16 +332,16 @@ async def test_sending_marks_the_prefix(
 
 async def test_message_that_arrives_during_closing_stays_in_redis(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     watch: FakeWatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is for other processes, and nothing here looks for a reader any more."""
     closed = asyncio.Event()
     monkeypatch.setattr(watch, "close", closed.wait)
-    client.want("jobs")
+    endpoint.want("jobs")
     await until(lambda: bool(server.takes))
-    closing = asyncio.create_task(client.close())
+    closing = asyncio.create_task(endpoint.close())
     await asyncio.sleep(0)
     server.add("asgi:jobs", packed(1))
     await turn()
@@ -345,4 +351,4 @@ async def test_message_that_arrives_during_closing_stays_in_redis(
     await closing
     assert list(server.queues["asgi:jobs"]) == [packed(1), packed(2)]
     # What would look for a reader in a while, and read on for it.
-    assert vars(client)["_expecting"] == {}
+    assert vars(endpoint)["_expecting"] == {}
