@@ -1,7 +1,7 @@
 """A pytest plugin for layers in memory and for consumers that are left running.
 
 pytest loads it wherever fast_channels is installed. Until a test requests its fixture,
-it does nothing, and imports nothing from fast_channels.
+it imports nothing from fast_channels.
 """
 
 import functools
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["in_memory_channel_layers"]
+
+# Makes pytest show the values in their failed assertions, as in those of a test file.
+pytest.register_assert_rewrite("fast_channels.testing.contract")
 
 # The options that an in-memory layer takes from the layer that it replaces.
 _OPTIONS = ("expiry", "group_expiry", "capacity")

@@ -30,7 +30,7 @@ _EVENT_HANDLERS = frozenset(
         "http_disconnect",
     }
 )
-_PACKAGE = __name__.partition(".")[0]
+_PACKAGE = __name__.rpartition(".")[0]
 
 # Attributes of a class that are not callable, but become methods of its instances.
 _METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
@@ -78,7 +78,7 @@ def require_reachable(consumer_class: type, name: str, message_type: str) -> Non
     if name not in _EVENT_HANDLERS and any(
         name in vars(base) or name in inspect.get_annotations(base)
         for base in consumer_class.__mro__
-        if base.__module__.partition(".")[0] == _PACKAGE
+        if base.__module__.startswith(f"{_PACKAGE}.")
     ):
         raise ValueError(
             f"no handler for message type {message_type!r}: {name!r} is a method or "
