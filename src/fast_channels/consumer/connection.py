@@ -120,8 +120,12 @@ class Connection(Generic[_Consumer]):
             receive: A function that waits for the next event of the server.
             dispatch: Awaited with each message, to call its handler.
         """
-        self.loop = DispatchLoop(dispatch)
-        await self.live(self.loop, receive, [receive])
+        await self.live(self.new_loop(dispatch), receive, [receive])
+
+    def new_loop(self, dispatch: Dispatch) -> DispatchLoop:
+        """Return the loop that dispatches the messages of this connection."""
+        loop = self.loop = DispatchLoop(dispatch)
+        return loop
 
     async def live(
         self, loop: DispatchLoop, receive: Source, sources: Sequence[Source]

@@ -41,7 +41,7 @@ class AsyncGroupConsumer(AsyncConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         groups = type(self).groups
-        if isinstance(groups, list):  # pyright: ignore[reportUnnecessaryIsInstance] # it may be a property
+        if isinstance(groups, list):  # it may be a property
             # A copy, since constructors can append to it.
             self.groups = list(groups)
 

@@ -109,10 +109,11 @@ def awaitable(
         TypeError: The result is not awaitable.
     """
     # Most results are coroutines, for which the first check is enough, and fast.
-    if type(result) is not CoroutineType and not inspect.isawaitable(result):
+    kind: object = type(result)
+    if kind is not CoroutineType and not inspect.isawaitable(result):
         raise TypeError(
             f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "
             f"write 'async def {method}'; it returned {result!r}, which cannot be "
             "awaited"
         )
-    return result  # pyright: ignore[reportUnknownVariableType] # narrowed by its type
+    return result

@@ -100,7 +100,7 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             TypeError: A name or a value is neither bytes nor a str, or the status is
                 not an int.
         """
-        if not isinstance(status, int):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(status, int):
             raise TypeError(f"a status must be an int, not {status!r}")
         await self.send(
             {

@@ -84,7 +84,7 @@ class HttpConnection(GroupConnection["AsyncHttpConsumer"]):
     @override
     async def serve(self, receive: Source, dispatch: Dispatch) -> None:
         client = self._client = _Client(receive, self.response)
-        loop = self.loop = DispatchLoop(self._dispatch)
+        loop = self.new_loop(self._dispatch)
         await self.live(loop, client.receive, [client.receive])
 
     @override
@@ -167,13 +167,13 @@ class Response:
     __slots__ = ("_trailers", "complete", "gone", "is_event_stream", "started")
 
     def __init__(self) -> None:
-        self.started = False
+        self.started: bool = False
         """Whether the headers were sent."""
-        self.is_event_stream = False
+        self.is_event_stream: bool = False
         """Whether the headers announce an event stream, which has no natural end."""
-        self.complete = False
+        self.complete: bool = False
         """Whether the whole response was sent."""
-        self.gone = False
+        self.gone: bool = False
         """Whether the client went away before the response was complete."""
         # Whether trailers follow the body.
         self._trailers = False

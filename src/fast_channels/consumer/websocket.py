@@ -256,14 +256,14 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             ValueError: Neither of them is given.
         """
         if text_data is not None:
-            if not isinstance(text_data, str):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
+            if not isinstance(text_data, str):  # the server would fail on it, or worse
                 raise TypeError(
                     f"text_data must be a str, not {text_data!r}; "
                     "bytes go into bytes_data, and other content is yours to encode"
                 )
             event: dict[str, Any] = {"type": "websocket.send", "text": text_data}
         elif bytes_data is not None:
-            if not isinstance(bytes_data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] # as above
+            if not isinstance(bytes_data, bytes | bytearray | memoryview):
                 raise TypeError(
                     f"bytes_data must be bytes, not {bytes_data!r}; "
                     "a str goes into text_data"
@@ -302,7 +302,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         """
         event: dict[str, Any] = {"type": "websocket.close"}
         if code is not None:
-            if not isinstance(code, int):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
+            if not isinstance(code, int):  # the server would fail on it, or worse
                 raise TypeError(f"a close code must be an int, not {code!r}")
             event["code"] = NORMAL if code is True else code
         connection = self._consumer_connection

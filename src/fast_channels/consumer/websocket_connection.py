@@ -118,7 +118,7 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
 
     @override
     async def serve(self, receive: Source, dispatch: Dispatch) -> None:
-        loop = self.loop = DispatchLoop(dispatch)
+        loop = self.new_loop(dispatch)
         if layer_of(self.consumer) is None:
             await self.live(loop, receive, [receive])
         else:

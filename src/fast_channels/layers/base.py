@@ -185,7 +185,7 @@ class BaseChannelLayer:
         self, channel_capacity: "ChannelCapacityDict"
     ) -> "CompiledChannelCapacities":
         """Return the capacities with every glob compiled to a pattern."""
-        if not isinstance(channel_capacity, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(channel_capacity, Mapping):
             raise TypeError(
                 "channel_capacity must be a dict of globs or compiled patterns to "
                 f"capacities, not {channel_capacity!r}"
