@@ -19,9 +19,9 @@ from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
 from fast_channels.waking import ignore_error
 
-from .batches import PlainQueue
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
+from .plain_queue import PlainQueue
 
 if TYPE_CHECKING:
     from fast_channels.layers.groups import Groups

@@ -43,7 +43,8 @@ from fast_channels.layers.redis.wire import (
 )
 from fast_channels.waking import wake
 
-from .batches import Call, PlainQueue, Popped, ProcessQueue, Queue, Terms
+from .batches import Call, Popped, ProcessQueue, Queue, Terms
+from .plain_queue import PlainQueue
 
 __all__ = ["Inbox", "Popped"]
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from fast_channels.layers.redis.queue import batches
+from fast_channels.layers.redis.queue import batches, plain_queue
 from fast_channels.layers.redis.queue import inbox as inbox_module
 from tests.waiting import turn, until
 
@@ -120,7 +120,7 @@ async def test_batches(
     server: FakeRedis, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each request says which batch has come, and none is sent in vain."""
-    monkeypatch.setattr(batches, "_BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     server.add(MINE, b"1", b"2", b"3", b"4", b"5")
     reader.inbox.want("mine!")
     await until(lambda: reader.values == [b"1", b"2", b"3", b"4", b"5"])
@@ -203,7 +203,7 @@ async def test_ahead(
     expected: list[int],
 ) -> None:
     """A reader gets one message at a time, or more and more if it comes back fast."""
-    monkeypatch.setattr(batches, "_QUICK", quick)
+    monkeypatch.setattr(plain_queue, "_QUICK", quick)
     plain.inbox.want("plain")
     assert [await take(plain) for _ in expected] == expected
     assert plain.values == [b"%03d" % number for number in range(sum(expected))]
@@ -333,7 +333,7 @@ async def test_give_back(
     server: FakeRedis, plain: Reader, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left lying goes back, in its place, and is there for the next reader."""
-    monkeypatch.setattr(batches, "_QUICK", 0)
+    monkeypatch.setattr(plain_queue, "_QUICK", 0)
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
