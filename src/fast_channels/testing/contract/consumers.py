@@ -8,7 +8,7 @@ from fast_channels.consumer import AsyncJsonWebsocketConsumer
 from fast_channels.layers import register_channel_layer, unregister_channel_layer
 from fast_channels.testing.websocket import WebsocketCommunicator
 
-from .base import ContractBase, LayerPair, assert_empty
+from .base import LIMIT, ContractBase, LayerPair, assert_empty
 
 __all__ = ["ConsumerTests"]
 
@@ -52,7 +52,7 @@ async def two_clients(
     ):
         for client, layer in ((first, pair.layer), (second, pair.other)):
             register_channel_layer(_ALIAS, layer)
-            assert await client.connect() == (True, None)
+            assert await client.connect(timeout=LIMIT) == (True, None)
         unregister_channel_layer(_ALIAS)
         yield first, second
 
@@ -66,26 +66,26 @@ class ConsumerTests(ContractBase):
             for number in range(10):
                 await first.send_json_to({"to": "all", "text": number})
             for client in (first, second):
-                received = [await client.receive_json_from() for _ in range(10)]
+                received = [await client.receive_json_from(LIMIT) for _ in range(10)]
                 assert received == list(range(10))
             await first.send_json_to({"text": "only me"})
-            assert await first.receive_json_from() == "only me"
+            assert await first.receive_json_from(LIMIT) == "only me"
             await second.send_json_to({"join": "room"})
-            assert await second.receive_json_from() == "done"
+            assert await second.receive_json_from(LIMIT) == "done"
             await first.send_json_to({"to": "room", "text": "hello"})
-            assert await second.receive_json_from() == "hello"
+            assert await second.receive_json_from(LIMIT) == "hello"
             await second.send_json_to({"leave": "room"})
-            assert await second.receive_json_from() == "done"
+            assert await second.receive_json_from(LIMIT) == "done"
             await first.send_json_to({"to": "room", "text": "into an empty room"})
             await first.send_json_to({"to": "all", "text": "end"})
             for client in (first, second):
-                assert await client.receive_json_from() == "end"
+                assert await client.receive_json_from(LIMIT) == "end"
 
     async def test_consumers_that_ended_leave_nothing(self, pair: LayerPair) -> None:
         """When a connection has ended, its channel is gone and in no group."""
         async with two_clients(pair) as (first, _):
             await first.send_json_to({"join": "room"})
-            assert await first.receive_json_from() == "done"
+            assert await first.receive_json_from(LIMIT) == "done"
         await pair.other.group_send("all", HI)
         for layer in (pair.layer, pair.other):
             assert_empty(layer)
@@ -98,5 +98,5 @@ class ConsumerTests(ContractBase):
             for layer in (pair.layer, pair.other):
                 await layer.group_send("all", HI)
             for client in clients:
-                received = [await client.receive_json_from() for _ in range(2)]
+                received = [await client.receive_json_from(LIMIT) for _ in range(2)]
                 assert received == ["hi", "hi"]
