@@ -1,14 +1,11 @@
 """Consumers for WebSockets."""
 
 import functools
-import json
 import logging
-import math
-import re
 import textwrap
 import weakref
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
 from fast_channels.exceptions import (
@@ -28,6 +25,13 @@ from fast_channels.type_defs import (
 
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
+from .json_frames import (
+    INVALID_DATA,
+    UNSUPPORTED_DATA,
+    InvalidFrame,
+    decode,
+    encode,
+)
 from .signals import signal_in
 from .websocket_connection import (
     ABNORMAL,
@@ -44,29 +48,9 @@ _logger = logging.getLogger(__name__)
 # Classes whose connect() left a connection undecided, which has been logged.
 _undecided: "weakref.WeakSet[type[AsyncWebsocketConsumer]]" = weakref.WeakSet()
 
-# Close codes, https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
-_UNSUPPORTED_DATA = 1003
-_INVALID_DATA = 1007
-
 # Maximum number of characters of an error in a frame that are logged.
 _SHORT = 200
 
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not valid JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if math.isinf(value):
-        raise ValueError(f"{number} is too large")
-    return value
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-_ENCODER = json.JSONEncoder(allow_nan=False)
-# The escape of one half of a surrogate pair; the other half can be missing.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 # For send_json(): a bool, or a close code. Any, so that overrides can declare bool, as
 # in Channels.
@@ -363,20 +347,6 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         raise StopConsumer
 
 
-class _InvalidFrame(ValueError):
-    """A frame from the client is not JSON.
-
-    Args:
-        code: The code to close with.
-        message: A description of the error in the frame.
-    """
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        """The code to close with."""
-
-
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
     """A consumer for a WebSocket that carries JSON in text frames.
 
@@ -391,7 +361,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """Call ``receive()``; close the connection if the frame is not JSON."""
         try:
             await super().websocket_receive(message)
-        except _InvalidFrame as exc:
+        except InvalidFrame as exc:
             _logger.warning(
                 "%s closes the connection of %s with code %s: %r",
                 type(self).__qualname__,
@@ -422,14 +392,14 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         if not text_data:
             binary = bytes_data is not None
             kind = "a binary" if binary else "an empty"
-            raise _InvalidFrame(
-                _UNSUPPORTED_DATA if binary else _INVALID_DATA,
+            raise InvalidFrame(
+                UNSUPPORTED_DATA if binary else INVALID_DATA,
                 f"expected a text frame with JSON, got {kind} frame",
             )
         try:
             content = await awaitable(self.decode_json(text_data), self, "decode_json")
         except (ValueError, RecursionError) as exc:
-            raise _InvalidFrame(_INVALID_DATA, f"invalid JSON: {exc}") from exc
+            raise InvalidFrame(INVALID_DATA, f"invalid JSON: {exc}") from exc
         await awaitable(self.receive_json(content, **kwargs), self, "receive_json")
 
     if TYPE_CHECKING:
@@ -470,11 +440,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
                 on: NaN, an infinite number, or half of a surrogate pair.
             RecursionError: The content is nested too deeply.
         """
-        content = _DECODER.decode(text_data)
-        if "\\u" in text_data and _SURROGATE.search(text_data):
-            # Half of a pair raises UnicodeEncodeError, which is a ValueError.
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
+        return decode(text_data)
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
@@ -484,4 +450,4 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             TypeError: The content cannot be encoded.
             ValueError: The content has a float that is NaN or infinite.
         """
-        return _ENCODER.encode(content)
+        return encode(content)
