@@ -10,9 +10,7 @@ different: they are stored in a sorted set, which keeps only one of equal member
 """
 
 import abc
-import base64
 import functools
-import hashlib
 import itertools
 import json
 import math
@@ -26,6 +24,7 @@ import msgpack  # type: ignore[import-untyped]  # pyright: ignore[reportMissingT
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
 
 from .contents import find_bytes, require_carried
+from .encryption import make_crypter, require_keys
 from .options import require_int
 
 if TYPE_CHECKING:
@@ -94,8 +93,8 @@ class BaseMessageSerializer(abc.ABC):
         random_prefix_length: int = 0,
         expiry: float | None = None,
     ) -> None:
-        keys = _require_keys(symmetric_encryption_keys)
-        self.crypter: MultiFernet | None = _make_crypter(keys) if keys else None
+        keys = require_keys(symmetric_encryption_keys)
+        self.crypter: MultiFernet | None = make_crypter(keys) if keys else None
         """The cipher, or None without keys."""
         length = require_int("random_prefix_length", random_prefix_length)
         self.random_prefix_length: int = max(length, 0)
@@ -372,41 +371,6 @@ def _require_serializer(value: object) -> Callable[..., MessageSerializer]:
     raise TypeError(
         "a serializer must be a class with the methods serialize() and deserialize(), "
         f"such as a subclass of BaseMessageSerializer, not {value!r}"
-    )
-
-
-def _require_keys(keys: object) -> list[bytes]:
-    """Return the keys as bytes; errors name only types, because keys are secret."""
-    if keys is None:
-        return []
-    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise TypeError(
-            "symmetric_encryption_keys must be a list of str or bytes, not "
-            f"{type(keys).__name__}; put a single key into a list"
-        )
-    found: list[bytes] = []
-    for key in cast("Iterable[object]", keys):
-        if not isinstance(key, str | bytes):
-            raise TypeError(
-                "each of symmetric_encryption_keys must be str or bytes, not "
-                f"{type(key).__name__}"
-            )
-        found.append(key.encode() if isinstance(key, str) else key)
-    return found
-
-
-def _make_crypter(keys: list[bytes]) -> "MultiFernet":
-    try:
-        # An optional dependency, needed only with keys.
-        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415
-    except ImportError as exc:
-        raise ImportError(
-            "symmetric_encryption_keys need cryptography, which cannot be imported; "
-            "install it: pip install 'fast-channels[encryption]'"
-        ) from exc
-    # A Fernet key is 32 bytes as URL-safe base64; a secret can have any length.
-    return MultiFernet(
-        [Fernet(base64.urlsafe_b64encode(hashlib.sha256(key).digest())) for key in keys]
     )
 
 
