@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-# A fake needs a few turns of the event loop. A server needs the processor, which is
-# not to be spent on asking it without a pause.
-_TURNS = 100
-_PAUSE = 0.001
+# Seconds between two questions to a server.
+PAUSE = 0.01
 
 
 async def turn(times: int = 30) -> None:
@@ -15,17 +13,19 @@ async def turn(times: int = 30) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object], limit: float = 10) -> None:
-    """Wait until a condition holds.
+async def until(
+    condition: Callable[[], object], limit: float = 10, pause: float = 0
+) -> None:
+    """Wait until a condition holds; check it in each turn of the event loop.
 
-    It is looked at in each of the next turns of the event loop, and after those once
-    in a millisecond.
+    Args:
+        condition: Returns a true value if it holds.
+        limit: Seconds to wait at most.
+        pause: Seconds between two checks, for a condition that asks a server.
 
     Raises:
-        TimeoutError: If it does not hold within ``limit`` seconds.
+        TimeoutError: The condition did not hold in time.
     """
-    turns = 0
     async with asyncio.timeout(limit):
-        while not condition():
-            turns += 1
-            await asyncio.sleep(0 if turns < _TURNS else _PAUSE)
+        while not condition():  # noqa: ASYNC110 # any condition
+            await asyncio.sleep(pause)

@@ -30,6 +30,7 @@ from fast_channels.consumer import (
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
 )
+from fast_channels.consumer.timing import Timing
 from fast_channels.exceptions import DenyConnection
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
 from fast_channels.type_defs import (
@@ -228,18 +229,16 @@ async def test_client_that_ignores_the_close(
     serve: Serve,
     layer: InMemoryChannelLayer,
     codes: list[int],
-    monkeypatch: pytest.MonkeyPatch,
     alias: str | None,
     *,
     talks: bool,
 ) -> None:
     """After close() nothing of a client is handled, and its consumer ends in time."""
-    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.2)
-    # uvicorn's older implementation waits for the client's answer.
-    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.1)
     handled: list[str | None] = []
 
     class LoggedOut(Room):
+        # uvicorn's older implementation waits for the client's answer when it closes.
+        _consumer_timing = Timing(answer=0.2, close=0.1)
         channel_layer_alias = alias
         groups = [] if alias is None else ["room"]
 

@@ -91,6 +91,7 @@ PUBLIC: dict[str, set[str]] = {
         "HttpCommunicator",
         "WebsocketCommunicator",
     },
+    "fast_channels.testing.contract": {"LayerContract", "LayerOptions", "LayerPair"},
     "fast_channels.type_defs": {
         "ASGI3Application",
         "ASGIApplication",

@@ -13,7 +13,7 @@ from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer
-from tests.waiting import until
+from tests.waiting import PAUSE, until
 
 MESSAGE = {"type": "test.message"}
 PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
@@ -61,7 +61,7 @@ async def test_many_tasks(own_redis_server: RedisServer) -> None:
         assert await receiving == [MESSAGE] * 500
         assert len(own_redis_server.clients()) == 3
         assert layer.statistics()["dropped"] == 0
-    await until(lambda: own_redis_server.clients() == [])
+    await until(lambda: own_redis_server.clients() == [], pause=PAUSE)
 
 
 async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> None:
@@ -82,7 +82,7 @@ async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> N
             for _ in range(200):
                 assert await receiver.receive(channel) == MESSAGE
         await sending
-        await until(lambda: len(own_redis_server.clients()) == 3)
+        await until(lambda: len(own_redis_server.clients()) == 3, pause=PAUSE)
     assert layer.statistics() == dict.fromkeys(layer.statistics(), 0)
 
 
@@ -144,7 +144,9 @@ async def test_permissions(
         await use(layer)
         pings = redis_server.command_counts()["ping"]
         # One is answered before the next is sent.
-        await until(lambda: redis_server.command_counts()["ping"] > pings + 1)
+        await until(
+            lambda: redis_server.command_counts()["ping"] > pings + 1, pause=PAUSE
+        )
     assert logged(caplog) == []
 
 

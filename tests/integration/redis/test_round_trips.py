@@ -11,7 +11,7 @@ from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis.queue import inbox
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
-from tests.waiting import until
+from tests.waiting import PAUSE, until
 
 MESSAGE = {"type": "test.message"}
 
@@ -197,9 +197,9 @@ async def test_commands_of_a_waiting_receiver(
             return own_redis_server.command_counts()
 
         # The first script is unknown; it is sent as a whole then.
-        await until(lambda: counts().get("ping", 0) >= 2)
+        await until(lambda: counts().get("ping", 0) >= 2, pause=PAUSE)
         before = counts()
-        await until(lambda: counts()["ping"] >= before["ping"] + 3)
+        await until(lambda: counts()["ping"] >= before["ping"] + 3, pause=PAUSE)
         after = counts()
         called = {
             name: count - before.get(name, 0)

@@ -248,6 +248,18 @@ async def test_join_group_that_was_appended(layer: Layer) -> None:
         assert members(layer, "kitchen") == set()
 
 
+async def test_groups_after_the_end_of_the_connection(layer: Layer) -> None:
+    """A task that outlives the connection joins nothing, and may leave a group."""
+    consumer = Member()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert await server.disconnect() is None
+    await consumer.join_group("kitchen")
+    await consumer.leave_group("lobby")
+    assert members(layer, "kitchen") == set()
+    assert members(layer, "lobby") == set()
+
+
 @contextlib.asynccontextmanager
 async def counting_turns() -> AsyncGenerator[list[None]]:
     """Count how often another task gets its turn in the block."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.redis.peer import Django, Message
 from tests.redis_servers.server import RedisServer
-from tests.waiting import until
+from tests.waiting import PAUSE, until
 
 from .sides import MESSAGE, BothWays, Kind, Side, take
 
@@ -48,7 +48,7 @@ async def until_both_listen(servers: list[RedisServer], names: list[str]) -> Non
             if isinstance(n, int)
         )
 
-    await until(lambda: subscriptions() >= 2 * len(names))
+    await until(lambda: subscriptions() >= 2 * len(names), pause=PAUSE)
 
 
 async def test_channels(both_ways: BothWays, messages: list[Message]) -> None:
