@@ -49,21 +49,29 @@ class InvalidChannelLayerError(ValueError):
 
 
 class ChannelFull(Exception):
-    """A message was refused because its channel is at capacity.
+    """A message was refused because its channel, or its process, is at capacity.
 
     Nothing was sent; the sender can wait, drop the message or fail. Only ``send()``
     raises it: ``group_send()`` drops the copies for channels that are full and delivers
     the others.
     """
 
-    def __init__(self, channel: str | None = None) -> None:
+    def __init__(self, channel: str | None = None, *, option: str = "capacity") -> None:
         super().__init__(channel)
         self.channel = channel
-        """The name of the full channel, if the layer has passed it."""
+        """The name of the channel, if the layer has passed it."""
+        self.option = option
+        """The option of the layer whose limit was reached: ``"capacity"``, or
+        ``"process_capacity"`` for the queue of the channel's process."""
 
     def __str__(self) -> str:
         if self.channel is None:
             return "the channel is full"
+        if self.option == "process_capacity":
+            return (
+                f"the process of channel {self.channel!r} is full (process_capacity): "
+                "it is busy, cut off from Redis, or gone"
+            )
         return f"channel {self.channel!r} is full; its consumer does not keep up"
 
 

@@ -22,7 +22,8 @@ _BEGINNING = """\
 
 """
 _LAYERS = {
-    "memory": "In memory, and queue in Redis",
+    "memory": "In memory",
+    "queue": "Queue in Redis",
     "queue of JSON": "Queue in Redis, with JSON",
     "pub/sub": "Pub/sub",
 }
@@ -42,7 +43,7 @@ _ROWS = {
         "Starts with what ``new_channel()`` was given",
     ),
     "send_refuses_when_full": _say(
-        "``send()`` to a channel that is full",
+        "``send()`` to a channel with a ``!`` that is full",
         "Raises :exc:`~fast_channels.exceptions.ChannelFull`",
         "Drops the message in the process that receives",
     ),

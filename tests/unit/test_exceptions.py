@@ -51,6 +51,14 @@ def test_exceptions_form_a_tree(
             "chat.1",
             "channel 'chat.1' is full; its consumer does not keep up",
         ),
+        (
+            ChannelFull("chat.1", option="process_capacity"),
+            "chat.1",
+            (
+                "the process of channel 'chat.1' is full (process_capacity): it is "
+                "busy, cut off from Redis, or gone"
+            ),
+        ),
     ],
 )
 def test_channel_full_names_the_channel(
@@ -63,7 +71,12 @@ def test_channel_full_names_the_channel(
 
 @pytest.mark.parametrize(
     "error",
-    [ChannelFull("chat.1"), ChannelFull(), InvalidChannelLayerError("no layer")],
+    [
+        ChannelFull("chat.1"),
+        ChannelFull("chat.1", option="process_capacity"),
+        ChannelFull(),
+        InvalidChannelLayerError("no layer"),
+    ],
 )
 def test_errors_can_be_copied(error: Exception) -> None:
     """An error survives what copying and pickling do to it."""

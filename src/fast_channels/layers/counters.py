@@ -90,7 +90,8 @@ class Counters:
         """Count and log copies dropped because a queue in Redis was full.
 
         Args:
-            queues: The names of the full queues, each of which missed one copy.
+            queues: The names of the full queues, each of which missed one copy: the
+                number of channels that it was for is not known.
             group: The group that the message was sent to.
         """
         if queues:
@@ -129,14 +130,17 @@ class Counters:
         if _is_due(before, count):
             _logger.warning(
                 "%s %r is full, so a message%s did not reach it (dropped in %s so far: "
-                "%d): %s; "
-                "if this is a burst, raise its capacity (capacity, channel_capacity)",
+                "%d): %s; if this is a burst, raise its capacity (%s)",
                 kind,
                 full[0],
                 "" if group is None else f" to group {group!r}",
                 self._layer,
                 count,
                 reason,
+                # The queue of a process; other names do not end so.
+                "process_capacity"
+                if full[0].endswith("!")
+                else "capacity, channel_capacity",
             )
 
 

@@ -198,8 +198,8 @@ async def test_drops_in_redis_are_counted_exactly(
 ) -> None:
     """Of many group_send() at once each copy that had no room is counted and logged."""
     async with (
-        RedisChannelLayer([redis_server.url], prefix=prefix, capacity=10) as idle,
-        RedisChannelLayer([redis_server.url], prefix=prefix, capacity=10) as sender,
+        RedisChannelLayer([redis_server.url], prefix, process_capacity=10) as idle,
+        RedisChannelLayer([redis_server.url], prefix, process_capacity=10) as sender,
     ):
         channel = await idle.new_channel()
         await idle.group_add("room", channel)

@@ -94,7 +94,12 @@ def test_full_queues(counters: Counters, caplog: pytest.LogCaptureFixture) -> No
     [message] = caplog.messages
     assert message.startswith("queue 'specific.abc!' is full, so a message to group ")
     assert "the process that reads it is busy, cut off or gone" in message
+    assert message.endswith("raise its capacity (process_capacity)")
     assert counters.dropped == 2
+    counters.count_full_queues(["jobs"] * 2, "room")
+    assert caplog.messages[1].endswith(
+        "raise its capacity (capacity, channel_capacity)"
+    )
 
 
 def test_complaints(counters: Counters, caplog: pytest.LogCaptureFixture) -> None:

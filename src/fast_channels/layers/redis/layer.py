@@ -153,7 +153,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         self._naming = released(threading.Lock())
         self.counters: Counters = Counters(f"prefix {prefix!r}")
         """Counts of events since the layer was created."""
-        self.mailboxes: Mailboxes = Mailboxes(self._get_room, self.expiry)
+        self.mailboxes: Mailboxes = Mailboxes(self.get_capacity, self.expiry)
         """Mailboxes of the messages that have arrived in this process."""
 
     def __repr__(self) -> str:
@@ -320,10 +320,6 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
     def _in_redis(self, group: str) -> str:
         """Return the name of a group in endpoints."""
         return group
-
-    def _get_room(self, channel: str) -> int:
-        """Return how many messages for a channel this process can hold."""
-        return self.get_capacity(channel)
 
 
 def _require_prefix(prefix: object) -> str:

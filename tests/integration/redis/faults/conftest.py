@@ -25,6 +25,7 @@ class Options(TypedDict, total=False):
     expiry: float
     group_expiry: float
     capacity: int
+    process_capacity: int
     symmetric_encryption_keys: list[str]
     connection_kwargs: dict[str, float]
 
@@ -70,6 +71,7 @@ async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
         where: RedisServer | Sentinels | str, **options: Unpack[Options]
     ) -> RedisChannelLayer:
         options.setdefault("capacity", _ROOM)
+        options.setdefault("process_capacity", _ROOM)
         if isinstance(where, Sentinels):
             services.append(where)
             layer = RedisChannelLayer(

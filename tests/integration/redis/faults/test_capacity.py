@@ -1,11 +1,14 @@
 """Receivers that are slower than who sends to them."""
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import pytest
 
 from fast_channels.exceptions import ChannelFull
+from fast_channels.layers import RedisChannelLayer
 from tests.redis_servers.server import RedisServer
 
 from .conftest import MakeLayer
@@ -24,7 +27,9 @@ async def test_member_that_does_not_receive(
 ) -> None:
     """A member that is full misses messages, and others get them."""
     idle, busy, sender = (
-        make_layer(redis_server, capacity=_CAPACITY, symmetric_encryption_keys=keys)
+        make_layer(
+            redis_server, process_capacity=_CAPACITY, symmetric_encryption_keys=keys
+        )
         for _ in range(3)
     )
     full, channel = await idle.new_channel(), await busy.new_channel()
@@ -41,6 +46,42 @@ async def test_member_that_does_not_receive(
         await sender.send(full, number(20))
         assert await idle.receive(full) == number(20)
     assert sender.statistics()["dropped"] == 20 - _CAPACITY
+
+
+async def test_process_that_stalls(redis_server: RedisServer, prefix: str) -> None:
+    """A burst for many channels waits in Redis while their process does nothing."""
+    # As many as come in 0.3 seconds, at a thousand each second.
+    total, groups = 300, 100
+    async with RedisChannelLayer([redis_server.url], prefix) as stalled:
+        channels = [await stalled.new_channel() for _ in range(groups)]
+        for each, channel in enumerate(channels):
+            await stalled.group_add(f"group{each}", channel)
+        ledgers = [Ledger() for _ in channels]
+        async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
+            for channel, ledger in zip(channels, ledgers, strict=True):
+                tasks.create_task(receive_all(stalled, channel, ledger))
+
+            async def send() -> None:
+                async with RedisChannelLayer([redis_server.url], prefix) as sender:
+                    for each in range(total):
+                        await sender.group_send(f"group{each % groups}", number(each))
+                    assert sender.statistics()["dropped"] == 0
+                sent.set()
+
+            sent = threading.Event()
+            # In an event loop of its own: that of the receivers is blocked.
+            sending = asyncio.create_task(asyncio.to_thread(asyncio.run, send()))
+            await asyncio.sleep(0)
+            started = time.monotonic()
+            while time.monotonic() < started + 0.3 or not sent.is_set():
+                time.sleep(0.01)  # noqa: ASYNC251 # it is what stalls
+            await sending
+            for each, ledger in enumerate(ledgers):
+                await ledger.holds(range(each, total, groups))
+            for each in range(groups):
+                await stalled.group_send(f"group{each}", {"type": "end"})
+        assert not any(ledger.twice for ledger in ledgers)
+        assert stalled.statistics()["dropped"] == 0
 
 
 class Stuck(Listener):

@@ -100,13 +100,18 @@ def test_repr_shows_the_hosts_and_what_the_layer_holds() -> None:
     )
 
 
-def test_mailbox_has_room_for_messages_from_each_host() -> None:
-    """Each host can hold as many as the capacity for a channel."""
-    layer = RedisChannelLayer(["redis://one", "redis://two"], capacity=2)
-    assert [layer.mailboxes.put("x", dict, math.inf) for _ in range(5)] == [
-        *[True] * 4,
-        False,
+@pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
+def test_mailbox_has_the_capacity_of_its_channel(
+    layer_class: type[RedisChannelLayer] | type[RedisPubSubChannelLayer],
+) -> None:
+    """The number of hosts makes no difference."""
+    layer = layer_class(
+        ["redis://one", "redis://two"], capacity=2, channel_capacity={"y": 3}
+    )
+    put = [
+        [layer.mailboxes.put(name, dict, math.inf) for _ in range(4)] for name in "xy"
     ]
+    assert put == [[True, True, False, False], [True, True, True, False]]
 
 
 def nested(depth: int) -> list[Any]:

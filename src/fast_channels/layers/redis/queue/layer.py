@@ -63,9 +63,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         expiry: Seconds after which an unreceived message is dropped.
         group_expiry: Seconds after which a channel is dropped from a group, unless a
             running process renews its membership.
-        capacity: Maximum number of messages waiting in Redis for one process, or in one
-            plain channel, and then for one channel in its process. ``send()`` to a full
-            one raises ``ChannelFull``; ``group_send()`` drops that copy.
+        capacity: Maximum number of messages waiting in one channel: in Redis for a
+            plain channel, and in its process for any other. ``send()`` to a full plain
+            channel raises ``ChannelFull``; in all other cases, the copy is dropped.
         channel_capacity: Separate capacities for some channels, by glob
             (``"http.request*"``) or compiled pattern; the first match applies.
         symmetric_encryption_keys: Secrets for encrypting messages. The first one
@@ -81,6 +81,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         max_deliveries: Deliveries after which a message of a plain channel is a dead
             letter, if each time the process died before it had handled the message;
             None for no limit. See ``dead_letters()``.
+        process_capacity: Maximum number of messages waiting in Redis for all channels
+            of one process together, from all senders. ``send()`` to a channel of a full
+            process raises ``ChannelFull``; ``group_send()`` drops that copy.
 
     Raises:
         ImportError: Keys are given, but cryptography is not installed.
@@ -106,6 +109,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         sentinel_kwargs: Mapping[str, Any] | None = None,
         connection_kwargs: Mapping[str, Any] | None = None,
         max_deliveries: int | None = 5,
+        process_capacity: int = 10_000,
     ) -> None:
         super().__init__(
             parse_hosts(
@@ -132,11 +136,16 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         """Deliveries after which a message of a plain channel is a dead letter."""
         if max_deliveries is not None:
             self.max_deliveries = require_positive_int("max_deliveries", max_deliveries)
+        self.process_capacity: int = require_positive_int(
+            "process_capacity", process_capacity
+        )
+        """Maximum number of messages waiting in Redis for all channels of one process
+        together."""
         # How a script completes a message and fans it out; None if it lacks what it
         # needs. The bytes of other formats are left alone: they can end the same way by
         # chance, or with a signature.
         self._end = None
-        if len(self.hosts) == 1 and not self.channel_capacity:
+        if len(self.hosts) == 1:
             self._end = _end_of(self.serializer)
         # Number of messages to plain channels so far.
         self._turn = 0
@@ -163,7 +172,8 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         Cancelling does not withdraw the message.
 
         Raises:
-            ChannelFull: The channel is at capacity; the message was not sent.
+            ChannelFull: The plain channel, or the queue of the channel's process, is at
+                capacity; the message was not sent.
             RedisUnavailable: Redis cannot be reached, refuses the message, or did not
                 reply; in the last case the message may have been sent.
             TypeError: The name is not valid, or the message is not a dict with str
@@ -181,8 +191,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             shard = endpoint.shards.in_turn(self._turn)
             self._turn += 1
         value = self.serialize(message)
-        if not await self._enqueue(endpoint, shard, name, channel, value):
-            raise ChannelFull(channel)
+        if not await self._enqueue(endpoint, shard, name, value):
+            option = "process_capacity" if name.endswith("!") else "capacity"
+            raise ChannelFull(channel, option=option)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -338,9 +349,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         endpoint = self._endpoints.get()
         shard = endpoint.shards.of(group)
         keys = [group_key(self.prefix, group), processes_key(self.prefix)]
+        # The commands below share the deadline of one command.
+        deadline = shard.commands.deadline()
         if self._end is None:
-            # The commands below share the deadline of one command.
-            deadline = shard.commands.deadline()
             members = await endpoint.run(
                 shard, MEMBERS, keys, self.group_expiry, deadline=deadline
             )
@@ -348,19 +359,24 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         else:
             empty, tail, writer = self._end
             value = self.serialize({**message, CHANNEL_KEY: []})
-            queues = await endpoint.run(
+            queues, plain = await endpoint.run(
                 shard,
                 GROUP_SEND,
                 keys,
                 self.group_expiry,
                 self.prefix,
-                self.capacity,
+                self.process_capacity,
+                # Patterns decide on plain channels, and Redis does not know them.
+                "" if self.channel_capacity else self.capacity,
                 self.expiry,
                 writer,
                 value.removesuffix(empty + tail),
                 tail,
+                deadline=deadline,
             )
             full = _names(queues)
+            if plain:
+                full += await self._fan_out(endpoint, _names(plain), message, deadline)
         self.counters.count_full_queues(full, group)
 
     # The whole layer
@@ -394,16 +410,17 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                 "returned in this process, and only its own process can read it"
             )
 
-    def _get_room(self, channel: str) -> int:
-        # Messages from several hosts can arrive at the same time.
-        return self.get_capacity(channel) * len(self.hosts)
+    def _capacity_of(self, name: str) -> int:
+        """Return the capacity of a queue: of a process, or of a plain channel."""
+        if name.endswith("!"):
+            return self.process_capacity
+        return self.get_capacity(name)
 
     async def _enqueue(
         self,
         endpoint: QueueEndpoint,
         shard: Shard,
         name: str,
-        channel: str,
         value: bytes,
         *,
         deadline: float | None = None,
@@ -413,7 +430,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             SEND,
             [queue_key(self.prefix, name)],
             value,
-            self.get_capacity(channel),
+            self._capacity_of(name),
             self.expiry,
             deadline=deadline,
         )
@@ -443,7 +460,6 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                     endpoint,
                     endpoint.shards.of(name),
                     name,
-                    own[0],
                     self.serialize({**message, CHANNEL_KEY: own}),
                     deadline=deadline,
                 )

@@ -1,21 +1,20 @@
 -- Shared by send.lua and group_send.lua: prepended to each of them.
 
--- Appends a value to a queue, and drops messages older than `expiry` seconds. Returns 0
--- if `capacity` messages are waiting there, and 1 otherwise.
+-- Appends a value to a queue at the time `now`, and drops messages older than `expiry`
+-- seconds. Returns 0 if `capacity` messages are waiting there, and 1 otherwise.
 --
 -- Without memory, Redis refuses a command only before the script's first write, so the
 -- first write is the one that needs memory.
-local function enqueue(queue, value, capacity, expiry)
-  local now = seconds()
-  local oldest = now - expiry
-  local score = now
+local function enqueue(queue, value, capacity, expiry, now)
   local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')[2]
+  local score, oldest = now, nil
   if last then
-    if redis.call('ZCARD', queue) >= capacity then
-      local waiting = redis.call('ZCOUNT', queue, string.format('(%.6f', oldest), '+inf')
-      if waiting >= capacity then
-        return 0
-      end
+    oldest = string.format('(%.6f', now - expiry)
+    if
+      redis.call('ZCARD', queue) >= capacity
+      and redis.call('ZCOUNT', queue, oldest, '+inf') >= capacity
+    then
+      return 0
     end
     -- Keep the order, even if the clock went back or another sender's clock is ahead.
     last = tonumber(last)
@@ -25,7 +24,7 @@ local function enqueue(queue, value, capacity, expiry)
   end
   redis.call('ZADD', queue, score, value)
   if last then
-    redis.call('ZREMRANGEBYSCORE', queue, '-inf', string.format('%.6f', oldest))
+    redis.call('ZREMRANGEBYSCORE', queue, '-inf', oldest)
   end
   redis.call('PEXPIRE', queue, math.ceil(expiry * 1000))
   return 1

@@ -6,7 +6,8 @@
 -- ARGV: 1 seconds that a member stays in the group
 -- Returns the names of the members.
 
-local names, members, drop_others = living_members(KEYS[1], KEYS[2], tonumber(ARGV[1]))
+local names, members, drop_others =
+  living_members(KEYS[1], KEYS[2], tonumber(ARGV[1]), seconds())
 drop_others()
 local all = {}
 for _, name in ipairs(names) do

@@ -57,11 +57,12 @@ local function make_is_dead(processes)
 end
 
 -- Reads the members of a group, except those that are too old or whose process is dead.
+-- A stand-in is a member like any other.
 -- Returns the names of their queues, in order; the members by these names; and a
 -- function that removes the other members. A script calls it last: without memory,
 -- Redis refuses a command only before the script's first write.
-local function living_members(group, processes, group_expiry)
-  local oldest = seconds() - group_expiry
+local function living_members(group, processes, group_expiry, now)
+  local oldest = now - group_expiry
   local names, members, dead = {}, {}, {}
   local range = string.format('(%.6f', oldest)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', group, range, '+inf')) do

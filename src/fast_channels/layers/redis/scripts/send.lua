@@ -6,4 +6,4 @@
 --       3 seconds that a message can wait there
 -- Returns 1, or 0 if the queue is full.
 
-return enqueue(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
+return enqueue(KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), seconds())

@@ -107,22 +107,30 @@ class Shard:
         processes: str,
         lifetime: float,
         prefix: str,
-        capacity: int,
+        process_capacity: int,
+        capacity: int | str,
         expiry: float,
         writer: str,
         head: bytes,
         tail: bytes,
-    ) -> list[bytes]:
+    ) -> list[list[bytes]]:
         assert (processes, lifetime, expiry) == ("asgi:processes", 86400, 60)
         by_name: defaultdict[str, list[str]] = defaultdict(list)
         for member in self.groups[key]:
-            by_name[member.partition("!")[0] + "!"].append(member)
+            head_of_name, mark, _ = member.partition("!")
+            by_name[head_of_name + mark].append(member)
         full: list[bytes] = []
+        unsent: list[bytes] = []
         for name, own in by_name.items():
+            limit = process_capacity if name.endswith("!") else capacity
+            if isinstance(limit, str):
+                assert limit == ""
+                unsent.append(name.encode())
+                continue
             written = json.dumps(own).encode() if writer == "json" else msgpack(own)
-            if not self._send(prefix + name, head + written + tail, capacity, 60):
+            if not self._send(prefix + name, head + written + tail, limit, 60):
                 full.append(name.encode())
-        return full
+        return [full, unsent]
 
     def _requeue(self, key: str, letters: str, _: int) -> int:
         moved = self.queues.pop(letters, [])
@@ -142,9 +150,11 @@ class Shard:
 def msgpack(names: list[str]) -> bytes:
     """Write a short list of short names as MessagePack."""
     assert len(names) < 16
-    assert all(31 < len(name) < 256 for name in names)
+    assert all(len(name) < 256 for name in names)
     return bytes([0x90 + len(names)]) + b"".join(
-        bytes([0xD9, len(name)]) + name.encode() for name in names
+        bytes([0xD9, len(name)] if len(name) > 31 else [0xA0 + len(name)])
+        + name.encode()
+        for name in names
     )
 
 
@@ -284,8 +294,9 @@ async def test_channel_is_full_at_its_own_capacity(redis: Redis) -> None:
     """send() raises ChannelFull."""
     layer = RedisChannelLayer(channel_capacity={"jobs*": 1})
     await layer.send("jobs", MESSAGE)
-    with pytest.raises(ChannelFull, match=r"jobs"):
+    with pytest.raises(ChannelFull, match=r"jobs") as caught:
         await layer.send("jobs", MESSAGE)
+    assert caught.value.option == "capacity"
     await layer.send("others", MESSAGE)
     assert redis.capacities == [1, 1, 100]
     await layer.close()
@@ -322,7 +333,7 @@ MEMBERS_OF_ROOM = [f"{name}{number:016}" for name in PROCESSES for number in ran
         ({"serializer_format": "sorted"}, 2),
         ({"symmetric_encryption_keys": ["secret"]}, 2),
         ({"hosts": ["redis://one", "redis://two"]}, 2),
-        ({"channel_capacity": {"*": 7}}, 2),
+        ({"channel_capacity": {"*": 7}}, 1),
     ],
     ids=str,
 )
@@ -350,13 +361,17 @@ async def test_each_process_gets_one_value_for_its_members(
     await layer.close()
 
 
-@pytest.mark.parametrize("channel_capacity", [{}, {f"{PROCESSES[0]}*": 1}])
+@pytest.mark.parametrize("keys", [None, ["secret"]], ids=["open", "encrypted"])
 async def test_full_process_misses_a_message_to_a_group(
-    redis: Redis, channel_capacity: dict[Any, int]
+    redis: Redis, keys: list[str] | None
 ) -> None:
-    """The statistics count it."""
-    capacity = 2 if channel_capacity else 1
-    layer = RedisChannelLayer(capacity=capacity, channel_capacity=channel_capacity)
+    """The statistics count it; the capacity of channels makes no difference."""
+    layer = RedisChannelLayer(
+        capacity=5,
+        channel_capacity={f"{PROCESSES[0]}*": 5},
+        process_capacity=1,
+        symmetric_encryption_keys=keys,
+    )
     for channel in MEMBERS_OF_ROOM[:2]:
         await layer.group_add("room", channel)
     for _ in range(3):
@@ -371,7 +386,7 @@ async def test_full_processes_are_logged_with_the_group(
     redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
     """Counts are exact, even of messages that are sent at the same time."""
-    layer = RedisChannelLayer(capacity=1, **options)
+    layer = RedisChannelLayer(process_capacity=1, **options)
     for channel in MEMBERS_OF_ROOM:
         await layer.group_add("room", channel)
     await asyncio.gather(*[layer.group_send("room", MESSAGE) for _ in range(5)])
@@ -394,16 +409,55 @@ async def test_members_that_are_not_ascii_are_left_out(redis: Redis) -> None:
     await layer.close()
 
 
-async def test_queue_of_a_process_has_the_capacity_of_its_first_member(
-    redis: Redis,
+@pytest.mark.parametrize("keys", [None, ["secret"]], ids=["open", "encrypted"])
+@pytest.mark.parametrize("own", [False, True], ids=["same", "own"])
+async def test_plain_members_have_their_capacity_and_processes_theirs(
+    redis: Redis, keys: list[str] | None, own: bool
 ) -> None:
-    """The capacities of the others can differ."""
-    capacities: dict[Any, int] = {"a.*": 1, "b.*": 3}
-    layer = RedisChannelLayer(channel_capacity=capacities)
-    for member in ("a.p.1!x", "a.p.1!y", "b.p.1!x"):
+    """Plain channels with a capacity of their own take one more step."""
+    layer = RedisChannelLayer(
+        capacity=3,
+        channel_capacity={"jobs": 1, "specific*": 2} if own else None,
+        process_capacity=4,
+        symmetric_encryption_keys=keys,
+    )
+    members = ["jobs", "mails", *MEMBERS_OF_ROOM]
+    for member in members:
         await layer.group_add("room", member)
     await layer.group_send("room", MESSAGE)
-    assert redis.capacities == [1, 3]
+    sent = {
+        key.removeprefix("asgi"): layer.deserialize(value)[CHANNEL_KEY]
+        for key, [value] in redis.queues[0].items()
+    }
+    assert sent == {
+        "jobs": ["jobs"],
+        "mails": ["mails"],
+        **{name: [each for each in members if name in each] for name in PROCESSES},
+    }
+    assert sorted(redis.capacities) == ([1, 3, 4, 4] if own else [3, 3, 4, 4])
+    await layer.group_send("room", MESSAGE)
+    assert layer.statistics()["dropped"] == own
+    await layer.close()
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
+def test_process_capacity_is_a_positive_int(most: Any) -> None:
+    """The error names the option."""
+    assert RedisChannelLayer().process_capacity == 10_000
+    with pytest.raises((TypeError, ValueError), match="process_capacity"):
+        RedisChannelLayer(process_capacity=most)
+
+
+async def test_full_process_is_named_as_such(redis: Redis) -> None:
+    """send() raises ChannelFull, which says that it is not the channel's capacity."""
+    layer = RedisChannelLayer(capacity=1, process_capacity=2)
+    for number in range(2):
+        await layer.send(MEMBERS_OF_ROOM[number], MESSAGE)
+    with pytest.raises(ChannelFull, match=r"process of .*process_capacity") as caught:
+        await layer.send(MEMBERS_OF_ROOM[0], MESSAGE)
+    assert caught.value.option == "process_capacity"
+    assert caught.value.channel == MEMBERS_OF_ROOM[0]
+    assert redis.capacities == [2, 2, 2]
     await layer.close()
 
 
