@@ -167,6 +167,11 @@ class Mailboxes:
             self.by_channel.pop(channel, None)
             self._deleted.add(channel)
 
+    def is_buried(self, channel: str) -> bool:
+        """Return whether a channel was buried."""
+        with self.lock:
+            return channel in self._deleted
+
     def forget_buried(self) -> None:
         """Forget all channels that were made so far, buried or not."""
         with self.lock:

@@ -33,7 +33,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 async def layer(
     redis_server: RedisServer, prefix: str
 ) -> AsyncGenerator[RedisChannelLayer]:
-    async with RedisChannelLayer([redis_server.url], prefix, capacity=3) as layer:
+    async with RedisChannelLayer(
+        [redis_server.url], prefix, process_capacity=3
+    ) as layer:
         yield layer
 
 
@@ -87,16 +89,17 @@ async def test_killed_processes(
     # With two places for one server the sender asks for the members, and sends itself.
     urls = [redis_server.url] * hosts
     async with (
-        RedisChannelLayer(urls, prefix, capacity=3) as layer,
+        RedisChannelLayer(urls, prefix, process_capacity=3) as layer,
         contextlib.AsyncExitStack() as stack,
     ):
         own = await layer.new_channel()
         await layer.group_add(_GROUP, own)
-        for _ in range(2):
-            elsewhere = members_elsewhere(redis_server, prefix, 50)
+        for channels in (5, 50):
+            elsewhere = members_elsewhere(redis_server, prefix, channels)
             process = await stack.enter_async_context(elsewhere)
             process.kill()
-        assert len(members(redis_server, prefix)) == 101
+        # One stands for the fifty.
+        assert len(members(redis_server, prefix)) == 1 + 5 + 1
 
         async def send() -> set[str]:
             await layer.group_send(_GROUP, _MESSAGE)

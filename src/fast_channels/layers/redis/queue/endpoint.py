@@ -4,6 +4,7 @@ import asyncio
 import functools
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -14,7 +15,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
-from fast_channels.layers.redis.scripts import REQUEUE, Script, run
+from fast_channels.layers.redis.scripts import REQUEUE, SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
 from fast_channels.waking import ignore_error
@@ -22,11 +23,22 @@ from fast_channels.waking import ignore_error
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
 from .plain_queue import PlainQueue
+from .stand_ins import MARK, queue_of
 
 if TYPE_CHECKING:
     from fast_channels.layers.groups import Groups
 
 __all__ = ["Held", "QueueEndpoint"]
+
+# Plain channels need no limit here: while messages wait, inboxes take no others. A
+# change of a group has to reach its process even if that is full.
+_UNBOUNDED = 1 << 62
+
+# The channels of other processes that use this library.
+_CHANNEL = re.compile(r"[^!]+\.[0-9a-f]{12}\.[0-9a-f]+![0-9a-f]+\.[0-9a-f]{16}")
+
+# The part after the "!" in what a change of a group is for, instead of a channel.
+_CHANGES = "groups"
 
 
 class Held(dict[str, Any]):
@@ -183,13 +195,38 @@ class QueueEndpoint(Endpoint):
         """Add a channel to a group."""
         if self.owns(channel):
             return self.memberships.add(group, channel)
-        return self.memberships.insert(group, channel)
+        return self._change_elsewhere("group_add", group, channel)
 
     def leave(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
         """Remove a channel from a group."""
         if self.owns(channel):
             return self.memberships.discard(group, channel)
-        return self.memberships.remove(group, channel)
+        return self._change_elsewhere("group_discard", group, channel)
+
+    async def _change_elsewhere(self, change: str, group: str, channel: str) -> None:
+        """Change the membership of another process's channel, and let that know.
+
+        Redis cannot change a membership that a stand-in represents, and its process
+        would undo any other change soon. A process that uses another library knows
+        only what Redis lists.
+        """
+        if change == "group_add":
+            await self.memberships.insert(group, channel)
+        else:
+            await self.memberships.remove(group, channel)
+        if _CHANNEL.fullmatch(channel) is not None:
+            layer, queue = self._layer, queue_of(channel)
+            value = layer.serialize(
+                {
+                    "type": change,
+                    "group": group,
+                    "channel": channel,
+                    CHANNEL_KEY: queue + _CHANGES,
+                }
+            )
+            keys = [queue_key(layer.prefix, queue)]
+            shard = self.shards.of(queue)
+            await self.run(shard, SEND, keys, value, _UNBOUNDED, layer.expiry)
 
     async def delete(self, channel: str) -> None:
         """Drop a channel's messages and memberships, even messages in transit."""
@@ -286,18 +323,63 @@ class QueueEndpoint(Endpoint):
         now = time.monotonic()
         deadline = now + popped.left
         layer.mailboxes.sweep_if_due(now)
+        if written == name + _CHANGES:
+            self._change_group(name, message)
+            return
         channels = cast(
             "list[object]", written if isinstance(written, list) else [written]
         )
-        copies = message.copy if len(channels) == 1 else copies_of(message)
-        own: list[str] = []
+        own = [
+            channel
+            for channel in channels
+            if isinstance(channel, str) and channel.startswith(name)
+        ]
+        if len(own) < len(channels):
+            self._complain(name, [each for each in channels if each not in own])
+        mark, group = name + MARK, None
+        if [channel for channel in own if channel.startswith(mark)]:
+            own, group = self._members(own)
+        copies = message.copy if len(own) == 1 else copies_of(message)
+        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline), group)
+
+    def _complain(self, name: str, channels: list[object]) -> None:
         for channel in channels:
-            if isinstance(channel, str) and channel.startswith(name):
-                own.append(channel)
-            else:
-                layer.counters.complain(name, f"it is for channel {channel!r}")
-        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline))
+            self._layer.counters.complain(name, f"it is for channel {channel!r}")
 
+    def _members(self, names: list[str]) -> tuple[list[str], str | None]:
+        """Replace stand-ins with the channels that they stand for.
 
-# Plain channels need no limit here: while messages wait, inboxes take no others.
-_UNBOUNDED = 1 << 62
+        Returns:
+            The channels, each of them once, and their group.
+        """
+        group = None
+        channels: dict[str, float] = {}
+        for name in names:
+            stand_in = self.memberships.stand_ins.by_name.get(name)
+            if stand_in is not None:
+                group = stand_in.group
+                members = self.groups.by_group[group]
+                if stand_in.count == len(members) and not channels:
+                    channels = members.copy()
+                else:
+                    queue = stand_in.queue
+                    channels |= {
+                        channel: 0.0 for channel in members if channel.startswith(queue)
+                    }
+            elif not name.startswith(MARK, name.index("!") + 1):
+                channels[name] = 0.0
+        return list(channels), group
+
+    def _change_group(self, queue: str, change: dict[str, Any]) -> None:
+        """Carry out a change that another process has made to a group."""
+        kind, group, channel = map(change.get, ("type", "group", "channel"))
+        if not (
+            isinstance(group, str)
+            and isinstance(channel, str)
+            and channel.startswith(queue)
+        ):
+            self._complain(queue, [channel])
+        elif kind == "group_discard" or self._layer.mailboxes.is_buried(channel):
+            self.memberships.note_left(group, channel)
+        else:
+            self.memberships.note_joined(group, channel, by_name=True)

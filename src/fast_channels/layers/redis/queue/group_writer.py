@@ -2,9 +2,9 @@
 
 The rules:
 
-1. A change is a pair of a group and a channel. A command writes the state of a pair at
-   the time when it is sent: the channel is in the group, or it is not. So a change can
-   be written late, twice, or together with others.
+1. A change is a pair of a group and a name: of a channel, or of a stand-in. A command
+   writes the state of a pair at the time when it is sent: the name is in the group, or
+   it is not. So a change can be written late, twice, or together with others.
 2. One batch is in flight at a time, so no batch overtakes another. Changes that callers
    wait for come before pairs that are only written again.
 3. A batch that fails for a temporary reason is written again every second; callers no
@@ -36,7 +36,7 @@ __all__ = ["GroupWriter", "Pair", "Timing"]
 _logger = logging.getLogger(__name__)
 
 Pair: TypeAlias = tuple[str, str]
-"""A group and a channel."""
+"""A group and a name that it lists: of a channel, or of a stand-in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class GroupWriter:
         process: Name of the process.
         members: Returns all pairs that should be in Redis.
         is_member: Returns whether a pair should be in Redis.
+        listed: Called with each pair that Redis has added, and the epoch in which this
+            was requested; None if the key of the group has another type.
         away: Returns whether the shard is known, and logged, to be unreachable.
         timing: When to write.
     """
@@ -91,6 +93,7 @@ class GroupWriter:
         *,
         members: Callable[[], Iterator[Pair]],
         is_member: Callable[[Pair], bool],
+        listed: Callable[[Pair, int | None], None],
         away: Callable[[], bool],
         timing: Timing,
     ) -> None:
@@ -100,6 +103,7 @@ class GroupWriter:
         self._process = process
         self._members = members
         self._is_member = is_member
+        self._listed = listed
         self._away = away
         self._timing = timing
         # Pairs that callers wait for, each with the number of its change.
@@ -119,6 +123,8 @@ class GroupWriter:
         self._wrong: set[str] = set()
         self.registered: bool = False
         """Whether Redis holds a lease of this process, according to its replies."""
+        self.epoch: int = 0
+        """Number of times that Redis may have lost what was written to it."""
         # Whether the last batch failed, and how that is logged.
         self._behind = False
         self._outage = Outage(_logger, shard.name, "updated with group memberships")
@@ -167,6 +173,7 @@ class GroupWriter:
 
     def write_again(self) -> None:
         """Write all pairs again: Redis may have lost them, or hold an older state."""
+        self.epoch += 1
         self._again = itertools.chain(list(self._left), self._members())
         self._hurried.set()
         self._start()
@@ -336,7 +343,8 @@ class GroupWriter:
                 if result is not None:
                     raise result
 
-    async def _add(self, pairs: Iterable[Pair], only_missing: bool) -> None:
+    async def _add(self, pairs: Sequence[Pair], only_missing: bool) -> None:
+        epoch = self.epoch
         groups, keys, words = self._by_group(pairs)
         reply = await run(
             self._shard.commands,
@@ -350,6 +358,8 @@ class GroupWriter:
         )
         was_alive, *wrong = cast("list[int]", reply)
         self._look_at(groups, wrong)
+        for pair in pairs:
+            self._listed(pair, None if pair[0] in self._wrong else epoch)
         if self.registered and not was_alive:
             self.write_again()
         self.registered = True

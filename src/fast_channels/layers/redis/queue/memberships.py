@@ -5,6 +5,7 @@ or when they expire. So a process keeps the memberships of its channels here, an
 them to Redis: when they change, again after a reconnect, and long before they expire.
 Memberships that Redis has silently lost are restored within a minute, and the lease of
 the process is renewed, so that groups drop the channels of a process that was killed.
+Of a group with many members here, Redis holds stand-ins instead of the channels.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from fast_channels.layers.redis.shards import Shard, Shards
 from fast_channels.layers.redis.wire import ResponseError
 
 from .group_writer import GroupWriter, Pair, Timing
+from .stand_ins import NAMED, StandIn, StandIns
 
 __all__ = ["Memberships", "Timing"]
 
@@ -58,6 +60,8 @@ class Memberships:
         self._timer: asyncio.TimerHandle | None = None
         self.groups: Groups = Groups()
         """The groups of the channels."""
+        self.stand_ins: StandIns = StandIns()
+        """The names that stand for many channels."""
         self._writers = {
             shard: GroupWriter(
                 shard,
@@ -65,7 +69,8 @@ class Memberships:
                 group_expiry,
                 process,
                 members=partial(self._pairs, shard),
-                is_member=self._is_member,
+                is_member=partial(self._is_listed, shard),
+                listed=partial(self._note_listed, shard),
                 away=partial(away, shard),
                 timing=timing,
             )
@@ -80,12 +85,42 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        self.groups.add(group, channel)
+        if self.note_joined(group, channel):
+            await self._writer(group).written(group)
+
+    def note_joined(self, group: str, channel: str, *, by_name: bool = False) -> bool:
+        """Add a channel to a group, to be written soon.
+
+        Args:
+            group: The group.
+            channel: The channel.
+            by_name: Whether Redis lists its name, even if it has a stand-in.
+
+        Returns:
+            Whether Redis lists neither the channel nor its stand-in yet.
+        """
+        is_new = self.groups.add(group, channel)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._renew_at = loop.time() + self._group_expiry / 3
             self._timer = loop.call_later(self._pause, self._beat)
-        await self._change(group, channel)
+        members = self.groups.by_group[group]
+        writer = self._writer(group)
+        if len(members) <= NAMED and group not in self.stand_ins.by_group:
+            writer.note((group, channel))
+            return True
+        if is_new:
+            self.stand_ins.join(group, channel, members)
+        if by_name:
+            writer.note((group, channel))
+        unlisted = [
+            stand_in
+            for stand_in in self.stand_ins.by_group[group].values()
+            if stand_in.listed != writer.epoch
+        ]
+        for stand_in in unlisted:
+            writer.note((group, stand_in.name))
+        return bool(unlisted)
 
     async def discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no effect if it is not in the group.
@@ -95,9 +130,18 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        self.groups.discard(group, channel)
-        self._rest_if_empty()
-        await self._change(group, channel)
+        self.note_left(group, channel)
+        await self._writer(group).written(group)
+
+    def note_left(self, group: str, channel: str) -> None:
+        """Remove a channel from a group, to be written soon."""
+        stand_in = self.stand_ins.of(group, channel)
+        if self.groups.discard(group, channel):
+            self._rest_if_empty()
+            if stand_in is not None:
+                self._note_gone(stand_in, channel)
+        # By name in any case, since another process may have added it.
+        self._writer(group).note((group, channel))
 
     async def delete(self, channel: str) -> None:
         """Remove a channel from all its groups. Cancelling does not undo it."""
@@ -113,7 +157,7 @@ class Memberships:
             await writer.written()
 
     async def insert(self, group: str, *channels: str) -> None:
-        """Add channels of any process to a group in Redis.
+        """Add channels of any process to a group in Redis, by name.
 
         Raises:
             ResponseError: The key of the group has another type.
@@ -152,6 +196,7 @@ class Memberships:
     def clear(self) -> None:
         """Forget everything, without writing to Redis."""
         self.groups.clear()
+        self.stand_ins.clear()
         self._rest_if_empty()
         for writer in self._writers.values():
             writer.forget()
@@ -176,20 +221,26 @@ class Memberships:
             if result is not None:
                 raise result
 
-    async def _change(self, group: str, channel: str) -> None:
-        writer = self._writer(group)
-        writer.note((group, channel))
-        await writer.written(group)
-
     def _leave(self, channel: str, limit: int) -> set[GroupWriter]:
-        """Remove a channel from some of its groups; return the writers of those."""
+        """Remove a channel from some of its groups; return the writers with changes."""
         writers: set[GroupWriter] = set()
         for group in self.groups.discard_some(channel, limit):
             writer = self._writer(group)
-            writer.note((group, channel))
-            writers.add(writer)
+            stand_in = self.stand_ins.of(group, channel)
+            if stand_in is None or channel in stand_in.named:
+                writer.note((group, channel))
+                writers.add(writer)
+            if stand_in is not None and self._note_gone(stand_in, channel):
+                writers.add(writer)
         self._rest_if_empty()
         return writers
+
+    def _note_gone(self, stand_in: StandIn, channel: str) -> bool:
+        """Count a member that has left; return whether its stand-in goes as well."""
+        was_last = self.stand_ins.leave(stand_in, channel)
+        if was_last:
+            self._writer(stand_in.group).note((stand_in.group, stand_in.name))
+        return was_last
 
     def _rest_if_empty(self) -> None:
         if self._timer is not None and not self.groups.by_group:
@@ -211,17 +262,49 @@ class Memberships:
                 writer.write_again()
             writer.beat(compare=self._beats % self._beats_per_check == 0)
 
-    def _is_member(self, pair: Pair) -> bool:
-        group, channel = pair
-        return channel in self.groups.by_group.get(group, ())
+    def _is_listed(self, shard: Shard, pair: Pair) -> bool:
+        """Return whether Redis should list a name in a group."""
+        group, name = pair
+        if name in self.stand_ins.by_name:
+            return True
+        if name not in self.groups.by_group.get(group, ()):
+            return False
+        stand_in = self.stand_ins.of(group, name)
+        if stand_in is None:
+            return True
+        if stand_in.listed == self._writers[shard].epoch:
+            return False
+        # Redis may have lost the stand-in, or a failover may have brought back names.
+        stand_in.named.add(name)
+        return True
+
+    def _note_listed(self, shard: Shard, pair: Pair, epoch: int | None) -> None:
+        """Note that Redis lists a stand-in, and remove names that it replaces."""
+        stand_in = self.stand_ins.by_name.get(pair[1])
+        if stand_in is None:
+            return
+        stand_in.listed = epoch
+        writer = self._writers[shard]
+        if epoch == writer.epoch:
+            named, stand_in.named = stand_in.named, set()
+            for channel in named:
+                writer.note((stand_in.group, channel))
 
     def _pairs(self, shard: Shard) -> Iterator[Pair]:
         """Yield the pairs of a shard, even while groups change."""
         by_group = self.groups.by_group
         for group in list(by_group):
             if self.shards.of(group) is shard:
-                for channel in list(by_group.get(group, ())):
-                    yield group, channel
+                for name in self._names(group):
+                    yield group, name
+
+    def _names(self, group: str) -> list[str]:
+        """Return the names that Redis should list in a group for this process."""
+        by_queue = self.stand_ins.by_group.get(group)
+        if by_queue is None:
+            return list(self.groups.by_group.get(group, ()))
+        names = [stand_in.name for stand_in in by_queue.values()]
+        return names + [name for each in by_queue.values() for name in each.named]
 
     def _writer(self, group: str) -> GroupWriter:
         return self._writers[self.shards.of(group)]

@@ -14,7 +14,15 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE
+from fast_channels.layers.redis.scripts import (
+    GROUP_ADD,
+    GROUP_DISCARD,
+    POP,
+    RECOVER,
+    SEND,
+    TAKE,
+    Script,
+)
 from fast_channels.layers.redis.wire import pack
 
 Queue: TypeAlias = dict[bytes, float]
@@ -23,6 +31,9 @@ WRONG_TYPE = ResponseError(
     "WRONGTYPE Operation against a key holding the wrong kind of value"
 )
 REFUSED = ResponseError("unknown subcommand 'TRACKING'")
+
+
+SCRIPTS = (POP, TAKE, RECOVER, SEND, GROUP_ADD, GROUP_DISCARD)
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class FakeRedis:
         # How many messages are recovered of each, and how many are dead letters.
         self.recovers = [0, 0]
         # Which scripts it knows.
-        self.scripts: set[str] = {POP.sha, TAKE.sha, RECOVER.sha}
+        self.scripts: set[str] = {script.sha for script in SCRIPTS}
         # Commands that get an error, or no answer, or break the connection.
         self.refuses: dict[str, ResponseError] = {}
         self.silent: set[str] = set()
@@ -65,6 +76,7 @@ class FakeRedis:
         self.pops: list[Call] = []
         self.takes: list[Call] = []
         self.recoveries: list[Call] = []
+        self.changes: list[tuple[Script, Call]] = []
         self.told: defaultdict[str, list[list[str]]] = defaultdict(list)
 
     def connect(self) -> AbstractConnection:
@@ -101,16 +113,18 @@ class FakeRedis:
             connection.push(None)
 
     def run(self, connection: "Connection", words: list[bytes]) -> Any:
-        """Run POP, TAKE or RECOVER."""
+        """Run a script."""
         text = [word.decode() for word in words]
         whole = text[0] == "EVAL"
-        [script] = [s for s in (POP, TAKE, RECOVER) if text[1] in (s.text, s.sha)]
+        [script] = [s for s in SCRIPTS if text[1] in (s.text, s.sha)]
         if whole:
             self.scripts.add(script.sha)
         elif script.sha not in self.scripts:
             return NoScriptError("No matching script. Please use EVAL.")
         count = int(text[2])
         call = Call(whole, text[3 : 3 + count], text[3 + count :])
+        if script in {GROUP_ADD, GROUP_DISCARD, SEND}:
+            return self._change(script, call)
         connection.popping = True
         if script is RECOVER:
             self.recoveries.append(call)
@@ -122,6 +136,13 @@ class FakeRedis:
         if script is POP:
             return self._pop(call)
         return self._take(call, words[-len(call.arguments) :][10:])
+
+    def _change(self, script: Script, call: Call) -> Any:
+        if script is SEND:
+            self.add(call.keys[0], call.arguments[0].encode())
+            return 1
+        self.changes.append((script, call))
+        return [1] if script is GROUP_ADD else []
 
     def _pop(self, call: Call) -> list[bytes]:
         queue, held = call.keys
@@ -265,8 +286,10 @@ class Connection:
         "CLIENT ID": lambda self, _: self.number,
         "CLIENT TRACKING": _tracking,
         "PING": lambda _, __: [b"pong", b""],
+        "SET": lambda _, __: b"OK",
         "SUBSCRIBE": _subscribe,
         "ZCARD": _zcard,
+        "ZREM": lambda _, __: 1,
     }
 
 

@@ -13,7 +13,8 @@ from fast_channels.layers.redis import RedisChannelLayer, RedisUnavailable
 from fast_channels.layers.redis.queue import endpoint as module
 from fast_channels.layers.redis.queue.endpoint import Held, QueueEndpoint
 from fast_channels.layers.redis.queue.memberships import Timing
-from fast_channels.layers.redis.scripts import SEND
+from fast_channels.layers.redis.queue.stand_ins import NAMED, name_of
+from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, SEND, Script
 from fast_channels.layers.serializers import CHANNEL_KEY
 from tests.clock import stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts, FakeWatch
@@ -168,6 +169,164 @@ async def test_messages_stay_in_redis_without_channels(
     server.add("asgi:x.me.1!", packed(1, "x.me.1!c"))
     await turn()
     assert list(server.queues["asgi:x.me.1!"]) == [packed(1, "x.me.1!c")]
+
+
+# Stand-ins
+
+
+def numbered(count: int) -> list[str]:
+    """Return the names of channels."""
+    return [f"x.me.1!{number:x}.{number:016x}" for number in range(count)]
+
+
+async def test_stand_in_is_replaced_with_the_members(
+    server: FakeRedis,
+    endpoint: QueueEndpoint,
+    layer: RedisChannelLayer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A member that the message lists as well gets one copy; drops name the group."""
+    members = numbered(10)
+    mailboxes = [endpoint.attach(name, ignore) for name in members]
+    beside = endpoint.attach("x.me.1!beside", ignore)
+    for name in members:
+        await endpoint.join("room", name)
+    stand_in = name_of("room", "x.me.1!")
+    server.add("asgi:x.me.1!", packed(1, stand_in))
+    server.add("asgi:x.me.1!", packed(2, stand_in, "x.me.1!beside", members[0]))
+    await until(lambda: layer.counters.delivered == 21)
+    assert [numbers(each) for each in mailboxes[1:]] == [[1, 2]] * 9
+    for number in (3, 4):
+        server.add("asgi:x.me.1!", packed(number, members[0], stand_in, stand_in))
+    await until(lambda: layer.counters.dropped == 2)
+    assert numbers(mailboxes[0]) == [1, 2]
+    assert [numbers(each) for each in mailboxes[1:]] == [[3, 4]] * 9
+    assert numbers(beside) == [2]
+    assert (
+        f"channel {members[0]!r} is full, so a message to group 'room'" in caplog.text
+    )
+
+
+async def test_members_of_other_queues_have_their_own_stand_in(
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
+) -> None:
+    """A stand-in stands for the channels whose names begin like its own."""
+    names = [*numbered(8), "y.me.1!0.0"]
+    mailboxes = [endpoint.attach(name, ignore) for name in names]
+    for name in names:
+        await endpoint.join("room", name)
+    for number, queue in enumerate(["x.me.1!", "y.me.1!"]):
+        server.add(f"asgi:{queue}", packed(number, name_of("room", queue)))
+    await until(lambda: layer.counters.delivered == 9)
+    assert [numbers(each) for each in mailboxes] == [[0]] * 8 + [[1]]
+
+
+async def test_stand_in_without_members_stands_for_no_channel(
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
+) -> None:
+    """The last member left while the message was on its way."""
+    mailbox = endpoint.attach("x.me.1!a", ignore)
+    stand_in = name_of("room", "x.me.1!")
+    server.add("asgi:x.me.1!", packed(1, stand_in), packed(2, stand_in, "x.me.1!a"))
+    await until(lambda: layer.counters.delivered)
+    assert numbers(mailbox) == [2]
+    assert layer.statistics()["channels"] == 1
+    assert layer.statistics()["undecodable"] == 0
+
+
+# Changes by other processes
+
+
+@pytest.fixture
+async def owner(
+    layer: RedisChannelLayer, server: FakeRedis
+) -> AsyncIterator[QueueEndpoint]:
+    """Return the endpoint of a process whose name has the form of real ones."""
+    endpoint = make(layer, "0123456789ab.1")
+    yield endpoint
+    await endpoint.close()
+
+
+def written(server: FakeRedis, script: Script) -> list[list[str]]:
+    """Return the channels that scripts have added to or removed from groups."""
+    return [call.arguments[-1:] for kind, call in server.changes if kind is script]
+
+
+async def test_change_by_another_process_reaches_the_owner(
+    server: FakeRedis,
+    endpoint: QueueEndpoint,
+    owner: QueueEndpoint,
+    layer: RedisChannelLayer,
+) -> None:
+    """The owner keeps the membership from then on, or ends it."""
+    channels = [
+        f"x.0123456789ab.1!{layer.mailboxes.new_name()}" for _ in range(NAMED + 3)
+    ]
+    for channel in channels:
+        owner.attach(channel, ignore)
+        await endpoint.join("room", channel)
+    members = owner.groups.by_group
+    await until(lambda: members.get("room", {}).keys() == {*channels})
+    # Names beside a stand-in are removed.
+    await until(lambda: [channels[-1]] in written(server, GROUP_DISCARD))
+    await endpoint.leave("room", channels[0])
+    await until(lambda: channels[0] not in members["room"])
+    assert layer.statistics()["undecodable"] == 0
+    assert layer.statistics()["delivered"] == 0
+
+
+async def test_deleted_channel_does_not_join(
+    server: FakeRedis,
+    endpoint: QueueEndpoint,
+    owner: QueueEndpoint,
+    layer: RedisChannelLayer,
+) -> None:
+    """Its name is removed from the group that another process added it to."""
+    deleted, other = (
+        f"x.0123456789ab.1!{layer.mailboxes.new_name()}" for _ in range(2)
+    )
+    owner.attach(other, ignore)
+    await owner.delete(deleted)
+    await endpoint.join("room", deleted)
+    await until(lambda: written(server, GROUP_DISCARD) == [[deleted]])
+    assert owner.groups.by_group == {}
+
+
+@pytest.mark.parametrize(
+    "channel", ["jobs", f"specific.{'0' * 32}!{'1' * 32}", "x.0123456789ab.1!other"]
+)
+async def test_only_owners_that_use_this_library_are_sent_changes(
+    server: FakeRedis, endpoint: QueueEndpoint, channel: str
+) -> None:
+    """Others, such as Django processes, know only what Redis lists."""
+    await endpoint.join("room", channel)
+    await endpoint.leave("room", channel)
+    assert written(server, GROUP_ADD) == [[channel]]
+    assert server.told["ZREM"] == [["ZREM", "asgi::group:room", channel]]
+    assert not any(server.queues.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"group": "room", "channel": "x.you.1!0.0"},
+        {"group": "room", "channel": 5},
+        {"group": ["room"], "channel": "x.me.1!0.0"},
+        {},
+    ],
+)
+async def test_change_that_makes_no_sense_is_counted(
+    server: FakeRedis,
+    endpoint: QueueEndpoint,
+    layer: RedisChannelLayer,
+    change: dict[str, object],
+) -> None:
+    """It changes no group."""
+    endpoint.attach("x.me.1!a", ignore)
+    value = {**change, "type": "group_add", CHANNEL_KEY: "x.me.1!groups"}
+    server.add("asgi:x.me.1!", json.dumps(value).encode())
+    await until(lambda: layer.statistics()["undecodable"] == 1)
+    assert endpoint.groups.by_group == {}
 
 
 # Plain channels
