@@ -1,4 +1,8 @@
-"""Django Channels from PyPI, in an interpreter and in processes of its own."""
+"""Layers in other processes: of Django Channels from PyPI, and of our past.
+
+Django Channels has an interpreter of its own. The previous version of this library runs
+in ours; its code comes from the history of the repository.
+"""
 
 import asyncio
 import contextlib
@@ -7,6 +11,8 @@ import itertools
 import json
 import os
 import subprocess
+import sys
+import tarfile
 import venv
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -17,7 +23,15 @@ from packaging.requirements import Requirement
 from tests.integration.redis import peer_process
 from tests.integration.redis.peer_process import LIMIT, decode, encode
 
-__all__ = ["Django", "Message", "PeerError", "django_process", "find_python"]
+__all__ = [
+    "Message",
+    "Peer",
+    "PeerError",
+    "django_process",
+    "find_python",
+    "our_process",
+    "unpack_previous",
+]
 
 Message: TypeAlias = dict[str, Any]
 
@@ -32,11 +46,15 @@ REQUIREMENTS = (
     "hiredis",
 )
 
+# The last commit in which groups list every channel by name. Versions before and after
+# it share groups during a rolling update.
+PREVIOUS = "94d5cfdfacf1669be2f8347bdf5dff5f92369152"
+
 _ROOT = Path(__file__).parents[3]
 _VENV = _ROOT / ".venv-channels"
 _INSTALL_TIMEOUT = 600
 _TIMEOUT = 10
-_ENDED = "the process of Django Channels has ended"
+_ENDED = "the process of the peer has ended"
 # Metadata alone would be there after half an installation too.
 _PROBE = """
 import json, sys
@@ -47,7 +65,7 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 class PeerError(Exception):
-    """Django Channels cannot be had, or did not do what it was told."""
+    """A peer cannot be had, or did not do what it was told."""
 
 
 # The interpreter
@@ -137,8 +155,8 @@ def _last_words(exc: Exception, *, lines: int = 1) -> str:
 # The process
 
 
-class Django:
-    """A layer of channels_redis, in a process of its own.
+class Peer:
+    """A layer in a process of its own.
 
     A command that is cancelled is carried out all the same.
     """
@@ -207,7 +225,7 @@ class Django:
 @contextlib.asynccontextmanager
 async def django_process(
     python: Path, kind: Literal["core", "pubsub"] = "core", **options: Any
-) -> AsyncGenerator[Django]:
+) -> AsyncGenerator[Peer]:
     """Run a process of Django Channels; when the block ends, it ends.
 
     Args:
@@ -215,22 +233,70 @@ async def django_process(
         kind: The module that its layer is from.
         options: Of its layer.
     """
+    arguments = kind, encode(options).decode()
+    async with _process(python, *arguments) as django:
+        yield django
+
+
+# The previous version
+
+
+def unpack_previous(folder: Path) -> Path:
+    """Unpack the previous version into a folder, and return where it is.
+
+    Raises:
+        PeerError: If the repository's history does not reach back to it.
+    """
+    archive = folder / "previous.tar"
+    try:
+        subprocess.run(
+            ["git", "archive", "-o", archive, PREVIOUS, "src/fast_channels"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise PeerError(
+            f"cannot have commit {PREVIOUS}: {_last_words(exc)}; this needs a clone "
+            "of the repository with its full history (git fetch --unshallow)"
+        ) from exc
+    with tarfile.open(archive) as files:
+        files.extractall(folder, filter="data")
+    return folder / "src"
+
+
+@contextlib.asynccontextmanager
+async def our_process(folder: Path, **options: Any) -> AsyncGenerator[Peer]:
+    """Run a process of this library; when the block ends, it ends.
+
+    Args:
+        folder: Where the version of its choice is.
+        options: Of its layer.
+    """
+    arguments = "ours", encode(options).decode(), str(folder)
+    async with _process(Path(sys.executable), *arguments) as peer:
+        yield peer
+
+
+@contextlib.asynccontextmanager
+async def _process(python: Path, *arguments: str) -> AsyncGenerator[Peer]:
     process = await asyncio.create_subprocess_exec(
         python,
         # Neither this folder nor the environment has a say in what it imports.
         "-I",
         str(peer_process.__file__),
-        kind,
-        encode(options).decode(),
+        *arguments,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         limit=LIMIT,
     )
     assert process.stdin is not None
-    django = Django(process)
-    reading = asyncio.create_task(django.read_answers())
+    peer = Peer(process)
+    reading = asyncio.create_task(peer.read_answers())
     try:
-        yield django
+        yield peer
     finally:
         process.stdin.close()
         try:

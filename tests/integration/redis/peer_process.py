@@ -1,7 +1,8 @@
-"""A process of Django Channels, which does what it is told on its standard input.
+"""A process with a layer, which does what it is told on its standard input.
 
-Its interpreter has channels_redis and not fast_channels, and is given this file by its
-path. The arguments are the name of the layer's module, and the options of the layer.
+Its interpreter has channels_redis and not fast_channels, or it is given the folder of a
+fast_channels of its own, and is given this file by its path. The arguments are the kind
+of the layer, the options of the layer, and the folder.
 Each line of the input is a command: its number, the name of a method, the arguments.
 Each line of the output is a result or an error, with the number of its command: a
 command does not wait for those before it. The process ends when its input does.
@@ -36,18 +37,18 @@ def _to_bytes(pairs: dict[str, Any]) -> Any:
     return bytes.fromhex(pairs[_BYTES]) if pairs.keys() == {_BYTES} else pairs
 
 
-# By the name of the module: the name of its layer, and how that is closed.
+# By the kind: the module, the name of its layer, and how that is closed.
 _LAYERS = {
-    "core": ("RedisChannelLayer", "close_pools"),
-    "pubsub": ("RedisPubSubChannelLayer", "flush"),
+    "core": ("channels_redis.core", "RedisChannelLayer", "close_pools"),
+    "pubsub": ("channels_redis.pubsub", "RedisPubSubChannelLayer", "flush"),
+    "ours": ("fast_channels.layers", "RedisChannelLayer", "close"),
 }
 
 
 async def main(kind: str, options: dict[str, Any]) -> None:
     """Obey until the input ends; what is not done by then is given up."""
-    name_of_class, close = _LAYERS[kind]
-    module = import_module(f"channels_redis.{kind}")
-    layer = getattr(module, name_of_class)(**options)
+    module, name_of_class, close = _LAYERS[kind]
+    layer = getattr(import_module(module), name_of_class)(**options)
     lines = asyncio.StreamReader(LIMIT)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
@@ -77,4 +78,5 @@ async def _answer(
 
 
 if __name__ == "__main__":
+    sys.path[:0] = sys.argv[3:]
     asyncio.run(main(sys.argv[1], decode(sys.argv[2])))

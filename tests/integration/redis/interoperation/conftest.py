@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from fast_channels.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
-from tests.integration.redis.peer import Django, Message, django_process, find_python
+from tests.integration.redis.peer import (
+    Message,
+    Peer,
+    django_process,
+    find_python,
+    unpack_previous,
+)
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer
 
@@ -81,7 +87,7 @@ async def ours(kind: Kind, options: Options) -> AsyncIterator[Side]:
 @pytest.fixture
 async def django(
     kind: Kind, options: Options, django_python: Path
-) -> AsyncIterator[Django]:
+) -> AsyncIterator[Peer]:
     """Django's layer, with the encryption keys in the opposite order."""
     keys = options["symmetric_encryption_keys"]
     options = {**options, "symmetric_encryption_keys": keys and keys[::-1]}
@@ -89,8 +95,14 @@ async def django(
         yield layer
 
 
+@pytest.fixture(scope="session")
+def previous_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the previous version of this library."""
+    return unpack_previous(tmp_path_factory.mktemp("previous"))
+
+
 @pytest.fixture
-def both_ways(ours: Side, django: Django) -> BothWays:
+def both_ways(ours: Side, django: Peer) -> BothWays:
     """Who sends and who receives: Django first, then we."""
     return [(django, ours), (ours, django)]
 

@@ -5,7 +5,7 @@ from operator import itemgetter
 
 import pytest
 
-from tests.integration.redis.peer import Django, Message
+from tests.integration.redis.peer import Message, Peer
 from tests.redis_servers.server import RedisServer
 from tests.waiting import PAUSE, until
 
@@ -63,7 +63,7 @@ async def test_channels(both_ways: BothWays, messages: list[Message]) -> None:
 
 
 async def test_groups(
-    ours: Side, django: Django, servers: list[RedisServer], prefix: str
+    ours: Side, django: Peer, servers: list[RedisServer], prefix: str
 ) -> None:
     """Members on both sides get what either sends, once, until they leave."""
     sides: list[Side] = [ours, django]

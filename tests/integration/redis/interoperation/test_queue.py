@@ -4,7 +4,7 @@ from operator import itemgetter
 
 import pytest
 
-from tests.integration.redis.peer import Django, Message
+from tests.integration.redis.peer import Message, Peer
 
 from .sides import MESSAGE, BothWays, Kind, Side, take
 
@@ -24,7 +24,7 @@ async def test_messages(both_ways: BothWays, messages: list[Message]) -> None:
         assert repr(await take(receiver, channel, len(messages))) == repr(messages)
 
 
-async def test_groups(ours: Side, django: Django) -> None:
+async def test_groups(ours: Side, django: Peer) -> None:
     """Members on both sides get what either sends, once, until either discards them."""
     sides: list[Side] = [ours, django]
     members = [(side, await side.new_channel()) for side in sides for _ in sides]
