@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from fast_channels.exceptions import UndecodableMessage
@@ -323,51 +323,45 @@ class QueueEndpoint(Endpoint):
         now = time.monotonic()
         deadline = now + popped.left
         layer.mailboxes.sweep_if_due(now)
-        if written == name + _CHANGES:
-            self._change_group(name, message)
-            return
         channels = cast(
-            "list[object]", written if isinstance(written, list) else [written]
+            "list[str]", written if isinstance(written, list) else [written]
         )
-        own = [
-            channel
-            for channel in channels
-            if isinstance(channel, str) and channel.startswith(name)
-        ]
-        if len(own) < len(channels):
-            self._complain(name, [each for each in channels if each not in own])
-        mark, group = name + MARK, None
-        if [channel for channel in own if channel.startswith(mark)]:
-            own, group = self._members(own)
-        copies = message.copy if len(own) == 1 else copies_of(message)
-        layer.counters.count(layer.mailboxes.put_each(own, copies, deadline), group)
+        group = None
+        try:
+            are_here = all(map(layer.mailboxes.by_channel.__contains__, channels))
+        except TypeError:
+            # They come from outside, and some are not even names.
+            are_here = False
+        if not are_here:
+            if written == name + _CHANGES:
+                self._change_group(name, message)
+                return
+            channels, group = self._resolve(name, channels)
+        copies = message.copy if len(channels) == 1 else copies_of(message)
+        put = layer.mailboxes.put_each(channels, copies, deadline)
+        layer.counters.count(put, group)
 
-    def _complain(self, name: str, channels: list[object]) -> None:
-        for channel in channels:
-            self._layer.counters.complain(name, f"it is for channel {channel!r}")
-
-    def _members(self, names: list[str]) -> tuple[list[str], str | None]:
+    def _resolve(
+        self, queue: str, names: Sequence[object]
+    ) -> tuple[list[str], str | None]:
         """Replace stand-ins with the channels that they stand for.
 
         Returns:
-            The channels, each of them once, and their group.
+            The channels, each of them once, and their group if it is known.
         """
         group = None
         channels: dict[str, float] = {}
         for name in names:
-            stand_in = self.memberships.stand_ins.by_name.get(name)
-            if stand_in is not None:
+            if not (isinstance(name, str) and name.startswith(queue)):
+                self._layer.counters.complain(queue, f"it is for channel {name!r}")
+            elif not name.startswith(MARK, len(queue)):
+                channels[name] = 0.0
+            elif stand_in := self.memberships.stand_ins.by_name.get(name):
                 group = stand_in.group
                 members = self.groups.by_group[group]
-                if stand_in.count == len(members) and not channels:
-                    channels = members.copy()
-                else:
-                    queue = stand_in.queue
-                    channels |= {
-                        channel: 0.0 for channel in members if channel.startswith(queue)
-                    }
-            elif not name.startswith(MARK, name.index("!") + 1):
-                channels[name] = 0.0
+                if stand_in.count < len(members):
+                    members = {each: 0.0 for each in members if each.startswith(queue)}
+                channels = channels | members if channels else members.copy()
         return list(channels), group
 
     def _change_group(self, queue: str, change: dict[str, Any]) -> None:
@@ -378,7 +372,8 @@ class QueueEndpoint(Endpoint):
             and isinstance(channel, str)
             and channel.startswith(queue)
         ):
-            self._complain(queue, [channel])
+            problem = f"it changes a group, for channel {channel!r}"
+            self._layer.counters.complain(queue, problem)
         elif kind == "group_discard" or self._layer.mailboxes.is_buried(channel):
             self.memberships.note_left(group, channel)
         else:

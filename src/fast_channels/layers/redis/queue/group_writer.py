@@ -78,8 +78,8 @@ class GroupWriter:
         process: Name of the process.
         members: Returns all pairs that should be in Redis.
         is_member: Returns whether a pair should be in Redis.
-        listed: Called with each pair that Redis has added, and the epoch in which this
-            was requested; None if the key of the group has another type.
+        listed: Called with pairs that Redis has added, except those of groups in
+            ``wrong``, and the epoch in which this was requested.
         away: Returns whether the shard is known, and logged, to be unreachable.
         timing: When to write.
     """
@@ -93,7 +93,7 @@ class GroupWriter:
         *,
         members: Callable[[], Iterator[Pair]],
         is_member: Callable[[Pair], bool],
-        listed: Callable[[Pair, int | None], None],
+        listed: Callable[[Sequence[Pair], int], None],
         away: Callable[[], bool],
         timing: Timing,
     ) -> None:
@@ -119,8 +119,8 @@ class GroupWriter:
         self._compared: Iterator[Pair] | None = None
         # Removed pairs, each with the time at which it can be forgotten.
         self._left: dict[Pair, float] = {}
-        # Groups whose keys have another type; this was logged.
-        self._wrong: set[str] = set()
+        self.wrong: set[str] = set()
+        """Groups whose keys have another type; this was logged."""
         self.registered: bool = False
         """Whether Redis holds a lease of this process, according to its replies."""
         self.epoch: int = 0
@@ -168,7 +168,7 @@ class GroupWriter:
             error = await waiter
             if error is not None:
                 raise error
-        if group is not None and group in self._wrong:
+        if group is not None and group in self.wrong:
             raise ResponseError(f"WRONGTYPE {self._complaint(group)}")
 
     def write_again(self) -> None:
@@ -358,8 +358,7 @@ class GroupWriter:
         )
         was_alive, *wrong = cast("list[int]", reply)
         self._look_at(groups, wrong)
-        for pair in pairs:
-            self._listed(pair, None if pair[0] in self._wrong else epoch)
+        self._listed(pairs, epoch)
         if self.registered and not was_alive:
             self.write_again()
         self.registered = True
@@ -372,10 +371,10 @@ class GroupWriter:
     def _look_at(self, groups: Sequence[str], wrong: Iterable[int]) -> None:
         """Record groups whose keys have another type, and log new ones."""
         found = {groups[index] for index in wrong}
-        for group in found - self._wrong:
+        for group in found - self.wrong:
             _logger.error("%s", self._complaint(group))
-        self._wrong -= set(groups)
-        self._wrong |= found
+        self.wrong -= set(groups)
+        self.wrong |= found
 
     def _complaint(self, group: str) -> str:
         return f"the key {self._key(group)!r} of group {group!r} holds something else"

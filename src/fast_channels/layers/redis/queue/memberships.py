@@ -10,7 +10,7 @@ Of a group with many members here, Redis holds stand-ins instead of the channels
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from fast_channels.layers.groups import Groups
@@ -20,7 +20,7 @@ from fast_channels.layers.redis.shards import Shard, Shards
 from fast_channels.layers.redis.wire import ResponseError
 
 from .group_writer import GroupWriter, Pair, Timing
-from .stand_ins import NAMED, StandIn, StandIns
+from .stand_ins import NAMED, StandIn, StandIns, queue_of
 
 __all__ = ["Memberships", "Timing"]
 
@@ -69,8 +69,8 @@ class Memberships:
                 group_expiry,
                 process,
                 members=partial(self._pairs, shard),
-                is_member=partial(self._is_listed, shard),
-                listed=partial(self._note_listed, shard),
+                is_member=self._is_listed,
+                listed=self._note_listed,
                 away=partial(away, shard),
                 timing=timing,
             )
@@ -262,33 +262,36 @@ class Memberships:
                 writer.write_again()
             writer.beat(compare=self._beats % self._beats_per_check == 0)
 
-    def _is_listed(self, shard: Shard, pair: Pair) -> bool:
+    def _is_listed(self, pair: Pair) -> bool:
         """Return whether Redis should list a name in a group."""
         group, name = pair
-        if name in self.stand_ins.by_name:
-            return True
         if name not in self.groups.by_group.get(group, ()):
-            return False
-        stand_in = self.stand_ins.of(group, name)
-        if stand_in is None:
+            return name in self.stand_ins.by_name
+        by_queue = self.stand_ins.by_group.get(group)
+        if by_queue is None:
             return True
-        if stand_in.listed == self._writers[shard].epoch:
+        stand_in = by_queue[queue_of(name)]
+        if stand_in.listed == self._writer(group).epoch:
             return False
         # Redis may have lost the stand-in, or a failover may have brought back names.
         stand_in.named.add(name)
         return True
 
-    def _note_listed(self, shard: Shard, pair: Pair, epoch: int | None) -> None:
-        """Note that Redis lists a stand-in, and remove names that it replaces."""
-        stand_in = self.stand_ins.by_name.get(pair[1])
-        if stand_in is None:
-            return
-        stand_in.listed = epoch
-        writer = self._writers[shard]
-        if epoch == writer.epoch:
-            named, stand_in.named = stand_in.named, set()
-            for channel in named:
-                writer.note((stand_in.group, channel))
+    def _note_listed(self, pairs: Sequence[Pair], epoch: int) -> None:
+        """Note that Redis lists stand-ins, and remove names that they replace."""
+        for group, name in pairs if self.stand_ins.by_name else ():
+            stand_in = self.stand_ins.by_name.get(name)
+            if stand_in is None:
+                continue
+            writer = self._writer(group)
+            if group in writer.wrong:
+                stand_in.listed = None
+                continue
+            stand_in.listed = epoch
+            if epoch == writer.epoch:
+                named, stand_in.named = stand_in.named, set()
+                for channel in named:
+                    writer.note((group, channel))
 
     def _pairs(self, shard: Shard) -> Iterator[Pair]:
         """Yield the pairs of a shard, even while groups change."""

@@ -29,6 +29,8 @@ class Redis:
     def __init__(self, name: str = "redis-1") -> None:
         self.name = name
         self.groups: defaultdict[str, set[str]] = defaultdict(set)
+        # What they were after each command.
+        self.states: list[dict[str, set[str]]] = []
         # The processes that have a lease.
         self.processes: set[str] = set()
         # The pairs of each command, and how channels were added.
@@ -53,6 +55,7 @@ class Redis:
     async def execute(self, *command: Any, deadline: float | None = None) -> Any:
         del deadline
         reply = self._carry_out(*command)
+        self.states.append({name: {*held} for name, held in self.groups.items()})
         await self.answers.wait()
         if isinstance(reply, Exception):
             raise reply
