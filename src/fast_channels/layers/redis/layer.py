@@ -244,7 +244,8 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         Redis is away or refuses the change, the call returns anyway, and messages
         arrive later. Cancelling does not undo it.
 
-        Any other channel: in the queue layer, it stays for ``group_expiry``; in the
+        Any other channel: in the queue layer, its process keeps it in the group from
+        then on if it uses this library; otherwise it stays for ``group_expiry``. In the
         pub/sub layer, it must be received from in this event loop.
 
         Raises:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import fast_channels
+from fast_channels.layers import RedisChannelLayer
 from tests.integration.redis.peer import (
     Message,
     Peer,
@@ -142,6 +143,30 @@ async def test_members_that_the_other_side_discards(ours: Side, peer: Peer) -> N
         await check(ours, sides, ours, channel, "large")
     await check(ours, sides, peer, theirs[1], "large")
     await check(ours, sides, peer, theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("servers", "serializer_format", "options"), [(1, "msgpack", None)], indirect=True
+)
+async def test_capacity_for_django(options: Options, django_python: Path) -> None:
+    """Django's limit for the processes of this library has to be raised there."""
+    everything = 150
+    raised: Options = {"channel_capacity": {"specific.????????????.*": 10_000}}
+    cases: list[tuple[Options, int]] = [({}, 100), (raised, everything)]
+    for more, expected in cases:
+        async with (
+            RedisChannelLayer(**options, capacity=everything) as ours,
+            django_process(django_python, **options, **more) as django,
+        ):
+            # A channel with a name in Redis, and many without.
+            for count in (1, MANY):
+                channel, *_ = await join(ours, count, f"group{count}")
+                for number in range(everything):
+                    message = {"type": "number", "n": number}
+                    await django.group_send(f"group{count}", message)
+                received = await take(ours, channel, expected)
+                assert [each["n"] for each in received] == [*range(expected)]
+                await ours.flush()
 
 
 @pytest.mark.parametrize(
