@@ -79,7 +79,7 @@ class StandIns:
         return None if by_queue is None else by_queue.get(queue_of(channel))
 
     def join(self, group: str, channel: str, members: Collection[str]) -> None:
-        """Count a new member, if stand-ins are due.
+        """Count a new member of a group that has, or is to have, stand-ins.
 
         Args:
             group: The group.
@@ -88,12 +88,12 @@ class StandIns:
         """
         if group in self.by_group:
             self._get(group, channel).count += 1
-        elif len(members) > NAMED:
-            for each in members:
-                stand_in = self._get(group, each)
-                stand_in.count += 1
-                if each != channel:
-                    stand_in.named.add(each)
+            return
+        for each in members:
+            stand_in = self._get(group, each)
+            stand_in.count += 1
+            if each != channel:
+                stand_in.named.add(each)
 
     def leave(self, stand_in: StandIn, channel: str) -> bool:
         """Count a member that has left; return whether it was the last one."""

@@ -251,6 +251,24 @@ async def test_names_that_a_failover_brings_back_stay_until_the_stand_in_is_ther
     assert {*FEW} in members
 
 
+async def test_confirmation_from_before_redis_lost_the_stand_in_does_not_count(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Names are listed until the stand-in is written once more."""
+    await join_all(memberships, FEW)
+    redis.answers.clear()
+    joining = asyncio.create_task(memberships.add("a", NINTH))
+    await until(lambda: redis.holds(a={*FEW, STAND_IN}))
+    redis.groups["a"] = {*FEW}
+    redis.states.clear()
+    write_again(memberships)
+    redis.answers.set()
+    await joining
+    await until(lambda: redis.holds(a={STAND_IN}) and not others())
+    members = [state["a"] for state in redis.states]
+    assert all(STAND_IN in each or {*FEW} <= each for each in members)
+
+
 async def test_joins_wait_while_redis_may_have_lost_the_stand_in(
     redis: Redis, many: Memberships
 ) -> None:
