@@ -63,8 +63,12 @@ def empty_registry() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 async def no_task_left() -> AsyncIterator[None]:
     """Fail a test that leaves a task running."""
+    loop = asyncio.get_running_loop()
     # What blocks is noticed above; a busy machine is not to add lines to the log.
-    asyncio.get_running_loop().slow_callback_duration = 60
+    loop.slow_callback_duration = 60
+    if isinstance(loop, uvloop.Loop):
+        # asyncio's debug mode takes half the time of a test. One event loop is enough.
+        loop.set_debug(False)
     yield
     # A task that was cancelled in the last line of a test needs a moment to end.
     for _ in range(3):
