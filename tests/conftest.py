@@ -1,6 +1,7 @@
 """What every test stands on: both event loops, and nothing left behind."""
 
 import asyncio
+import asyncio.constants
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 from fast_channels.layers import channel_layers
 
 pytest_plugins = ["tests.redis_servers.fixtures"]
+
+# Frames that asyncio's debug mode keeps of the origin of each future and task. Its ten
+# take an eighth of the time of unit tests, and the innermost ones show what is wrong.
+setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 # typed as constant
 
 # What hypothesis makes up: always the same, however slow the machine is; or much more,
 # with --hypothesis-profile=long.
