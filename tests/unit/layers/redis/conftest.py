@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 
 from .queue.fake_redis import FakeRedis, turn, until
 from .queue.reader import Logged, Reader, reading
@@ -17,8 +18,13 @@ async def server() -> FakeRedis:
 
 
 @pytest.fixture
-async def reader(server: FakeRedis) -> AsyncIterator[Reader]:
-    async with reading(server) as reader:
+def timing() -> InboxTiming:
+    return Inbox.timing
+
+
+@pytest.fixture
+async def reader(server: FakeRedis, timing: InboxTiming) -> AsyncIterator[Reader]:
+    async with reading(server, timing=timing) as reader:
         yield reader
 
 

@@ -5,32 +5,24 @@ import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.notices import Notice
-from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
+from fast_channels.layers.redis import RedisPubSubChannelLayer
 from fast_channels.layers.redis.pubsub import endpoint as module
-from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.queue.fake_redis import turn, until
 
-from .fake_pubsub import FakeHosts, FakePubSub
+from .fake_pubsub import ONCE, FakeHosts, FakePubSub
 
 OWN = "asgispecific.me.1!"
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 TWO_HOSTS = ["redis://one", "redis://two"]
-
-
-@pytest.fixture(autouse=True)
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once, and once at a time."""
-    monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
-    monkeypatch.setattr(attempts, "_AGAIN", 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +34,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
-    return FakeHosts(monkeypatch)
+def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
+    return FakeHosts(monkeypatch, getattr(request, "param", ONCE))
 
 
 @pytest.fixture
@@ -491,11 +483,11 @@ async def test_reconnects_are_counted(
         assert layer.counters.reconnects == 2 * count
 
 
+@pytest.mark.parametrize("hosts", [replace(ONCE, patience=0.2)], indirect=True)
 async def test_joining_while_redis_is_frozen(
     client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many groups a channel joins, it waits once for a silent server."""
-    monkeypatch.setattr(subscriber, "_PATIENCE", 0.2)
     await client.join("room", "a")
     server.holds = True
     begun = asyncio.get_running_loop().time()
@@ -513,13 +505,14 @@ async def test_joining_while_redis_is_frozen(
     await until(lambda: len(server.subscribed) == 22)
 
 
+# The grace is as long as this test takes: only what is read ends the waiting.
+@pytest.mark.parametrize(
+    "hosts", [replace(ONCE, patience=0.05, grace=60)], indirect=True
+)
 async def test_joining_in_a_blocked_event_loop(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+    client: PubSubEndpoint, server: FakePubSub
 ) -> None:
     """A confirmation that came while the event loop was blocked is waited for."""
-    monkeypatch.setattr(subscriber, "_PATIENCE", 0.05)
-    # As long as this test takes: only what is read ends the waiting.
-    monkeypatch.setattr(subscriber, "_GRACE", 60)
     await client.join("room", "a")
     server.holds = True
     joining = asyncio.create_task(client.join("first", "a"))

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
+from fast_channels.layers.redis import RedisPubSubChannelLayer
 from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
-from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.serializers import MsgPackSerializer
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.queue.fake_redis import turn, until
@@ -23,8 +22,6 @@ MESSAGE = {"type": "test.message"}
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
-    monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
-    monkeypatch.setattr(attempts, "_AGAIN", 1000)
     return FakeHosts(monkeypatch)
 
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from fast_channels.layers.mailbox import Mailbox
@@ -18,7 +17,7 @@ from fast_channels.layers.redis.scripts import SEND
 from fast_channels.layers.redis.sentinel import Master
 from tests.clock import stop_time_in_memory
 
-from .fake_redis import FakeRedis, turn, until
+from .fake_redis import FakeRedis, RedisConnection, turn, until
 
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 
@@ -57,7 +56,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
     """Give every client that is made from now on this server."""
     server = FakeRedis()
 
-    def make_connection(_: Host | Master) -> AbstractConnection:
+    def make_connection(_: Host | Master) -> RedisConnection:
         return server.connect()
 
     monkeypatch.setattr(module, "make_connection", make_connection)
@@ -297,7 +296,7 @@ async def test_a_new_master(
     before = server.open
     watch.switched()
     await until(lambda: layer.counters.reconnects)
-    assert [connection.open for connection in before] == [False] * 3
+    assert [connection.is_connected for connection in before] == [False] * 3
     await client.close()
     assert watch.closed
 
@@ -327,7 +326,6 @@ async def test_the_mark_of_a_prefix(
 ) -> None:
     """Senders mark the prefix for longer than messages live, and now and then again."""
     server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
-    marks = server.told["SET"]
 
     async def send(client: QueueEndpoint) -> None:
         with pytest.raises(RedisUnavailable, match=r"NOPERM"):
@@ -335,14 +333,14 @@ async def test_the_mark_of_a_prefix(
 
     for _ in range(2):
         await send(client)
-        assert marks == [["SET", "asgi::layer", "", "PX", "40000"]]
+        assert server.asked("SET") == [["SET", "asgi::layer", "", "PX", "40000"]]
     await client.forget()
     await send(client)
-    assert len(marks) == 2
+    assert len(server.asked("SET")) == 2
     layer.expiry = 0.01
     hasty = QueueEndpoint(layer, "me.2", 0)
     async with asyncio.timeout(5):
-        while len(marks) < 4:
+        while len(server.asked("SET")) < 4:
             await send(hasty)
     await hasty.close()
 
