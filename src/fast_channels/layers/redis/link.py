@@ -26,7 +26,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
-from fast_channels.waking import wake
+from fast_channels.waking import resolve, wake
 
 from .outage import Outage
 from .progress import Progress
@@ -115,9 +115,8 @@ class Link:
             if not task.done():
                 self._task = task
         elif (sleeper := self._sleeper) is not None:
-            # As resume() does, but this is called for each command.
             self._sleeper = None
-            wake(sleeper)
+            resolve(sleeper)
 
     def drop(self, why: Exception | None = None) -> None:
         """Replace the connection, even one that is still being opened.
@@ -156,15 +155,15 @@ class Link:
         return task
 
     def resume(self, _: object = None) -> None:
-        """Resume the task if it waits on ``sleeper()``; a callback of anything."""
+        """Resume the task if it waits on ``sleeper()``. Safe in any thread."""
         if self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
             wake(sleeper)
 
     def sleeper(self) -> asyncio.Future[None]:
         """Return a future that the next ``wake()`` or ``resume()`` resolves."""
-        self._sleeper = asyncio.get_running_loop().create_future()
-        return self._sleeper
+        sleeper = self._sleeper = asyncio.get_running_loop().create_future()
+        return sleeper
 
     def works(self) -> None:
         """Record that the connection does all that is expected of it."""

@@ -201,12 +201,7 @@ class Inbox:
     def _make_queue(self, name: str) -> Queue:
         if name.endswith("!"):
             return ProcessQueue(name, self._terms)
-        return PlainQueue(name, self._terms, self._waiting, self._wake_if_open)
-
-    def _wake_if_open(self) -> None:
-        # After close() an acknowledgement is useless: the message was given back.
-        if self._link.running:
-            self.wake()
+        return PlainQueue(name, self._terms, self._waiting, self._link.resume)
 
     # The task
 
