@@ -52,7 +52,7 @@ register_channel_layer("default", InMemoryChannelLayer())
 
 class News(AsyncWebsocketConsumer):
     channel_layer_alias = "default"
-    groups = ["readers"]  # noqa: RUF012 # every instance gets its own copy
+    groups = ["readers"]  # every instance gets its own copy
 
     async def news(self, event: ChannelMessage) -> None:
         await self.send(event["text"])

@@ -38,7 +38,7 @@ numbers = itertools.count(1)
 
 class Counter(AsyncJsonWebsocketConsumer):
     channel_layer_alias = "default"
-    groups = ["watchers"]  # noqa: RUF012 # every instance gets its own copy
+    groups = ["watchers"]  # every instance gets its own copy
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         message = {"type": "number.changed", "number": next(numbers)}

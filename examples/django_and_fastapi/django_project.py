@@ -42,7 +42,7 @@ from django.views.decorators.http import require_POST
 
 
 class News(AsyncJsonWebsocketConsumer):
-    groups = ["news"]  # noqa: RUF012 # every instance gets its own copy
+    groups = ["news"]  # every instance gets its own copy
 
     async def news_item(self, event: dict[str, Any]) -> None:
         await self.send_json({"from": event["from"], "text": event["text"]})

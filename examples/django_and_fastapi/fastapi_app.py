@@ -23,7 +23,7 @@ register_channel_layer("default", RedisChannelLayer(hosts=[url]))
 
 class News(AsyncJsonWebsocketConsumer):
     channel_layer_alias = "default"
-    groups = ["news"]  # noqa: RUF012 # every instance gets its own copy
+    groups = ["news"]  # every instance gets its own copy
 
     async def news_item(self, event: ChannelMessage) -> None:
         await self.send_json({"from": event["from"], "text": event["text"]})

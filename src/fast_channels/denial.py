@@ -47,7 +47,7 @@ def denial_events(
             f"status must be a known HTTP status of 200 or higher, such as 401 or 403, "
             f"not {status!r}"
         )
-    if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it
+    if not isinstance(body, bytes):  # the server would fail on it
         raise TypeError(f"body must be bytes, not {body!r}; encode a str")
     pairs = list(_complete(headers or (), body))
     if DENIAL_RESPONSE not in (scope.get("extensions") or ()):
@@ -61,7 +61,7 @@ def denial_events(
 def _complete(headers: ChannelHeaders, body: bytes) -> Iterator[tuple[bytes, bytes]]:
     names: set[bytes] = set()
     for name, value in headers:
-        if not all(isinstance(part, bytes) for part in (name, value)):  # pyright: ignore[reportUnnecessaryIsInstance] # as above
+        if not all(isinstance(part, bytes) for part in (name, value)):
             raise TypeError(
                 f"a header must be a pair of bytes, not {(name, value)!r}; encode it"
             )

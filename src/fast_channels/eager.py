@@ -12,76 +12,189 @@ for third-party tasks: https://docs.python.org/3/library/asyncio-extending.html
 
 import asyncio
 import contextlib
+import contextvars
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import CoroutineType
+from typing import Any, TypeAlias, cast
 
-__all__ = [
-    "RUN",
-    "Begun",
-    "FirstSteps",
-    "Stepper",
-    "enter_task",
-    "leave_task",
-]
+from .sources import RUN, Sources
+from .type_defs import ChannelMessage
+from .waking import resolve, running_loop
 
-RUN = 64
-"""Handlers in a row before the event loop gets a turn, even if none of them waits."""
+__all__ = ["EagerDispatch", "FirstSteps"]
 
 _Switch: TypeAlias = Callable[[asyncio.AbstractEventLoop, "asyncio.Task[Any]"], None]
 
-enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
-"""Makes a task the current one; takes its event loop and the task."""
+# Makes a task the current one; takes its event loop and the task.
+_enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
+# Undoes that; takes the same arguments.
+_leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
 
-leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
-"""Undoes ``enter_task()``; takes the same arguments."""
+# Returned by the first step of a handler that ends without waiting.
+_ENDED = object()
 
 
-class Stepper(Protocol):
-    """An object with work to do on behalf of a task that waits."""
+class EagerDispatch:
+    """Dispatches the messages of a mailbox while the loop's task waits.
+
+    Args:
+        sources: The sources of the loop, whose future wakes it.
+        context: The context of the loop's task.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_context",
+        "_dispatch",
+        "_here",
+        "_new",
+        "_sources",
+        "_steps",
+        "_take",
+        "_worker",
+    )
+
+    def __init__(self, sources: Sources, context: contextvars.Context) -> None:
+        self._sources = sources
+        self._context = context
+        # Schedules calls of step() while the task waits; None while it is awake.
+        self._steps: FirstSteps | None = None
+        # Calls of wake() since the last step(); if there are any, step() is scheduled.
+        self._new = 0
+        # The handler that the task has to finish, or the exception that it raises.
+        self._begun: _Begun | BaseException | None = None
+
+    def begin(
+        self,
+        take: Callable[[], ChannelMessage | None],
+        dispatch: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """Prepare for ``sleep()``, in the same task."""
+        self._worker = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._here = FirstSteps.here()
+        self._take, self._dispatch = take, dispatch
+
+    def wake(self) -> None:
+        """Notify the loop of one new message in the mailbox. Safe in any thread."""
+        steps = self._steps
+        if steps is not None and steps.loop is running_loop():
+            if not self._new:
+                steps.add(self)
+            self._new += 1
+        else:
+            self._sources.wake()
+
+    async def sleep(self, sleeper: asyncio.Future[None]) -> None:
+        """Wait for the future; dispatch new messages of the mailbox until then."""
+        self._steps = self._here
+        error: asyncio.CancelledError | None = None
+        try:
+            await sleeper
+        except asyncio.CancelledError as exc:
+            error = exc
+        self._steps = None
+        if error is not None or self._begun is not None:
+            await self._go_on(error)
 
     def step(self) -> None:
-        """Do the work that needs no wake-up of the task. Must not raise."""
+        """Dispatch new messages; wake the task for a handler that waits."""
+        new, self._new = self._new, 0
+        sleeper, steps = self._sources.sleeper, self._steps
+        if sleeper is None or sleeper.done() or steps is None:
+            # The task is awake, and takes the messages itself.
+            return
+        if new > RUN:
+            # The task yields to the event loop after every RUN messages.
+            resolve(sleeper)
+            return
+        loop, worker, context = steps.loop, self._worker, self._context
+        take, dispatch = self._take, self._dispatch
+        try:
+            _enter_task(loop, worker)
+        except RuntimeError:
+            # A task is running the event loop within one of its own steps.
+            resolve(sleeper)
+            return
+        try:
+            while (message := take()) is not None:
+                awaitable = dispatch(message)
+                handler = (
+                    cast("Coroutine[Any, Any, None]", awaitable)
+                    if type(awaitable) is CoroutineType
+                    else _wait_for(awaitable)
+                )
+                # next() with a default is much faster than send() and StopIteration.
+                waits_for = context.run(next, handler.__await__(), _ENDED)
+                if waits_for is not _ENDED:
+                    self._begun = _Begun(handler, waits_for)
+                    break
+                new -= 1
+                if not new or sleeper.done():
+                    return
+            else:
+                return
+        except BaseException as exc:  # noqa: BLE001 # the task raises it
+            self._begun = exc
+        finally:
+            _leave_task(loop, worker)
+        resolve(sleeper)
+
+    async def _go_on(self, error: BaseException | None) -> None:
+        """Finish the handler that ``step()`` began, or raise the handler's exception.
+
+        Args:
+            error: The cancellation that woke the task, if one did.
+        """
+        begun, self._begun = self._begun, None
+        if isinstance(begun, _Begun):
+            await begun.go_on(error)
+        else:
+            try:
+                raise cast("BaseException", error if begun is None else begun)
+            finally:
+                # Break reference cycles: the tracebacks refer to this frame.
+                begun = error = None
 
 
 class FirstSteps:
-    """The steppers of one event loop that have work; one callback runs them all."""
+    """The steps that are due in one event loop; one callback makes them all."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
         """The event loop."""
-        self._next: list[Stepper] = []
+        self._next: list[EagerDispatch] = []
 
     @classmethod
     def here(cls) -> "FirstSteps":
         """Return the instance for the running event loop."""
         loop = asyncio.get_running_loop()
-        first_steps = _by_loop.get(id(loop))
-        if first_steps is None:
-            first_steps = _by_loop[id(loop)] = cls(loop)
-        return first_steps
+        steps = _by_loop.get(id(loop))
+        if steps is None:
+            steps = _by_loop[id(loop)] = cls(loop)
+        return steps
 
-    def add(self, stepper: Stepper) -> None:
+    def add(self, dispatch: EagerDispatch) -> None:
         """Schedule a call of ``step()``. Only for the event loop's own thread."""
         if not self._next:
             self.loop.call_soon(self._run)
-        self._next.append(stepper)
+        self._next.append(dispatch)
 
     def _run(self) -> None:
         now = self._next[:RUN]
         del self._next[:RUN]
         if self._next:
             self.loop.call_soon(self._run)
-        for stepper in now:
-            stepper.step()
+        for dispatch in now:
+            dispatch.step()
 
 
 # Instances by the ID of their event loop, which they keep alive.
 _by_loop: "weakref.WeakValueDictionary[int, FirstSteps]" = weakref.WeakValueDictionary()
 
 
-class Begun:
+class _Begun:
     """A handler that has made its first step."""
 
     __slots__ = ("_handler", "_waits_for")
@@ -111,3 +224,7 @@ class Begun:
                     waits_for = handler.throw(exc)
                 else:
                     waits_for = handler.send(result)
+
+
+async def _wait_for(awaitable: Awaitable[None]) -> None:
+    await awaitable

@@ -22,15 +22,13 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any, TypeVar, cast, overload
 
-from fast_channels.consumer.closing import send_close
-from fast_channels.consumer.live import LiveConsumer, live_consumers
+from fast_channels.consumer.connection import Connection, live_connections
 from fast_channels.layers.registry import channel_layers
-from fast_channels.type_defs import ChannelMessage
 
 __all__ = ["channels_lifespan", "close_consumers"]
 
@@ -38,10 +36,6 @@ _logger = logging.getLogger(__name__)
 
 _App = TypeVar("_App")
 _State = TypeVar("_State")
-
-# https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1, and the IANA registry:
-# https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
-_SERVICE_RESTART = 1012
 
 # The signals that make servers shut down.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -118,19 +112,19 @@ async def close_consumers(timeout: float = 5) -> None:
         timeout: Maximum seconds to wait for the consumers.
     """
     here, asking = asyncio.get_running_loop(), asyncio.current_task()
-    found = [reference() for reference in live_consumers.valuerefs()]
+    found = [reference() for reference in live_connections.valuerefs()]
     ending = [
-        live
-        for live in found
-        if live is not None
-        and live.ended is None
-        and live.task.get_loop() is here
-        and live.task is not asking
+        connection
+        for connection in found
+        if connection is not None
+        and connection.ended is None
+        and connection.task.get_loop() is here
+        and connection.task is not asking
     ]
-    ended = await asyncio.gather(*(_end(live, timeout) for live in ending))
+    ended = await asyncio.gather(*(_end(each, timeout) for each in ending))
     left = Counter(
-        type(live.consumer).__qualname__
-        for live, has_ended in zip(ending, ended, strict=True)
+        connection.name
+        for connection, has_ended in zip(ending, ended, strict=True)
         if not has_ended
     )
     if left:
@@ -249,60 +243,17 @@ async def _watch(event: Any, start: Callable[[], None]) -> None:
 # Ending consumers
 
 
-async def _end(live: LiveConsumer, timeout: float) -> bool:
-    """End a consumer, and return whether it has ended."""
-    ended = live.ended = asyncio.Event()
-    with _restarting(live) as close:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout / 2):
-                await close()
-                await ended.wait()
-        # The first cancellation ends a handler, the second a disconnect() that hangs.
-        for _ in range(2):
-            if not ended.is_set():
-                live.task.cancel()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), timeout / 4)
+async def _end(connection: Connection[Any], timeout: float) -> bool:
+    """End a connection, and return whether it has ended."""
+    ended = connection.ended = asyncio.Event()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout / 2):
+            await connection.restart()
+            await ended.wait()
+    # The first cancellation ends a handler, the second a disconnect() that hangs.
+    for _ in range(2):
+        if not ended.is_set():
+            connection.task.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), timeout / 4)
     return ended.is_set()
-
-
-@contextlib.contextmanager
-def _restarting(live: LiveConsumer) -> Generator[Callable[[], Awaitable[None]]]:
-    """Simulate a restart of the server for a consumer.
-
-    Yields:
-        A function that closes the WebSocket, or cancels an event stream.
-    """
-    consumer: Any = live.consumer
-    if consumer.scope.get("type") != "websocket":
-
-        async def cancel() -> None:
-            if consumer._consumer_restart():  # noqa: SLF001 # other names are the user's
-                live.task.cancel()
-
-        yield cancel
-        return
-    send = consumer.base_send
-    handler = getattr(consumer, "websocket_disconnect", _do_nothing)
-
-    async def close() -> None:
-        # Servers can raise any exception if the connection is closed already.
-        with contextlib.suppress(Exception):
-            event = {"type": "websocket.close", "code": _SERVICE_RESTART}
-            await send_close(send, event)
-
-    async def websocket_disconnect(event: ChannelMessage) -> None:
-        await handler({**event, "code": _SERVICE_RESTART})
-
-    # Nothing is sent after the close, not even by a connect() that accepts only now.
-    consumer.base_send = _do_nothing
-    # Not every server reports the code of our close.
-    consumer.websocket_disconnect = websocket_disconnect
-    try:
-        yield close
-    finally:
-        del consumer.websocket_disconnect
-
-
-async def _do_nothing(event: object = None) -> None:
-    pass

@@ -1,7 +1,7 @@
 """A pytest plugin for layers in memory and for consumers that are left running.
 
 pytest loads it wherever fast_channels is installed. Until a test requests its fixture,
-it does nothing, and imports nothing from fast_channels.
+it imports nothing from fast_channels.
 """
 
 import functools
@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from typing import Any, Protocol, TypeAlias
 
-    from fast_channels.consumer.live import LiveConsumer
+    from fast_channels.consumer.connection import Connection
     from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
     from fast_channels.type_defs import ChannelMessage, CompiledChannelCapacities
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["in_memory_channel_layers"]
+
+# Makes pytest show the values in their failed assertions, as in those of a test file.
+pytest.register_assert_rewrite("fast_channels.testing.contract")
 
 # The options that an in-memory layer takes from the layer that it replaces.
 _OPTIONS = ("expiry", "group_expiry", "capacity")
@@ -104,7 +107,7 @@ class _ConsumerWatch:
 
     def __init__(self) -> None:
         self._before = _find_running()
-        self._running: dict[int, LiveConsumer] = {}
+        self._running: dict[int, Connection[Any]] = {}
         # The classes of consumers that ran until their loop was closed.
         self._left: list[str] = []
 
@@ -116,7 +119,7 @@ class _ConsumerWatch:
         finally:
             item.config.pluginmanager.unregister(self)
             self._look()
-        left = Counter([*self._left, *map(_name, self._running.values())])
+        left = Counter([*self._left, *(each.name for each in self._running.values())])
         if left:
             names = ", ".join(f"{count} {name}" for name, count in sorted(left.items()))
             pytest.fail(
@@ -130,26 +133,22 @@ class _ConsumerWatch:
 
     def _look(self) -> None:
         running = {
-            key: live
-            for key, live in _find_running().items()
+            key: connection
+            for key, connection in _find_running().items()
             if key not in self._before
         }
         self._left += [
-            _name(live)
-            for key, live in self._running.items()
+            connection.name
+            for key, connection in self._running.items()
             if key not in running
-            and live.task.cancelled()
-            and live.task.get_loop().is_closed()
+            and connection.task.cancelled()
+            and connection.task.get_loop().is_closed()
         ]
         self._running = running
 
 
-def _find_running() -> "dict[int, LiveConsumer]":
-    from fast_channels.consumer.live import live_consumers  # noqa: PLC0415
+def _find_running() -> "dict[int, Connection[Any]]":
+    from fast_channels.consumer.connection import live_connections  # noqa: PLC0415
 
-    found = (reference() for reference in live_consumers.valuerefs())
-    return {id(live): live for live in found if live is not None}
-
-
-def _name(live: "LiveConsumer") -> str:
-    return type(live.consumer).__qualname__
+    found = (reference() for reference in live_connections.valuerefs())
+    return {id(each): each for each in found if each is not None}

@@ -3,12 +3,14 @@
 A task without work waits on a future; a producer, in any thread, resolves the future.
 A task publishes its future before it looks for work, and a producer stores work before
 it resolves the future: however two threads interleave, one sees what the other did.
+``ignore_error`` is for a future that no task waits for.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-__all__ = ["resolve", "running_loop", "wake"]
+__all__ = ["ignore_error", "resolve", "running_loop", "wake"]
 
 running_loop: Callable[[], asyncio.AbstractEventLoop | None] = asyncio._get_running_loop  # noqa: SLF001 # exported for what serves event loops
 """Returns the running event loop of this thread, or None."""
@@ -36,3 +38,12 @@ def resolve(sleeper: asyncio.Future[None]) -> None:
     """Resolve a future of the running event loop, unless it is done already."""
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+def ignore_error(future: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a future that is done, which asyncio would log otherwise.
+
+    For ``add_done_callback()``.
+    """
+    if not future.cancelled():
+        future.exception()

@@ -5,10 +5,11 @@ After a change of the flags, write it anew: ``python -m tests.contract.table``.
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
-from .backends import BACKENDS, Backend
+from fast_channels.testing.contract.base import ContractBase
+
+from .test_layers import FORMS, OurContract
 
 __all__ = ["PATH", "render"]
 
@@ -87,15 +88,19 @@ def render() -> str:
 
 
 def _flags() -> list[str]:
-    return [field.name for field in fields(Backend) if field.type is bool]
+    """Return the flags in which the layers differ."""
+    flags = [
+        flag for flag, kind in ContractBase.__annotations__.items() if kind is bool
+    ]
+    return [flag for flag in flags if len({getattr(form, flag) for form in FORMS}) > 1]
 
 
-def _columns() -> list[list[Backend]]:
+def _columns() -> list[list[type[OurContract]]]:
     """Return the layers, those with the same flags together."""
-    by_flags: dict[tuple[bool, ...], list[Backend]] = {}
-    for backend in BACKENDS:
-        flags = tuple(getattr(backend, flag) for flag in _flags())
-        by_flags.setdefault(flags, []).append(backend)
+    by_flags: dict[tuple[bool, ...], list[type[OurContract]]] = {}
+    for form in FORMS:
+        flags = tuple(getattr(form, flag) for flag in _flags())
+        by_flags.setdefault(flags, []).append(form)
     order = list(_LAYERS)
     for first, *_ in by_flags.values():
         assert first.name in order, f"{first.name!r} has flags of its own: call it here"

@@ -1,176 +1,189 @@
-"""What every layer promises about itself: flushing, closing, event loops, threads."""
+"""Every layer passes the contract, in each form that it has."""
 
 import asyncio
-import contextlib
-import threading
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import pytest
-from asgiref.sync import async_to_sync
+from typing_extensions import override
 
-from fast_channels.layers import BaseChannelLayer
-
-from .backends import LIMIT, Backend, Pair
-
-BEFORE = {"type": "test.before"}
-AFTER = {"type": "test.after"}
-
-
-async def test_flush_drops_messages_and_groups(backend: Backend, pair: Pair) -> None:
-    """Nothing that was sent or joined before a flush has any effect after it."""
-    channel = await pair.layer.new_channel()
-    await pair.layer.group_add("group", channel)
-    await pair.other.send(channel, BEFORE)
-    if not backend.keeps_messages_for_later_receivers:
-        # It is somewhere between the two.
-        async with asyncio.timeout(LIMIT):
-            while not backend.held_by(pair.layer)["waiting"]:  # noqa: ASYNC110 # nothing tells
-                await asyncio.sleep(0.001)
-    await pair.layer.flush()
-    await pair.other.group_send("group", BEFORE)
-    received = await pair.next_after(pair.other.send, channel, AFTER, channel)
-    assert received == AFTER
+from fast_channels.layers import (
+    BaseChannelLayer,
+    InMemoryChannelLayer,
+    RedisChannelLayer,
+    RedisPubSubChannelLayer,
+)
+from fast_channels.layers.redis.utils import shard_of
+from fast_channels.testing.contract import LayerContract, LayerOptions
+from tests.redis_servers.sentinel import Sentinels
+from tests.redis_servers.server import RedisServer
 
 
-async def test_flush_leaves_receivers_waiting(pair: Pair) -> None:
-    """A receiver that waits during a flush gets the next message."""
-    channel = await pair.layer.new_channel()
-    receiving = asyncio.create_task(pair.layer.receive(channel))
-    await asyncio.sleep(0)
-    await pair.layer.flush()
-    await pair.other.send(channel, AFTER)
-    async with asyncio.timeout(LIMIT):
-        assert await receiving == AFTER
+class Address(TypedDict, total=False):
+    """Where Redis is."""
+
+    hosts: list[str]
+    sentinels: list[tuple[str, int]]
+    service_name: str
 
 
-async def test_flush_empties_a_layer(backend: Backend, pair: Pair) -> None:
-    """A layer without receivers holds nothing after a flush."""
-    channel = await pair.layer.new_channel()
-    await pair.layer.group_add("group", channel)
-    await pair.other.send(channel, BEFORE)
-    await pair.layer.flush()
-    await pair.layer.flush()
-    assert not any(backend.held_by(pair.layer).values())
+class Spelling(TypedDict, total=False):
+    """How messages are written there."""
+
+    serializer_format: str
+    symmetric_encryption_keys: list[str]
 
 
-async def test_closed_layer_can_be_used_again(backend: Backend, pair: Pair) -> None:
-    """close() releases everything, may be repeated, and ends nothing for ever."""
-    layer = pair.layer
-    for _ in range(2):
-        channel = await layer.new_channel()
-        await layer.group_add("group", channel)
-        await layer.group_send("group", AFTER)
-        assert await pair.rest(channel) == [AFTER]
-        await layer.close()
-        await layer.close()
-        assert not any(backend.held_by(layer).values())
+# asyncio's debug mode takes most of the time of these tests, and finds in one form of a
+# layer what it finds in all.
+_DEBUGGED = {"memory", "queue", "pub/sub"}
 
 
-async def test_closing_that_is_cancelled(backend: Backend, pair: Pair) -> None:
-    """Whenever close() is cancelled, the layer closes all the same."""
-    layer = pair.layer
-    for steps in range(1, 5):
-        channel = await layer.new_channel()
-        await layer.group_add("group", channel)
-        await layer.group_send("group", AFTER)
-        assert await pair.rest(channel) == [AFTER]
-        closing = asyncio.create_task(layer.close())
-        for _ in range(steps):
-            await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.wait([closing])
-    await pair.other.close()
-    async with asyncio.timeout(LIMIT):
-        while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 # they end by themselves
-            await asyncio.sleep(0.001)
-    assert not any(backend.held_by(layer).values())
+class OurContract(LayerContract):
+    """What the layers of this library promise, in one form of a layer."""
+
+    name: str
+    """The form, as the table in the documentation calls it."""
+
+    @pytest.fixture(autouse=True)
+    async def debug_mode(self) -> None:
+        if self.name not in _DEBUGGED:
+            asyncio.get_running_loop().set_debug(False)
+
+    async def test_repr_is_a_report_in_one_line(self, layer: BaseChannelLayer) -> None:
+        """The repr of a layer names its class and says what the layer holds."""
+        report = repr(layer)
+        assert report.startswith(f"<{type(layer).__name__} [")
+        assert report.endswith("]>")
+        assert "\n" not in report
 
 
-@pytest.mark.parametrize("error", [None, ZeroDivisionError])
-async def test_leaving_the_context_of_a_layer_closes_it(
-    backend: Backend, pair: Pair, error: type[Exception] | None
-) -> None:
-    """``async with`` releases everything, however the block ends."""
-    with contextlib.suppress(ZeroDivisionError):
-        async with pair.layer as layer:
-            assert layer is pair.layer
-            await layer.group_add("group", await layer.new_channel())
-            if error is not None:
-                raise error
-    assert not any(backend.held_by(pair.layer).values())
+class TestMemory(OurContract):
+    name = "memory"
+
+    @pytest.fixture
+    def layers(
+        self, options: LayerOptions
+    ) -> tuple[InMemoryChannelLayer, InMemoryChannelLayer]:
+        layer = InMemoryChannelLayer(**options)
+        return layer, layer
 
 
-async def test_layer_does_what_its_extensions_say(layer: BaseChannelLayer) -> None:
-    """Every layer has groups, and can be flushed."""
-    assert {"groups", "flush"} <= set(layer.extensions)
+class TestQueue(OurContract):
+    name = "queue"
+    layer_class: type[RedisChannelLayer | RedisPubSubChannelLayer] = RedisChannelLayer
+    spelling: Spelling = {}
+
+    @pytest.fixture
+    def servers(self, redis_server: RedisServer) -> list[RedisServer]:
+        return [redis_server]
+
+    @pytest.fixture
+    def where(self, servers: list[RedisServer]) -> Address:
+        return {"hosts": [server.url for server in servers]}
+
+    @pytest.fixture
+    def layers(
+        self,
+        options: LayerOptions,
+        where: Address,
+        servers: list[RedisServer],
+        prefix: str,
+    ) -> Iterator[list[BaseChannelLayer]]:
+        yield [
+            self.layer_class(prefix=prefix, **where, **self.spelling, **options)
+            for _ in range(2)
+        ]
+        for server in servers:
+            server.delete_keys(prefix)
 
 
-async def test_repr_is_a_report_in_one_line(layer: BaseChannelLayer) -> None:
-    """The repr of a layer names its class and says what the layer holds."""
-    report = repr(layer)
-    assert report.startswith(f"<{type(layer).__name__} [")
-    assert report.endswith("]>")
-    assert "\n" not in report
+class OnTwoHosts:
+    @pytest.fixture
+    def servers(
+        self, redis_server: RedisServer, second_redis_server: RedisServer
+    ) -> list[RedisServer]:
+        return [redis_server, second_redis_server]
 
 
-async def test_event_loops_use_a_layer_one_after_the_other(pair: Pair) -> None:
-    """A layer that was used in one event loop works in the next."""
+class BehindSentinel:
+    @pytest.fixture
+    def servers(self, sentinels: Sentinels) -> list[RedisServer]:
+        return [sentinels.master]
 
-    async def use(group: str) -> None:
-        channel = await pair.layer.new_channel()
-        await pair.layer.group_add(group, channel)
-        async with asyncio.timeout(LIMIT):
-            await pair.other.group_send(group, BEFORE)
-            assert await pair.layer.receive(channel) == BEFORE
-            await pair.other.send(channel, AFTER)
-            assert await pair.layer.receive(channel) == AFTER
-        await pair.layer.group_discard(group, channel)
-
-    await use("group")
-    for number in range(3):
-        await asyncio.to_thread(asyncio.run, use(f"group-{number}"))
-    await use("group")
+    @pytest.fixture
+    def where(self, sentinels: Sentinels) -> Address:
+        return {
+            "sentinels": sentinels.addresses,
+            "service_name": sentinels.service_name,
+        }
 
 
-async def test_event_loops_use_a_layer_at_once(pair: Pair) -> None:
-    """Members of a group in several threads get every message of all of them."""
-    threads, count = 4, 20
-    everybody_joined = threading.Barrier(threads, timeout=LIMIT)
-
-    async def use(thread: int) -> None:
-        channel = await pair.layer.new_channel()
-        await pair.layer.group_add("group", channel)
-        await asyncio.to_thread(everybody_joined.wait)
-        sent = [{"type": "a", "from": thread, "number": n} for n in range(count)]
-        for message in sent:
-            await pair.other.group_send("group", message)
-        async with asyncio.timeout(LIMIT):
-            received = [
-                await pair.layer.receive(channel) for _ in range(threads * count)
-            ]
-        for sender in range(threads):
-            numbers = [one["number"] for one in received if one["from"] == sender]
-            assert numbers == list(range(count))
-        await pair.layer.group_discard("group", channel)
-
-    runs = [asyncio.to_thread(asyncio.run, use(thread)) for thread in range(threads)]
-    await asyncio.gather(*runs)
+class TestQueueOnTwoHosts(OnTwoHosts, TestQueue):
+    name = "queue on two hosts"
 
 
-async def test_thread_without_an_event_loop_sends(pair: Pair) -> None:
-    """What async_to_sync() sends from a thread reaches a receiver that waits."""
-    channel = await pair.layer.new_channel()
-    await pair.layer.group_add("group", channel)
-    receiving = asyncio.create_task(pair.layer.receive(channel))
-    await asyncio.sleep(0)
+class TestQueueBehindSentinel(BehindSentinel, TestQueue):
+    name = "queue behind Sentinel"
 
-    def send() -> None:
-        async_to_sync(pair.other.send)(channel, BEFORE)
-        for _ in range(30):
-            async_to_sync(pair.other.group_send)("group", AFTER)
 
-    await asyncio.to_thread(send)
-    async with asyncio.timeout(LIMIT):
-        first = await receiving
-    received = [first, *await pair.rest(channel)]
-    # Several hosts may deliver what they carry in another order.
-    assert sorted(received, key=str) == [*[AFTER] * 30, BEFORE]
+class TestQueueWithoutTracking(TestQueue):
+    name = "queue without tracking"
+
+    @pytest.fixture
+    def where(self, url_without_tracking: str) -> Address:
+        return {"hosts": [url_without_tracking]}
+
+
+class TestEncryptedQueue(TestQueue):
+    name = "encrypted queue"
+    spelling: Spelling = {"symmetric_encryption_keys": ["secret"]}
+
+
+class TestQueueOfJson(TestQueue):
+    name = "queue of JSON"
+    spelling: Spelling = {"serializer_format": "json"}
+    carries_bytes = False
+
+
+class TestPubSub(TestQueue):
+    name = "pub/sub"
+    layer_class = RedisPubSubChannelLayer
+    prefixes_channels = True
+    any_name_is_valid = True
+    keeps_messages_for_later_receivers = False
+    send_refuses_when_full = False
+
+    @override
+    def lanes(self, layer: BaseChannelLayer) -> Sequence[str]:
+        assert isinstance(layer, RedisPubSubChannelLayer)
+        shards = range(len(layer.hosts))
+        if len(shards) == 1:
+            return ()
+        by_shard = {
+            shard_of(f"{layer.prefix}__group__lane-{number}", len(shards)): number
+            for number in range(100)
+        }
+        return [f"lane-{by_shard[shard]}" for shard in shards]
+
+
+class TestPubSubOnTwoHosts(OnTwoHosts, TestPubSub):
+    name = "pub/sub on two hosts"
+
+
+class TestPubSubBehindSentinel(BehindSentinel, TestPubSub):
+    name = "pub/sub behind Sentinel"
+
+
+FORMS: list[type[OurContract]] = [
+    TestMemory,
+    TestQueue,
+    TestQueueOnTwoHosts,
+    TestQueueBehindSentinel,
+    TestQueueWithoutTracking,
+    TestEncryptedQueue,
+    TestQueueOfJson,
+    TestPubSub,
+    TestPubSubOnTwoHosts,
+    TestPubSubBehindSentinel,
+]

@@ -30,6 +30,7 @@ from fast_channels.consumer import (
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
 )
+from fast_channels.consumer.timing import Timing
 from fast_channels.exceptions import DenyConnection
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
 from fast_channels.type_defs import (
@@ -39,6 +40,7 @@ from fast_channels.type_defs import (
     ChannelScope,
     WebSocketDisconnectEvent,
 )
+from tests.waiting import turn
 
 from .servers import SERVERS_THAT_NOTICE, Serve, serving
 
@@ -52,12 +54,6 @@ pytestmark = [
 ]
 
 Errors: TypeAlias = list[logging.LogRecord]
-
-
-async def turns() -> None:
-    """Let everything happen that needs no time, in this process and in the kernel."""
-    for _ in range(50):
-        await asyncio.sleep(0)
 
 
 class Room(AsyncWebsocketConsumer):
@@ -233,18 +229,16 @@ async def test_client_that_ignores_the_close(
     serve: Serve,
     layer: InMemoryChannelLayer,
     codes: list[int],
-    monkeypatch: pytest.MonkeyPatch,
     alias: str | None,
     *,
     talks: bool,
 ) -> None:
     """After close() nothing of a client is handled, and its consumer ends in time."""
-    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.2)
-    # uvicorn's older implementation waits for the client's answer.
-    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.1)
     handled: list[str | None] = []
 
     class LoggedOut(Room):
+        # uvicorn's older implementation waits for the client's answer when it closes.
+        _consumer_timing = Timing(answer=0.2, close=0.1)
         channel_layer_alias = alias
         groups = [] if alias is None else ["room"]
 
@@ -391,7 +385,7 @@ async def test_sending_to_a_client_that_left(
         await client.send("go")
         await busy.wait()
         await leave(client)
-        await turns()
+        await turn(50)
         left.set()
     if leave is say_goodbye:
         assert codes == [code_of_client(4002, server)]
@@ -415,7 +409,7 @@ async def test_client_that_stops_reading_and_vanishes(
     async with serve(Flood.as_asgi(codes=codes)) as address:
         client = await connect(f"ws://{address}/", compression=None, max_queue=1)
         await client.send("go")
-        await turns()
+        await turn(50)
         await hang_up(client)
     assert codes in ([1005], [1006])
 

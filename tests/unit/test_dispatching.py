@@ -3,69 +3,27 @@
 import asyncio
 import contextlib
 import contextvars
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import pytest
 
 from fast_channels.dispatching import DispatchLoop, await_many_dispatch
 from fast_channels.exceptions import StopConsumer
+from fast_channels.sources import Sources
 from fast_channels.type_defs import ChannelMessage
 from fast_channels.waking import wake
+from tests.waiting import turn
 
-LAST = "last"
-
-Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
-
-
-class Handler:
-    """Notes what it is given, and ends the loop at the message named ``LAST``."""
-
-    def __init__(self, *, turns: int = 0) -> None:
-        self.names: list[str] = []
-        self.turns = turns
-
-    async def __call__(self, message: ChannelMessage) -> None:
-        self.names.append(message["type"])
-        await turn(self.turns)
-        if message["type"] == LAST:
-            raise StopConsumer
-
-
-async def turn(times: int = 5) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-async def nothing() -> ChannelMessage:
-    """Wait for a message that never comes."""
-    never = asyncio.get_running_loop().create_future()
-    await never
-    raise AssertionError("nobody resolves it")
-
-
-def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
-    """Return a source that has these messages and then nothing more."""
-    left = deque(names)
-
-    async def source() -> ChannelMessage:
-        return {"type": left.popleft()} if left else await nothing()
-
-    return source
-
-
-class Box(deque[str]):
-    """A mailbox in which messages of these names wait."""
-
-    def take(self) -> ChannelMessage | None:
-        return {"type": self.popleft()} if self else None
-
-
-def others() -> set[asyncio.Task[Any]]:
-    """Return all tasks but the test's own."""
-    return asyncio.all_tasks() - {asyncio.current_task()}
+from .dispatch_parts import (
+    LAST,
+    Box,
+    Dispatch,
+    Handler,
+    nothing,
+    others,
+    source_of,
+)
 
 
 class Serve(Protocol):
@@ -553,7 +511,12 @@ def wake_from_an_event_loop(loop: DispatchLoop) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("wake_loop", [DispatchLoop.wake, wake_from_an_event_loop])
+def wake_directly(loop: DispatchLoop) -> None:
+    """Call wake() in a thread without an event loop."""
+    loop.wake()
+
+
+@pytest.mark.parametrize("wake_loop", [wake_directly, wake_from_an_event_loop])
 async def test_wake_works_in_any_thread(
     wake_loop: Callable[[DispatchLoop], None],
 ) -> None:
@@ -578,7 +541,7 @@ async def test_wake_bears_with_a_loop_that_goes_on_meanwhile(
     sleeper = asyncio.get_running_loop().create_future()
     reads = [sleeper, None]
     changes = property(lambda _: reads.pop(0), lambda _, value: None)
-    monkeypatch.setattr(DispatchLoop, "_sleeper", changes)
+    monkeypatch.setattr(Sources, "sleeper", changes)
     loop = DispatchLoop(Handler())
     loop.wake()
     assert sleeper.done()
@@ -632,233 +595,3 @@ async def test_await_many_dispatch_without_callables_waits_to_be_cancelled() -> 
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
-
-
-# Listening in one task, and working in another
-
-
-async def listen(
-    loop: DispatchLoop,
-    source: Callable[[], Awaitable[ChannelMessage]],
-    *,
-    first: bool = False,
-    take: Callable[[], ChannelMessage | None] | None = None,
-) -> None:
-    """Serve a source that is listened to; receive its first message apart."""
-
-    async def work() -> None:
-        if first:
-            assert (await loop.receive())["type"] == "first"
-        await loop.run([], take or Box().take)
-
-    await loop.listen(source, work())
-
-
-async def test_what_is_heard_is_dispatched_in_another_task() -> None:
-    """The task that listens receives, and another one dispatches, in order."""
-    tasks: list[asyncio.Task[Any] | None] = []
-    handler = Handler(turns=2)
-
-    async def dispatch(message: ChannelMessage) -> None:
-        tasks.append(asyncio.current_task())
-        await handler(message)
-
-    with pytest.raises(StopConsumer):
-        await listen(DispatchLoop(dispatch), source_of("first", "a", LAST), first=True)
-    assert handler.names == ["a", LAST]
-    assert len({*tasks, asyncio.current_task()}) == 2
-    assert others() == set()
-
-
-async def test_nothing_is_received_before_it_is_asked_for() -> None:
-    """A source is awaited when the work asks for its messages, and not during one."""
-    polled: list[str] = []
-    handled = asyncio.Event()
-
-    async def source() -> ChannelMessage:
-        polled.append("source")
-        return {"type": "a"} if len(polled) == 1 else await nothing()
-
-    async def dispatch(message: ChannelMessage) -> None:
-        await turn()
-        assert polled == ["source"]
-        handled.set()
-
-    loop = DispatchLoop(dispatch)
-
-    async def work() -> None:
-        await turn()
-        assert polled == []
-        await loop.run([], Box().take)
-
-    listening = asyncio.create_task(loop.listen(source, work()))
-    await handled.wait()
-    await turn()
-    assert polled == ["source", "source"]
-    listening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await listening
-    assert others() == set()
-
-
-@pytest.mark.parametrize("error", [ValueError("boom"), KeyError("boom")])
-@pytest.mark.parametrize("first", [True, False])
-async def test_source_that_fails_ends_the_work(error: Exception, first: bool) -> None:
-    """An exception of a source that is listened to is raised where it is asked for."""
-
-    async def source() -> ChannelMessage:
-        raise error
-
-    with pytest.raises(type(error), match="boom"):
-        await listen(DispatchLoop(Handler()), source, first=first)
-    assert others() == set()
-
-
-async def test_work_that_fails_while_nobody_says_anything() -> None:
-    """The task that listens ends with the work, is not cancelled, and can go on."""
-    with pytest.raises(StopConsumer):
-        await listen(DispatchLoop(Handler()), nothing, take=Box([LAST]).take)
-    task = asyncio.current_task()
-    assert task is not None
-    assert task.cancelling() == 0
-    await turn()
-    assert others() == set()
-
-
-async def test_cancelled_while_it_listens_and_again() -> None:
-    """Each cancellation reaches the work, which decides how it ends."""
-    cancelled: list[int] = []
-    ending = asyncio.Event()
-
-    async def work() -> None:
-        for number in range(2):
-            try:
-                await nothing()
-            except asyncio.CancelledError:
-                cancelled.append(number)
-        ending.set()
-        await nothing()
-
-    loop = DispatchLoop(Handler())
-    listening = asyncio.create_task(loop.listen(nothing, work()))
-    for expected in ([0], [0, 1]):
-        await turn()
-        listening.cancel()
-        await turn()
-        assert cancelled == expected
-    await ending.wait()
-    listening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await listening
-    assert others() == set()
-
-
-async def test_work_that_ends_well_although_it_was_cancelled() -> None:
-    """Work that swallows its cancellation ends as if there had been none."""
-
-    async def work() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await nothing()
-
-    listening = asyncio.create_task(DispatchLoop(Handler()).listen(nothing, work()))
-    await turn()
-    listening.cancel()
-    await listening
-    assert others() == set()
-
-
-@pytest.mark.parametrize("turns", range(4))
-async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
-    """A cancellation that comes too late for the work comes out all the same."""
-    end = asyncio.Event()
-
-    async def work() -> None:
-        await end.wait()
-
-    listening = asyncio.create_task(DispatchLoop(Handler()).listen(nothing, work()))
-    await turn()
-    end.set()
-    await turn(turns)
-    if listening.cancel():
-        with pytest.raises(asyncio.CancelledError):
-            await listening
-    else:
-        await listening
-    assert others() == set()
-
-
-@pytest.mark.parametrize("turns", range(3))
-async def test_what_comes_after_listening_is_not_interrupted(turns: int) -> None:
-    """A task that was cancelled as the work ended is not cancelled once more."""
-    end = asyncio.Event()
-    afterwards: list[str] = []
-
-    async def serve() -> None:
-        try:
-            await DispatchLoop(Handler()).listen(nothing, work())
-        finally:
-            await turn()
-            afterwards.append("went on")
-
-    async def work() -> None:
-        await end.wait()
-
-    serving = asyncio.create_task(serve())
-    await turn()
-    end.set()
-    await turn(turns)
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
-    assert afterwards == ["went on"]
-
-
-async def test_source_that_is_cancelled_by_itself() -> None:
-    """A source that ends as if cancelled ends the work, and starves nobody."""
-
-    async def source() -> ChannelMessage:
-        raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        await listen(DispatchLoop(Handler()), source)
-    assert others() == set()
-
-
-async def test_cancelled_before_anything_is_asked_for() -> None:
-    """Work that survives a cancellation is listened for as before."""
-    handler = Handler()
-    loop = DispatchLoop(handler)
-
-    async def work() -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await nothing()
-        await loop.run([], Box().take)
-
-    listening = asyncio.create_task(loop.listen(source_of("a", LAST), work()))
-    await turn()
-    listening.cancel()
-    with pytest.raises(StopConsumer):
-        await listening
-    assert handler.names == ["a", LAST]
-    assert others() == set()
-
-
-async def test_cancelled_when_something_is_asked_for() -> None:
-    """It makes no difference if the work asks for messages in that very moment."""
-    handler = Handler()
-    loop = DispatchLoop(handler)
-    ask = asyncio.Event()
-
-    async def work() -> None:
-        await ask.wait()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loop.receive()
-        await loop.run([], Box().take)
-
-    listening = asyncio.create_task(loop.listen(source_of("a", LAST), work()))
-    await turn()
-    ask.set()
-    listening.cancel()
-    with pytest.raises(StopConsumer):
-        await listening
-    assert handler.names[-1] == LAST
-    assert others() == set()

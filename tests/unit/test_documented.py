@@ -20,7 +20,6 @@ _PAGES = {page: page.read_text() for page in _ROOT.glob("docs/reference/*.rst")}
 
 # The modules whose names are public; what else can be imported is private.
 _MODULES = PUBLIC.keys() | {
-    "fast_channels.layers.redis.serializers",
     "fast_channels.lifespan",
     "fast_channels.middleware",
     "fast_channels.pytest_plugin",
@@ -157,3 +156,33 @@ def test_options_of_the_worker_are_documented() -> None:
     options = set(re.findall(r"--[a-z-]+", text)) - {"--help"}
     page = _PAGES[_ROOT / "docs" / "reference" / "worker.rst"]
     assert options == set(re.findall(r"^\.\. option:: (--[a-z-]+)", page, re.MULTILINE))
+
+
+_PACKAGE = _SOURCE / "fast_channels"
+_DESIGN = (_ROOT / "docs/topics/design.rst").read_text("utf-8")
+_STEPS = re.findall(
+    r"^   \* - ``(\S+\.py|\S+/\S+)``\n     - (``.+``)$", _DESIGN, re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("path", "functions"), _STEPS)
+def test_steps_of_the_design_exist(path: str, functions: str) -> None:
+    """Each file and function on the ways that the page follows is where it says."""
+    file = _PACKAGE / path
+    for function in re.findall(r"``([^`]+)``", functions):
+        if file.is_dir():
+            assert (file / function).is_file()
+            continue
+        name = ".".join(("fast_channels", *file.relative_to(_PACKAGE).parts))
+        found: object = importlib.import_module(
+            name.removesuffix(".py").removesuffix(".__init__")
+        )
+        for part in function.split("."):
+            found = getattr(found, part)
+
+
+def test_paths_of_the_design_exist() -> None:
+    """Each file that the page names is there."""
+    assert len(_STEPS) > 25
+    for path in re.findall(r"``((?:\w+/)+\w+\.(?:py|lua))``", _DESIGN):
+        assert (_PACKAGE / path).is_file(), path

@@ -14,8 +14,10 @@ import anyio.to_thread
 import pytest
 
 from fast_channels.dispatching import DispatchLoop
-from fast_channels.eager import RUN, FirstSteps
+from fast_channels.eager import FirstSteps
+from fast_channels.sources import RUN
 from fast_channels.type_defs import ChannelMessage
+from tests.waiting import turn
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
 
@@ -47,7 +49,7 @@ class Consumer:
     async def do(self, handler: Callable[[], Any]) -> None:
         """Have a handler called, and wait until it has had the time to end."""
         self.call(handler)
-        await turns()
+        await turn()
 
     async def stop(self) -> None:
         """Cancel it."""
@@ -69,18 +71,12 @@ class Consumer:
         return called
 
 
-async def turns(count: int = 8) -> None:
-    """Let everybody do what they can."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
 @pytest.fixture
 async def consumer() -> AsyncIterator[Consumer]:
     """Give a test a consumer that sleeps."""
     consumer = Consumer()
     consumer.start()
-    await turns()
+    await turn()
     yield consumer
     await consumer.stop()
 
@@ -140,11 +136,11 @@ async def test_handlers_that_wait_do_not_overlap(consumer: Consumer) -> None:
 
     consumer.call(slow)
     consumer.call(next_one)
-    await turns()
+    await turn()
     await consumer.do(next_one)
     assert events == ["slow"]
     going_on.set()
-    await turns()
+    await turn()
     assert events == ["slow", "slow has ended", "next", "next"]
 
 
@@ -163,10 +159,10 @@ async def test_what_a_handler_waits_for_reaches_it(consumer: Consumer) -> None:
         results.append(await asyncio.gather(*[asyncio.sleep(0, n) for n in range(3)]))
 
     consumer.call(handler)
-    await turns()
+    await turn()
     good.set_result("good")
     bad.set_exception(ValueError("bad"))
-    await turns(20)
+    await turn()
     assert results == ["good", "bad", [0, 1, 2]]
 
 
@@ -237,7 +233,7 @@ async def test_cancelling_reaches_the_handler(
     consumer.call(handler)
     # So that it has begun; its task may be awake or not.
     await asyncio.sleep(0)
-    await turns(turns_before)
+    await turn(turns_before)
     assert consumer.worker is not None
     consumer.worker.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -261,7 +257,7 @@ async def test_handler_that_goes_on_though_cancelled(consumer: Consumer) -> None
     assert consumer.worker is not None
     consumer.call(handler)
     asyncio.get_running_loop().call_soon(consumer.worker.cancel)
-    await turns()
+    await turn()
     await consumer.do(next_one)
     assert events == ["caught", "next"]
 
@@ -301,7 +297,7 @@ async def test_handler_that_is_no_coroutine(consumer: Consumer) -> None:
 
     await consumer.do(Awaitable)
     future.set_result("result")
-    await turns()
+    await turn()
     assert waited == ["result"]
     consumer.call(lambda: None)
     with pytest.raises(TypeError, match="await"):
@@ -320,12 +316,12 @@ async def test_frame_and_message_at_once(consumer: Consumer) -> None:
 
     consumer.call(handler)
     consumer.source.put_nowait({"type": "frame", "handler": frame})
-    await turns()
+    await turn()
     assert sorted(events) == ["frame", "message"]
     consumer.source.put_nowait({"type": "frame", "handler": frame})
     await asyncio.sleep(0)
     consumer.call(handler)
-    await turns()
+    await turn()
     assert sorted(events) == ["frame"] * 2 + ["message"] * 2
 
 
@@ -341,7 +337,7 @@ async def test_frame_that_comes_during_a_handler(consumer: Consumer) -> None:
         events.append("frame")
 
     consumer.call(handler)
-    await turns()
+    await turn()
     consumer.source.put_nowait({"type": "frame", "handler": frame})
     async with asyncio.timeout(5):
         while not events:  # noqa: ASYNC110 # it is what is tested
@@ -364,7 +360,7 @@ async def test_messages_from_another_thread(consumer: Consumer) -> None:
     for _ in range(100):
         await consumer.do(handler)
     await asyncio.to_thread(thread.join)
-    await turns()
+    await turn()
     assert len(events) == 200
 
 
@@ -418,7 +414,7 @@ async def test_many_consumers_leave_others_their_turn() -> None:
     consumers = [Consumer() for _ in range(3 * RUN)]
     for consumer in consumers:
         consumer.start()
-    await turns()
+    await turn()
     for consumer in consumers:
         consumer.call(handler)
     seen: list[int] = []
@@ -432,16 +428,18 @@ async def test_many_consumers_leave_others_their_turn() -> None:
 
 
 async def test_event_loop_that_runs_inside_of_a_task(consumer: Consumer) -> None:
-    """While another task runs there is no step; the task wakes, and does it all."""
+    """While another task runs, no handler begins; the task wakes, and runs them all."""
     seen: list[asyncio.Task[Any] | None] = []
 
     async def handler() -> None:
         seen.append(asyncio.current_task())
 
     consumer.box.append(handler)
-    consumer.loop.step()
+    eager = consumer.loop._eager  # pyright: ignore[reportPrivateUsage] # no public code calls it there
+    assert eager is not None
+    eager.step()
     assert not seen
-    await turns()
+    await turn()
     assert seen == [consumer.worker]
 
 
@@ -486,7 +484,7 @@ async def test_task_factory() -> None:
     loop.set_task_factory(make_task)
     consumer = Consumer()
     consumer.start()
-    await turns()
+    await turn()
     await consumer.do(handler)
     assert seen == [consumer.worker]
     assert isinstance(consumer.worker, OwnTask)

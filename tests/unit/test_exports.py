@@ -50,6 +50,17 @@ PUBLIC: dict[str, set[str]] = {
         "RedisPubSubChannelLayer",
         "RedisUnavailable",
     },
+    "fast_channels.layers.redis.serializers": {
+        "BaseMessageSerializer",
+        "JSONSerializer",
+        "MessageSerializer",
+        "MissingSerializer",
+        "MsgPackSerializer",
+        "SerializerDoesNotExist",
+        "SerializersRegistry",
+        "UndecodableMessage",
+        "registry",
+    },
     "fast_channels.layers.redis.type_defs": {
         "ChannelDecodedRedisHost",
         "ChannelRawRedisHost",
@@ -80,6 +91,7 @@ PUBLIC: dict[str, set[str]] = {
         "HttpCommunicator",
         "WebsocketCommunicator",
     },
+    "fast_channels.testing.contract": {"LayerContract", "LayerOptions", "LayerPair"},
     "fast_channels.type_defs": {
         "ASGI3Application",
         "ASGIApplication",

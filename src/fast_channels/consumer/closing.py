@@ -9,36 +9,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from fast_channels.type_defs import ChannelMessage
+from fast_channels.waking import ignore_error
 
 __all__ = ["send_close"]
 
-# Seconds to wait for the server.
-_PATIENCE = 1.0
-
 
 async def send_close(
-    send: Callable[[ChannelMessage], Awaitable[None]], event: ChannelMessage
+    send: Callable[[ChannelMessage], Awaitable[None]],
+    event: ChannelMessage,
+    seconds: float,
 ) -> None:
-    """Send a close; after a second it is cancelled, and not waited for any longer.
+    """Send a close; if that takes too long, cancel it, and do not wait for its end.
 
     Args:
         send: The server's.
         event: The ``websocket.close``.
+        seconds: Seconds to wait for the server.
 
     Raises:
-        Exception: What the server raises in that second.
+        Exception: What the server raises in that time.
     """
     sending = asyncio.ensure_future(send(event))
-    sending.add_done_callback(_retrieve)
+    sending.add_done_callback(ignore_error)
     try:
-        await asyncio.wait([sending], timeout=_PATIENCE)
+        await asyncio.wait([sending], timeout=seconds)
         if sending.done():
             sending.result()
     finally:
         sending.cancel()
-
-
-def _retrieve(sending: asyncio.Future[None]) -> None:
-    """Look at an error, which asyncio would log otherwise."""
-    if not sending.cancelled():
-        sending.exception()

@@ -3,17 +3,24 @@
 import asyncio
 import contextlib
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from typing_extensions import override
 
 from fast_channels.exceptions import InvalidChannelLayerError
 from fast_channels.layers.base import BaseChannelLayer
 
 from .base import AsyncConsumer
+from .connection import Connection
+from .layer_lookup import explain_missing, layer_of
+from .timing import Timing
 
-__all__ = ["AsyncGroupConsumer"]
+__all__ = ["AsyncGroupConsumer", "GroupConnection"]
 
 # Groups joined or left in a row before the event loop gets a turn.
 _RUN = 64
+
+_Consumer = TypeVar("_Consumer", bound="AsyncGroupConsumer")
 
 
 class AsyncGroupConsumer(AsyncConsumer):
@@ -26,38 +33,37 @@ class AsyncGroupConsumer(AsyncConsumer):
     all groups in it, including those that were appended in the meantime.
     """
 
-    # The groups to leave at the end, in addition to those in `groups`.
-    _consumer_joined: dict[str, None]
-    # The groups that the ending has left, or failed to leave.
-    _consumer_left: set[str]
-    # Whether the ending has left all groups at once.
-    __has_left = False
-    # The number of groups joined and left so far.
-    __changes = 0
+    if TYPE_CHECKING:
+
+        @functools.cached_property
+        def _consumer_connection(self) -> "GroupConnection[Any]": ...
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         groups = type(self).groups
-        if isinstance(groups, list):  # pyright: ignore[reportUnnecessaryIsInstance] # it may be a property
+        if isinstance(groups, list):  # it may be a property
             # A copy, since constructors can append to it.
             self.groups = list(groups)
 
     async def join_group(self, group: str) -> None:
-        """Join a group until the connection ends.
+        """Join a group until the connection ends; do nothing once it has ended.
 
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = self.__require_layer(f"cannot join group {group!r}")
+        layer = require_layer(self, f"cannot join group {group!r}")
+        connection = self._consumer_connection
+        if connection.over:
+            return
         # Noted first, so that the group is left even if joining is cancelled.
-        self.__note(group)
+        connection.note(group)
         try:
             await layer.group_add(group, self.channel_name)
         except TypeError:
-            self.__forget(group)
+            connection.forget(group)
             raise
-        await self.__pause()
+        await connection.pause()
 
     async def leave_group(self, group: str) -> None:
         """Leave a group; do nothing if the consumer is not a member.
@@ -66,93 +72,128 @@ class AsyncGroupConsumer(AsyncConsumer):
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = self.__require_layer(f"cannot leave group {group!r}")
+        layer = require_layer(self, f"cannot leave group {group!r}")
         await layer.group_discard(group, self.channel_name)
-        self.__forget(group)
-        await self.__pause()
+        connection = self._consumer_connection
+        if not connection.over:
+            connection.forget(group)
+            await connection.pause()
 
-    def _consumer_prepare(self) -> None:
-        groups: object = self.groups
+
+class GroupConnection(Connection[_Consumer]):
+    """The connection of a consumer that joins groups."""
+
+    __slots__ = ("_changes", "_joined", "_left")
+
+    def __init__(self, consumer: _Consumer, timing: Timing) -> None:
+        super().__init__(consumer, timing)
+        # The groups to leave at the end, in addition to those in `groups`.
+        self._joined: dict[str, None] = {}
+        # The groups that the end has left, or failed to leave; None before the end.
+        self._left: set[str] | None = None
+        # The number of groups joined and left so far.
+        self._changes = 0
+
+    @override
+    def check(self) -> None:
+        consumer = self.consumer
+        groups: object = consumer.groups
         if isinstance(groups, str):
             raise TypeError(
-                f"{type(self).__qualname__}.groups must be a list of names of groups, "
-                f"not a str: write [{groups!r}]"
+                f"{self.name}.groups must be a list of names of groups, not a str: "
+                f"write [{groups!r}]"
             )
-        self._consumer_joined = dict.fromkeys(self.groups or ())
-        self._consumer_left = set()
+        self._joined = dict.fromkeys(consumer.groups or ())
         # AttributeError: groups is a property, which reads the scope.
         with contextlib.suppress(AttributeError):
-            self.groups = list(self._consumer_joined)
+            consumer.groups = list(self._joined)
 
-    async def _consumer_join_groups(self) -> None:
+    async def join_groups(self) -> None:
         """Join the groups that the class or the constructor names."""
-        if not self.groups:
+        consumer = self.consumer
+        if not consumer.groups:
             return
-        layer = self.__require_layer(f"cannot join its groups {self.groups!r}")
-        for group in self.groups:
-            await layer.group_add(group, self.channel_name)
-            await self.__pause()
+        layer = require_layer(consumer, f"cannot join its groups {consumer.groups!r}")
+        for group in consumer.groups:
+            await layer.group_add(group, consumer.channel_name)
+            await self.pause()
 
-    async def _consumer_leave_groups(self) -> None:
+    async def leave_groups(self) -> None:
         """Leave all groups, each once; log errors."""
-        if not self._consumer_has_channel():
+        if not self.has_channel():
             return
-        layer, channel = self.channel_layer, self.channel_name
-        if self._consumer_attached:
-            if not self.__has_left:
-                self.__has_left = True
+        consumer = self.consumer
+        layer, channel = consumer.channel_layer, consumer.channel_name
+        if self.attached:
+            if self._left is None:
+                self._left = set()
                 leave = functools.partial(layer.delete_channel, channel)
-                await self._consumer_release(leave, "leave its groups")
+                await self.release(leave, "leave its groups")
             return
         cancelled: asyncio.CancelledError | None = None
-        for group in dict.fromkeys((*self._consumer_joined, *(self.groups or ()))):
-            if group in self._consumer_left:
+        left = self._left = self._left or set()
+        for group in dict.fromkeys((*self._joined, *(consumer.groups or ()))):
+            if group in left:
                 continue
-            self._consumer_left.add(group)
+            left.add(group)
             leave = functools.partial(layer.group_discard, group, channel)
             try:
-                await self._consumer_release(leave, f"leave group {group!r}")
+                await self.release(leave, f"leave group {group!r}")
             except asyncio.CancelledError as exc:
                 cancelled = exc
         if cancelled is not None:
             raise cancelled
 
-    def __lists_groups(self) -> bool:
-        """Return whether ``groups`` is a list of the instance, and not a property."""
-        return isinstance(vars(self).get("groups"), list)
-
-    def __note(self, group: str) -> None:
-        joined = self._consumer_joined
-        if self.__lists_groups() and len(self.groups) != len(joined):
+    def note(self, group: str) -> None:
+        """Note a group that the consumer joins."""
+        joined, groups = self._joined, self._list()
+        if groups is not None and len(groups) != len(joined):
             # User code can append to the list.
-            joined.update(dict.fromkeys(self.groups))
+            joined.update(dict.fromkeys(groups))
         if group not in joined:
             joined[group] = None
-            if self.__lists_groups():
-                self.groups.append(group)
+            if groups is not None:
+                groups.append(group)
 
-    async def __pause(self) -> None:
-        """Yield to the event loop after many changes: some layers never wait."""
-        self.__changes += 1
-        if not self.__changes % _RUN:
-            await asyncio.sleep(0)
-
-    def __forget(self, group: str) -> None:
-        self._consumer_joined.pop(group, None)
-        if not self.__lists_groups():
+    def forget(self, group: str) -> None:
+        """Forget a group that the consumer has left."""
+        self._joined.pop(group, None)
+        groups = self._list()
+        if not groups:
             return
-        if self.groups[-1:] == [group]:
+        if groups[-1] == group:
             # Tried first, as the group joined last is often the first one to leave.
-            self.groups.pop()
+            groups.pop()
         else:
             with contextlib.suppress(ValueError):
-                self.groups.remove(group)
+                groups.remove(group)
 
-    def __require_layer(self, what: str) -> BaseChannelLayer:
-        layer = self._consumer_layer()
-        if layer is None:
-            name, reason = self._consumer_explain()
-            raise InvalidChannelLayerError(
-                f"{name} {what}, as it has no channel layer: {reason}"
-            )
-        return layer
+    async def pause(self) -> None:
+        """Yield to the event loop after many changes: some layers never wait."""
+        self._changes += 1
+        if not self._changes % _RUN:
+            await asyncio.sleep(0)
+
+    def _list(self) -> list[str] | None:
+        """Return ``groups`` if it is a list of the instance, and not a property."""
+        groups = vars(self.consumer).get("groups")
+        return cast("list[str]", groups) if isinstance(groups, list) else None
+
+
+def require_layer(consumer: AsyncConsumer, what: str) -> BaseChannelLayer:
+    """Return the layer of a consumer.
+
+    Args:
+        consumer: The consumer.
+        what: What it cannot do without a layer, for the error.
+
+    Raises:
+        InvalidChannelLayerError: It has none.
+    """
+    layer = layer_of(consumer)
+    if layer is None:
+        name, reason = explain_missing(consumer)
+        raise InvalidChannelLayerError(
+            f"{name} {what}, as it has no channel layer: {reason}"
+        )
+    return layer

@@ -2,13 +2,20 @@
 
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import Any, TypeVar
 
 from fast_channels.type_defs import ChannelMessage
 
-__all__ = ["awaitable", "find_method", "get_handler_name", "require_reachable"]
+__all__ = [
+    "awaitable",
+    "find_method",
+    "get_handler_name",
+    "names_of",
+    "require_reachable",
+]
 
 _Result = TypeVar("_Result")
 
@@ -23,10 +30,22 @@ _EVENT_HANDLERS = frozenset(
         "http_disconnect",
     }
 )
-_PACKAGE = __name__.partition(".")[0]
+_PACKAGE = __name__.rpartition(".")[0]
 
 # Attributes of a class that are not callable, but become methods of its instances.
 _METHODS = (classmethod, functools.partialmethod, functools.singledispatchmethod)
+
+
+# The names of the handlers of each class, by message type.
+_names: "weakref.WeakKeyDictionary[type, dict[str, str]]" = weakref.WeakKeyDictionary()
+
+
+def names_of(consumer_class: type) -> dict[str, str]:
+    """Return the known handlers of a class: a dict of message type to name."""
+    names = _names.get(consumer_class)
+    if names is None:
+        names = _names[consumer_class] = {}
+    return names
 
 
 def get_handler_name(message: ChannelMessage) -> str:
@@ -59,7 +78,7 @@ def require_reachable(consumer_class: type, name: str, message_type: str) -> Non
     if name not in _EVENT_HANDLERS and any(
         name in vars(base) or name in inspect.get_annotations(base)
         for base in consumer_class.__mro__
-        if base.__module__.partition(".")[0] == _PACKAGE
+        if base.__module__.startswith(f"{_PACKAGE}.")
     ):
         raise ValueError(
             f"no handler for message type {message_type!r}: {name!r} is a method or "
@@ -90,10 +109,11 @@ def awaitable(
         TypeError: The result is not awaitable.
     """
     # Most results are coroutines, for which the first check is enough, and fast.
-    if type(result) is not CoroutineType and not inspect.isawaitable(result):
+    kind: object = type(result)
+    if kind is not CoroutineType and not inspect.isawaitable(result):
         raise TypeError(
             f"{type(consumer).__qualname__}.{method}() must be a coroutine function: "
             f"write 'async def {method}'; it returned {result!r}, which cannot be "
             "awaited"
         )
-    return result  # pyright: ignore[reportUnknownVariableType] # narrowed by its type
+    return result

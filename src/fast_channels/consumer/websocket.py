@@ -1,16 +1,13 @@
 """Consumers for WebSockets."""
 
-import contextlib
-import json
+import functools
 import logging
-import math
-import re
 import textwrap
 import weakref
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fast_channels.denial import denial_events
-from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import (
     AcceptConnection,
     DenyConnection,
@@ -20,65 +17,40 @@ from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,
     ChannelHeaders,
-    ChannelMessage,
     ChannelScope,
     WebSocketConnectEvent,
     WebSocketDisconnectEvent,
     WebSocketReceiveEvent,
 )
 
-from .closing import send_close
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
-from .incoming import Incoming
+from .json_frames import (
+    INVALID_DATA,
+    UNSUPPORTED_DATA,
+    InvalidFrame,
+    decode,
+    encode,
+)
 from .signals import signal_in
+from .websocket_connection import (
+    ABNORMAL,
+    CLOSED,
+    CONNECTING,
+    NORMAL,
+    WebSocketConnection,
+)
 
 __all__ = ["AsyncJsonWebsocketConsumer", "AsyncWebsocketConsumer"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds to wait for the server's disconnect after a failed send.
-_PATIENCE = 1.0
-# Seconds to wait for it after close(), which the client has to answer.
-_CLOSING = 10.0
-
-# The exceptions that frameworks raise when the client is gone, and for which they close
-# the connection with the exception's code. No framework is imported to compare them.
-_DISCONNECTED = "WebSocketDisconnect"
-_CLOSES = "WebSocketException"
-
 # Classes whose connect() left a connection undecided, which has been logged.
 _undecided: "weakref.WeakSet[type[AsyncWebsocketConsumer]]" = weakref.WeakSet()
-
-# Close codes, https://www.rfc-editor.org/rfc/rfc6455.html#section-7.4.1
-_NORMAL = 1000
-_UNSUPPORTED_DATA = 1003
-_NO_CODE = 1005
-_ABNORMAL = 1006
-_INVALID_DATA = 1007
-_INTERNAL_ERROR = 1011
-_SERVICE_RESTART = 1012
-
 
 # Maximum number of characters of an error in a frame that are logged.
 _SHORT = 200
 
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not valid JSON")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if math.isinf(value):
-        raise ValueError(f"{number} is too large")
-    return value
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
-_ENCODER = json.JSONEncoder(allow_nan=False)
-# The escape of one half of a surrogate pair; the other half can be missing.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 # For send_json(): a bool, or a close code. Any, so that overrides can declare bool, as
 # in Channels.
@@ -126,20 +98,9 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
     are still handled until the client has answered, for 10 seconds at most.
     """
 
-    # Whether websocket.connect was received and disconnect() has yet to be called.
-    __connected = False
-    # Whether accept() was called.
-    __accepted = False
-    # Whether close() or deny() was called, or the client has left.
-    __closed = False
-    # Whether the server has raised because the client is gone.
-    __gone = False
-    # Whether close() has closed an open connection.
-    __closed_here = False
-    # The code for disconnect() when the server reports none.
-    __close_code = _NORMAL
-    # The client's events; None when no connection is served.
-    __incoming: Incoming | None = None
+    @functools.cached_property
+    def _consumer_connection(self) -> WebSocketConnection:
+        return WebSocketConnection(self, self._consumer_timing)
 
     async def serve(self, websocket: Connection) -> None:
         """Serve the connection of an endpoint until it ends.
@@ -205,15 +166,16 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             subprotocol: One of the subprotocols that the client offered.
             headers: Headers to add to the response.
         """
-        if self.__closed:
+        connection = self._consumer_connection
+        if connection.state is CLOSED:
             return
-        self.__accepted = True
+        connection.accept()
         event: dict[str, Any] = {"type": "websocket.accept"}
         if subprotocol is not None:
             event["subprotocol"] = subprotocol
         if headers is not None:
             event["headers"] = list(headers)
-        await self.__transmit(event)
+        await connection.transmit(event)
 
     async def deny(
         self,
@@ -243,16 +205,17 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             ValueError: The status is unknown in HTTP, or lower than 200.
         """
         events = denial_events(self.scope, status, headers, body)
-        if self.__accepted:
+        connection = self._consumer_connection
+        if connection.accepted:
             raise RuntimeError(
                 "cannot deny a connection that was accepted: call deny() instead of "
                 "accept(), or close() with a code"
             )
-        if self.__closed:
+        if connection.state is CLOSED:
             return
-        self.__end(_ABNORMAL, _CLOSING)
+        connection.close(ABNORMAL)
         for event in events:
-            await self.__transmit(event)
+            await connection.transmit(event)
 
     async def send(  # pyright: ignore[reportIncompatibleMethodOverride] # a frame here, an event in the base class, as in Channels
         self,
@@ -277,14 +240,14 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             ValueError: Neither of them is given.
         """
         if text_data is not None:
-            if not isinstance(text_data, str):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
+            if not isinstance(text_data, str):  # the server would fail on it, or worse
                 raise TypeError(
                     f"text_data must be a str, not {text_data!r}; "
                     "bytes go into bytes_data, and other content is yours to encode"
                 )
             event: dict[str, Any] = {"type": "websocket.send", "text": text_data}
         elif bytes_data is not None:
-            if not isinstance(bytes_data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] # as above
+            if not isinstance(bytes_data, bytes | bytearray | memoryview):
                 raise TypeError(
                     f"bytes_data must be bytes, not {bytes_data!r}; "
                     "a str goes into text_data"
@@ -292,13 +255,13 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
             event = {"type": "websocket.send", "bytes": bytes(bytes_data)}
         else:
             raise ValueError("send() needs text_data or bytes_data")
-        if not self.__closed:
-            # __transmit(), inlined: sending is most of the work of a consumer.
+        connection = self._consumer_connection
+        if connection.state is not CLOSED:
+            # transmit(), inlined: sending is most of the work of a consumer.
             try:
                 await self.base_send(event)
             except Exception as exc:
-                if self.__is_gone(exc):
-                    raise _ClientGone from exc
+                connection.raise_if_gone(exc)
                 raise
         if close:
             await self.close(close)
@@ -323,16 +286,17 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         """
         event: dict[str, Any] = {"type": "websocket.close"}
         if code is not None:
-            if not isinstance(code, int):  # pyright: ignore[reportUnnecessaryIsInstance] # the server would fail on it, or worse
+            if not isinstance(code, int):  # the server would fail on it, or worse
                 raise TypeError(f"a close code must be an int, not {code!r}")
-            event["code"] = _NORMAL if code is True else code
-        if self.__closed:
+            event["code"] = NORMAL if code is True else code
+        connection = self._consumer_connection
+        if connection.state is CLOSED:
             return
         if reason is not None:
             event["reason"] = reason
-        self.__end(event.get("code", _NORMAL), _CLOSING)
-        await self.__transmit(event)
-        self.__closed_here = self.__accepted
+        connection.close(event.get("code", NORMAL))
+        await connection.transmit(event)
+        connection.note_sent_close()
 
     # Handlers of ASGI events
 
@@ -342,7 +306,8 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
         Raises:
             InvalidChannelLayerError: There are groups, but there is no channel layer.
         """
-        await self._consumer_join_groups()
+        connection = self._consumer_connection
+        await connection.join_groups()
         try:
             await awaitable(self.connect(), self, "connect")
         except (AcceptConnection, DenyConnection, ExceptionGroup) as exc:
@@ -353,78 +318,7 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
                 await self.close()
             else:
                 raise
-        if not (self.__accepted or self.__closed):
-            self.__warn_undecided()
-
-    async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
-        """Call ``receive()`` with the content of the frame."""
-        text = message.get("text")
-        if text is not None:
-            await awaitable(self.receive(text_data=text), self, "receive")
-        else:
-            data = message.get("bytes")
-            await awaitable(self.receive(bytes_data=data), self, "receive")
-
-    async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
-        """Leave the groups, call ``disconnect()`` and end the consumer."""
-        code = message.get("code")
-        # hypercorn reports 1000 after any close().
-        if code is None or code == _NO_CODE or (code == _NORMAL and self.__closed_here):
-            code = self.__close_code if self.__closed else _NO_CODE
-        # The client is gone.
-        self.__closed = True
-        await self._consumer_leave_groups()
-        await self.__disconnect_once(code)
-        raise StopConsumer
-
-    # The beginning and the end of a connection
-
-    def _consumer_prepare(self) -> None:
-        kind = self.scope.get("type", "websocket")
-        if kind != "websocket":
-            raise ValueError(
-                f"{type(self).__qualname__} serves WebSockets, but was called for a "
-                f"scope of type {kind!r}; give it a WebSocket route"
-            )
-        super()._consumer_prepare()
-
-    async def _consumer_begin(self, receive: ASGIReceiveCallable) -> None:
-        event = await receive()
-        self.__connected = event.get("type") == "websocket.connect"
-        await self.dispatch(event)
-
-    async def _consumer_attend(
-        self, loop: DispatchLoop, receive: ASGIReceiveCallable
-    ) -> None:
-        incoming = self.__incoming = Incoming(receive, loop)
-        receive = incoming.receive
-        if self._consumer_layer() is None:
-            await super()._consumer_attend(loop, receive)
-        else:
-            # A layer wakes a consumer more often than the client does.
-            await loop.listen(receive, self._consumer_serve(loop, receive, ()))
-
-    async def _consumer_stopped(
-        self, signal: Exception, receive: ASGIReceiveCallable
-    ) -> None:
-        if isinstance(signal, _ClientGone):
-            # The handler that failed to send has ended; the next event is the
-            # disconnect.
-            await self.dispatch(await receive())
-
-    def __end(self, code: int, patience: float) -> None:
-        """Stop sending to the client, and drop its events except the disconnect.
-
-        Args:
-            code: The code for disconnect() if the server reports none.
-            patience: Seconds to wait for the server.
-        """
-        self.__closed, self.__close_code = True, code
-        if self.__incoming is not None:
-            self.__incoming.close(code, patience)
-
-    def __warn_undecided(self) -> None:
-        if type(self) not in _undecided:
+        if connection.state is CONNECTING and type(self) not in _undecided:
             _undecided.add(type(self))
             _logger.warning(
                 "%s.connect() has returned without accept(), close() or deny(): the "
@@ -432,93 +326,25 @@ class AsyncWebsocketConsumer(AsyncGroupConsumer):
                 type(self).__qualname__,
             )
 
-    async def _consumer_end(self, cause: BaseException | None) -> None:
-        # The steps run in reverse order. If one of them is cancelled, the others still
-        # run.
-        async with contextlib.AsyncExitStack() as steps:
-            steps.push_async_callback(super()._consumer_end, cause)
-            steps.push_async_callback(self.__disconnect_at_last, cause)
-            steps.push_async_callback(self._consumer_leave_groups)
-            steps.push_async_callback(self.__close_after, cause)
+    async def websocket_receive(self, message: WebSocketReceiveEvent) -> None:
+        """Call ``receive()`` with the content of the frame."""
+        text = message.get("text")
+        received = (
+            self.receive(bytes_data=message.get("bytes"))
+            if text is None
+            else self.receive(text_data=text)
+        )
+        # Checked here first: the call would be a noticeable part of a frame's cost.
+        is_coroutine = type(received) is CoroutineType
+        await (received if is_coroutine else awaitable(received, self, "receive"))
 
-    async def __close_after(self, cause: BaseException | None) -> None:
-        """Close an open connection after an exception, with code 1011."""
-        if not isinstance(cause, Exception) or isinstance(cause, StopConsumer):
-            return
-        if self.__accepted and not self.__closed:
-            self.__closed = True
-            if _is_named(cause, _CLOSES):
-                return
-            event = {"type": "websocket.close", "code": _INTERNAL_ERROR}
-            with contextlib.suppress(Exception):
-                await send_close(self.base_send, event)
-
-    async def __disconnect_at_last(self, cause: BaseException | None) -> None:
-        with self._consumer_logged("disconnect"):
-            await self.__disconnect_once(self.__code_for(cause))
-
-    def __code_for(self, cause: BaseException | None) -> int:
-        if isinstance(cause, StopConsumer):
-            return self.__close_code
-        return _INTERNAL_ERROR if isinstance(cause, Exception) else _SERVICE_RESTART
-
-    async def __disconnect_once(self, code: int) -> None:
-        if self.__connected:
-            self.__connected = False
-            await awaitable(self.disconnect(code), self, "disconnect")
-
-    async def __transmit(self, event: ChannelMessage) -> None:
-        try:
-            if event["type"] == "websocket.close":
-                await send_close(self.base_send, event)
-            else:
-                await self.base_send(event)
-        except Exception as exc:
-            if self.__is_gone(exc):
-                raise _ClientGone from exc
-            raise
-
-    def __is_gone(self, exc: Exception) -> bool:
-        """Return whether the server's ``send()`` raised because the client is gone."""
-        # Servers raise an OSError then, see
-        # https://asgi.readthedocs.io/en/latest/specs/www.html#send-event, which
-        # frameworks turn into a WebSocketDisconnect. After that exception, or after
-        # they have reported the disconnect, they can raise any other one.
-        incoming = self.__incoming
-        if incoming is None:
-            return False
-        if not self.__gone:
-            self.__gone = (
-                isinstance(exc, OSError)
-                or _is_named(exc, _DISCONNECTED)
-                or incoming.has_left()
-            )
-            if self.__gone:
-                incoming.close(_ABNORMAL, _PATIENCE)
-        return self.__gone
-
-
-def _is_named(error: BaseException, name: str) -> bool:
-    """Return whether the class of an error, or one of its bases, has this name."""
-    return any(each.__name__ == name for each in type(error).__mro__)
-
-
-class _ClientGone(StopConsumer):
-    """Signal: the client is gone, which ends the handler that is sending to it."""
-
-
-class _InvalidFrame(ValueError):
-    """A frame from the client is not JSON.
-
-    Args:
-        code: The code to close with.
-        message: A description of the error in the frame.
-    """
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        """The code to close with."""
+    async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
+        """Leave the groups, call ``disconnect()`` and end the consumer."""
+        connection = self._consumer_connection
+        code = connection.leave(message)
+        await connection.leave_groups()
+        await connection.disconnect_once(code)
+        raise StopConsumer
 
 
 class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
@@ -535,7 +361,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         """Call ``receive()``; close the connection if the frame is not JSON."""
         try:
             await super().websocket_receive(message)
-        except _InvalidFrame as exc:
+        except InvalidFrame as exc:
             _logger.warning(
                 "%s closes the connection of %s with code %s: %r",
                 type(self).__qualname__,
@@ -566,14 +392,14 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
         if not text_data:
             binary = bytes_data is not None
             kind = "a binary" if binary else "an empty"
-            raise _InvalidFrame(
-                _UNSUPPORTED_DATA if binary else _INVALID_DATA,
+            raise InvalidFrame(
+                UNSUPPORTED_DATA if binary else INVALID_DATA,
                 f"expected a text frame with JSON, got {kind} frame",
             )
         try:
             content = await awaitable(self.decode_json(text_data), self, "decode_json")
         except (ValueError, RecursionError) as exc:
-            raise _InvalidFrame(_INVALID_DATA, f"invalid JSON: {exc}") from exc
+            raise InvalidFrame(INVALID_DATA, f"invalid JSON: {exc}") from exc
         await awaitable(self.receive_json(content, **kwargs), self, "receive_json")
 
     if TYPE_CHECKING:
@@ -614,11 +440,7 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
                 on: NaN, an infinite number, or half of a surrogate pair.
             RecursionError: The content is nested too deeply.
         """
-        content = _DECODER.decode(text_data)
-        if "\\u" in text_data and _SURROGATE.search(text_data):
-            # Half of a pair raises UnicodeEncodeError, which is a ValueError.
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
+        return decode(text_data)
 
     @classmethod
     async def encode_json(cls, content: Any) -> str:
@@ -628,4 +450,4 @@ class AsyncJsonWebsocketConsumer(AsyncWebsocketConsumer):
             TypeError: The content cannot be encoded.
             ValueError: The content has a float that is NaN or infinite.
         """
-        return _ENCODER.encode(content)
+        return encode(content)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from .contents import require_carried
 from .counters import Counters
 from .delivery import Delivery
+from .options import require_positive, require_positive_int
 
 if TYPE_CHECKING:
     from fast_channels.type_defs import (
@@ -184,7 +185,7 @@ class BaseChannelLayer:
         self, channel_capacity: "ChannelCapacityDict"
     ) -> "CompiledChannelCapacities":
         """Return the capacities with every glob compiled to a pattern."""
-        if not isinstance(channel_capacity, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(channel_capacity, Mapping):
             raise TypeError(
                 "channel_capacity must be a dict of globs or compiled patterns to "
                 f"capacities, not {channel_capacity!r}"
@@ -239,7 +240,7 @@ class BaseChannelLayer:
         return True
 
     def require_valid_message(self, message: object) -> None:
-        """Check that every layer can carry a message; layers call this when they send.
+        """Check that every layer can carry a message; for layers that send it.
 
         A message is a dict with str keys. It holds None, bool, int of 64 bits, float,
         str, bytes, list and dict, nested at most 100 levels deep.
@@ -292,21 +293,3 @@ def _compile_pattern(pattern: object) -> re.Pattern[str]:
         "channel_capacity maps globs or compiled patterns to capacities; "
         f"{pattern!r} is neither a str nor a re.Pattern"
     )
-
-
-def require_positive(name: str, value: object) -> float:
-    """Return the value of an option; raise unless it is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, not {value!r}")
-    return value
-
-
-def require_positive_int(name: str, value: object) -> int:
-    """Return the value of an option; raise unless it is a positive int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value!r}")
-    return value

@@ -22,6 +22,7 @@ __all__ = [
     "find_bytes",
     "is_deep",
     "is_flat",
+    "nested_values",
     "plain",
     "require_carried",
     "require_shallow",
@@ -92,7 +93,7 @@ def require_carried(message: object) -> None:
     Raises:
         TypeError: It cannot; the error gives the value, its place and an alternative.
     """
-    if not _is_plain(message):
+    if nested_values(message) is None:
         _require(message)
 
 
@@ -103,7 +104,9 @@ def plain(message: dict[str, Any]) -> dict[str, Any]:
         message: A message that ``require_carried()`` accepts. If it is already made of
             builtin types, the message itself is returned.
     """
-    return message if _is_plain(message) else cast("dict[str, Any]", _plain(message))
+    if nested_values(message) is not None:
+        return message
+    return cast("dict[str, Any]", _plain(message))
 
 
 def require_shallow(message: object) -> None:
@@ -122,19 +125,17 @@ def require_shallow(message: object) -> None:
 
 def is_deep(message: dict[str, Any]) -> bool:
     """Return whether lists and dicts are nested more than ``MAX_DEPTH`` levels deep."""
-    if is_flat(message):
-        return False
     level: list[Any] = [message]
     for _ in range(MAX_DEPTH):
-        level = [
-            value
-            for container in level
-            for value in _values(container)
-            if isinstance(value, _HOLDERS)
-        ]
-        if not level:
+        below: list[Any] = []
+        for container in level:
+            values = _values(container)
+            # Most hold only values that hold no others, which this finds out faster.
+            if not _IMMUTABLE.issuperset(map(type, values)):
+                below += [value for value in values if isinstance(value, _HOLDERS)]
+        if not below:
             return False
-        level = _distinct(level)
+        level = _distinct(below)
     return True
 
 
@@ -146,16 +147,20 @@ def find_bytes(message: Mapping[str, Any]) -> str | None:
 # Level by level instead of recursively, so that no depth can exhaust the stack
 
 
-def _is_plain(message: Any) -> bool:
-    """Return whether a message can be carried and is made of builtin types only."""
+def nested_values(message: Any) -> list[Any] | None:
+    """Return the lists and dicts that a message holds directly, after a check.
+
+    Returns:
+        None unless the message can be carried and is made of builtin types only. Most
+        messages hold no lists and dicts: receivers can share the values of those.
+    """
     kind = _type_of(message)
     if kind is not dict or not _are_plain_keys(message):
-        return False
+        return None
     below: list[Any] = []
-    # Most messages are flat, so that the check ends here.
-    return _are_plain(message.values(), below) and (
-        not below or _are_plain_below(below)
-    )
+    if not _are_plain(message.values(), below):
+        return None
+    return below if not below or _are_plain_below(below) else None
 
 
 def _are_plain_below(level: list[Any]) -> bool:

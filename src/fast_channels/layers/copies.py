@@ -4,11 +4,11 @@ import copy
 import functools
 import marshal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from fast_channels.type_defs import ChannelMessage
 
-from .contents import is_flat, plain
+from .contents import is_flat, nested_values, plain, require_carried
 
 __all__ = ["copies_as_carried", "copies_of"]
 
@@ -37,16 +37,22 @@ def copies_of(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
 
 
 def copies_as_carried(message: ChannelMessage) -> Callable[[], dict[str, Any]]:
-    """Return a function like that of ``copies_of()``, for a message that is sent.
+    """Check a message that is sent; return a function like that of ``copies_of()``.
 
-    Args:
-        message: A message that ``require_carried()`` accepts. The copies are made of
-            builtin types, as if the message had been encoded and decoded.
+    The copies are made of builtin types, as if the message had been encoded and
+    decoded.
+
+    Raises:
+        TypeError: Not every layer can carry the message.
     """
-    own = dict(message)
-    if is_flat(own):
-        return own.copy
-    return functools.partial(marshal.loads, marshal.dumps(plain(own)))
+    own = cast("dict[str, Any]", message)
+    nested = nested_values(own)
+    if nested is None:
+        require_carried(own)
+        own = plain(own)
+    elif not nested:
+        return own.copy().copy
+    return functools.partial(marshal.loads, marshal.dumps(own))
 
 
 def _copy_deeply(message: dict[str, Any]) -> dict[str, Any]:

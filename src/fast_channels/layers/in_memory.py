@@ -6,7 +6,6 @@ for example when a thread sends with ``asgiref.sync.async_to_sync``.
 """
 
 import asyncio
-import itertools
 import secrets
 import time
 from collections.abc import Callable
@@ -15,11 +14,13 @@ from typing import Any
 from fast_channels.exceptions import ChannelFull
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
-from .base import BaseChannelLayer, require_positive
+from .base import BaseChannelLayer
 from .copies import copies_as_carried
 from .counters import Counters
+from .groups import Groups
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
+from .options import require_positive
 
 __all__ = ["InMemoryChannelLayer"]
 
@@ -70,14 +71,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._mailboxes = Mailboxes(self.get_capacity, self.expiry)
         self.channels: dict[str, Mailbox] = self._mailboxes.by_channel
         """The mailboxes of the channels that have a message or a receiver."""
-        self.groups: dict[str, dict[str, float]] = {}
+        self._groups = Groups()
+        self.groups: dict[str, dict[str, float]] = self._groups.by_group
         """The channels of each group, with the time each joined, in Unix time.
 
         Each ``receive()`` from a channel renews the channel's times.
         """
-        # The groups of each channel, the inverse of `groups`.
-        self._memberships: dict[str, set[str]] = {}
-        # Guards the three dicts above.
+        # Guards the mailboxes and the groups.
         self._lock = self._mailboxes.lock
         # Deliveries are counted with the lock held.
         self._counters = Counters(type(self).__name__)
@@ -133,21 +133,24 @@ class InMemoryChannelLayer(BaseChannelLayer):
             self.require_valid_channel_name(channel)
         copies = self._copies_of(message)
         now = time.monotonic()
-        # Later than elsewhere: users of Channels count the channels after a send().
-        self._sweep_if_due(now, patience=self.expiry)
         deadline = now + self.expiry
-        if not self._mailboxes.put(channel, copies, deadline):
-
-            def put(channels: list[str]) -> list[str]:
-                has_room = self._mailboxes.put(channel, copies, deadline)
-                return [] if has_room else channels
-
-            full = [channel]
-            await self._put_later(full, put)
-            if full:
-                raise ChannelFull(channel)
         with self._lock:
-            self._counters.delivered += 1
+            # Later than elsewhere: users of Channels count the channels after a send().
+            self._sweep_if_due(now, patience=self.expiry)
+            if self._mailboxes.put(channel, copies, deadline):
+                self._counters.delivered += 1
+                return
+
+        def put(channels: list[str]) -> list[str]:
+            with self._lock:
+                delivered, full = self._mailboxes.put_each(channels, copies, deadline)
+                self._counters.delivered += delivered
+            return full
+
+        full = [channel]
+        await self._put_later(full, put)
+        if full:
+            raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -176,12 +179,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
         A task that is still in ``receive()`` then waits on a new channel of that name.
         """
-        while channel in self._memberships:
+        while channel in self._groups.by_channel:
             with self._lock:
-                groups = self._memberships.get(channel, set())
-                for group in tuple(itertools.islice(groups, _CHUNK)):
-                    self._discard(group, channel)
-            if channel in self._memberships:
+                self._groups.discard_some(channel, _CHUNK)
+            if channel in self._groups.by_channel:
                 await asyncio.sleep(0)
         # Last, since messages can arrive whenever the loop above yields.
         self._mailboxes.delete(channel)
@@ -198,11 +199,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.require_valid_channel_name(channel)
         joined = time.time()
         with self._lock:
-            members = self.groups.get(group)
-            if members is None:
-                members = self.groups[group] = {}
-            members[channel] = joined
-            self._memberships.setdefault(channel, set()).add(group)
+            self._groups.add(group, channel, joined)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; do nothing if it is not a member.
@@ -213,7 +210,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         with self._lock:
-            self._discard(group, channel)
+            self._groups.discard(group, channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a copy of a message to every channel of a group.
@@ -256,8 +253,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def flush(self) -> None:
         """Drop all messages and groups; receivers keep waiting."""
         with self._lock:
-            self.groups.clear()
-            self._memberships.clear()
+            self._groups.clear()
             self._mailboxes.clear()
 
     async def close(self) -> None:
@@ -266,7 +262,6 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:
         """Check a message; return a function that returns copies of it."""
-        self.require_valid_message(message)
         return copies_as_carried(message)
 
     async def _put_later(
@@ -299,25 +294,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def _renew_memberships(self, channel: str) -> None:
         now = time.time()
         with self._lock:
-            for group in self._memberships.get(channel, ()):
+            for group in self._groups.by_channel.get(channel, ()):
                 self.groups[group][channel] = now
-
-    # The next two methods are called with the lock held.
-
-    def _discard(self, group: str, channel: str) -> None:
-        self._forget_member(group, channel)
-        groups = self._memberships.get(channel)
-        if groups is not None:
-            groups.discard(group)
-            if not groups:
-                self._memberships.pop(channel, None)
-
-    def _forget_member(self, group: str, channel: str) -> None:
-        members = self.groups.get(group)
-        if members is not None:
-            members.pop(channel, None)
-            if not members:
-                self.groups.pop(group, None)
 
     def _sweep_if_due(self, now: float, patience: float = 0) -> None:
         """Drop expired mailboxes and memberships, if a sweep is due."""
@@ -328,4 +306,4 @@ class InMemoryChannelLayer(BaseChannelLayer):
             for group, members in list(self.groups.items()):
                 for channel, joined in list(members.items()):
                     if joined < joined_before and channel not in self.channels:
-                        self._discard(group, channel)
+                        self._groups.discard(group, channel)

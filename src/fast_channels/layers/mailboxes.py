@@ -190,9 +190,9 @@ class Mailboxes:
         Returns:
             Whether a sweep was due.
         """
+        if now < self._next_sweep + patience:
+            return False
         with self.lock:
-            if now < self._next_sweep + patience:
-                return False
             self._next_sweep = now + self._interval
             for channel, mailbox in list(self.by_channel.items()):
                 if not mailbox.readers and mailbox.lapsed:

@@ -289,7 +289,9 @@ def _parse_header(values: list[bytes]) -> ParseResult | None:
 
 def _check(item: str | re.Pattern[str]) -> _Origin | re.Pattern[str]:
     """Parse an allowed origin; raise if it is not a valid one."""
-    if isinstance(item, re.Pattern) and isinstance(item.pattern, str):  # pyright: ignore[reportUnnecessaryIsInstance] # one of bytes fails later
+    if isinstance(item, re.Pattern) and isinstance(
+        item.pattern, str
+    ):  # one of bytes fails later
         return item
     if not isinstance(item, str):
         raise TypeError(

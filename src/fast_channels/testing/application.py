@@ -4,17 +4,30 @@ import asyncio
 import contextlib
 from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Self, cast
-
-import asgiref.testing
+from typing import TYPE_CHECKING, Any, Self
 
 from fast_channels.consumer.base import AsyncConsumer
 from fast_channels.type_defs import ASGIApplication, ChannelMessage, ChannelScope
 
 __all__ = ["ApplicationCommunicator"]
 
+if TYPE_CHECKING:
+    # asgiref.testing has no types; this is what it has, and what the methods below use.
+    class _Communicator:
+        def __init__(self, application: object, scope: ChannelScope) -> None: ...
+        @property
+        def future(self) -> asyncio.Task[None]: ...
+        async def send_input(self, message: ChannelMessage) -> None: ...
+        async def receive_output(self, timeout: float) -> dict[str, Any]: ...
+        async def receive_nothing(self, timeout: float, interval: float) -> bool: ...
+        async def wait(self, timeout: float) -> None: ...
+        def stop(self, exceptions: bool) -> None: ...
 
-class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
+else:
+    from asgiref.testing import ApplicationCommunicator as _Communicator
+
+
+class ApplicationCommunicator(_Communicator):
     """Runs an application for one connection, in the role of its server.
 
     The application starts with the first call that needs it, in a task and a context
@@ -43,16 +56,17 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
         application: ASGIApplication | type[AsyncConsumer],
         scope: ChannelScope,
     ) -> None:
+        served: object = application
         if isinstance(application, type) and issubclass(application, AsyncConsumer):
-            application = application.as_asgi()
-        super().__init__(application, scope)  # type: ignore[no-untyped-call] # asgiref.testing has no types
+            served = application.as_asgi()
+        super().__init__(served, scope)
         # Whether a call has raised the exception that ended the application.
         self._shown = False
 
     @property
     def future(self) -> asyncio.Task[None]:
         """The task that runs the application; reading it starts the application."""
-        return cast("asyncio.Task[None]", super().future)  # pyright: ignore[reportUnknownMemberType] # asgiref.testing has no types
+        return super().future
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +96,7 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             Exception: The exception that has ended the application.
         """
         with self._showing():
-            await super().send_input(message)  # type: ignore[no-untyped-call] # as above
+            await super().send_input(message)
 
     async def receive_output(self, timeout: float = 1) -> dict[str, Any]:
         """Wait for the next event that the application sends, and return it.
@@ -95,8 +109,7 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             Exception: The exception that has ended the application.
         """
         with self._showing():
-            output = await super().receive_output(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType, reportUnknownVariableType] # as above
-            return cast("dict[str, Any]", output)
+            return await super().receive_output(timeout)
 
     async def receive_nothing(
         self, timeout: float = 0.1, interval: float = 0.01
@@ -111,8 +124,7 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             Exception: The exception that has ended the application.
         """
         with self._showing():
-            nothing: bool = await super().receive_nothing(timeout, interval)  # type: ignore[no-untyped-call] # as above
-            return nothing
+            return await super().receive_nothing(timeout, interval)
 
     async def wait(self, timeout: float = 1) -> None:
         """Wait for the application to end.
@@ -124,7 +136,7 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             Exception: The exception that has ended the application.
         """
         with self._showing():
-            await super().wait(timeout)  # type: ignore[no-untyped-call] # pyright: ignore[reportArgumentType] # as above
+            await super().wait(timeout)
 
     def stop(self, exceptions: bool = True) -> None:
         """Cancel the application, without waiting for it to end.
@@ -133,7 +145,7 @@ class ApplicationCommunicator(asgiref.testing.ApplicationCommunicator):
             exceptions: Whether to raise the exception that has ended the application.
         """
         with self._showing():
-            super().stop(exceptions)  # type: ignore[no-untyped-call] # as above
+            super().stop(exceptions)
 
     @contextlib.contextmanager
     def _showing(self) -> Generator[None]:

@@ -45,9 +45,9 @@ class HttpCommunicator(ApplicationCommunicator):
         body: bytes = b"",
         headers: ChannelHeaders | None = None,
     ) -> None:
-        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(path, str):
             raise TypeError(f"path must be a str, not {path!r}")
-        if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(body, bytes):
             raise TypeError(f"body must be bytes, not {body!r}")
         raw_path, _, query_string = path.partition("?")
         super().__init__(

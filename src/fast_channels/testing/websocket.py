@@ -43,7 +43,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         subprotocols: Iterable[str] | None = None,
         spec_version: str | None = None,
     ) -> None:
-        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+        if not isinstance(path, str):
             raise TypeError(f"path must be a str, not {path!r}")
         raw_path, _, query_string = path.partition("?")
         asgi = {"version": "3.0"}
@@ -129,7 +129,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         if (text_data is None) is (bytes_data is None):
             raise ValueError("send_to() needs either text_data or bytes_data")
         if text_data is not None:
-            if not isinstance(text_data, str):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+            if not isinstance(text_data, str):
                 raise TypeError(f"text_data must be a str, not {text_data!r}")
             await self.send_input({"type": "websocket.receive", "text": text_data})
         else:

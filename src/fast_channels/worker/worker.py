@@ -24,9 +24,10 @@ from typing import Any, cast
 
 from fast_channels.consumer.base import AsyncConsumer
 from fast_channels.exceptions import StopConsumer
-from fast_channels.layers.base import BaseChannelLayer, require_positive_int
+from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.foreign import as_layer, is_layer
+from fast_channels.layers.options import is_number, require_positive_int
 from fast_channels.routing import ChannelNameRouter, as_application
 from fast_channels.type_defs import (
     ChannelApplication,
@@ -351,7 +352,7 @@ def _check_channels(
 def _check_timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] # checks input
+    if not is_number(timeout):
         raise TypeError(f"shutdown_timeout must be a number or None, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError(f"shutdown_timeout must not be negative, but is {timeout!r}")

@@ -17,8 +17,10 @@ HELLO = {"type": "hello"}
 
 # Prints what a child can do with what the parent has in its background thread.
 CHILD = """
-import asyncio, os, sys
+import asyncio, logging, os, sys
 from fast_channels import layers
+# In dev mode, asyncio warns of steps that take long, which a busy machine makes of any.
+logging.getLogger("asyncio").setLevel("ERROR")
 layer = getattr(layers, sys.argv[1])(hosts=[sys.argv[2]])
 facade = layers.SyncChannelLayer(layer)
 names = []

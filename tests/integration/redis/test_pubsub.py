@@ -13,6 +13,7 @@ from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 MESSAGE = {"type": "test.message"}
 ALIAS = "pubsub"
@@ -39,12 +40,6 @@ async def other(
     """Give a test the layer of another process."""
     async with RedisPubSubChannelLayer([redis_server.url], prefix) as layer:
         yield layer
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 def listeners(server: RedisServer, name: str) -> int:
@@ -160,12 +155,12 @@ async def test_plain_channel(
     """It is listened to while somebody receives, and dropped some time after that."""
     name = f"{prefix}jobs"
     receiving = asyncio.create_task(layer.receive(name))
-    await until(lambda: listeners(redis_server, name))
+    await until(lambda: listeners(redis_server, name), pause=PAUSE)
     # This is about time itself: it looks several times whether it is still read.
     await asyncio.sleep(0.7)
     await other.send(name, MESSAGE)
     assert await receiving == MESSAGE
-    await until(lambda: not listeners(redis_server, name))
+    await until(lambda: not listeners(redis_server, name), pause=PAUSE)
 
 
 async def test_connection_that_listens_to_nothing(
@@ -177,7 +172,9 @@ async def test_connection_that_listens_to_nothing(
         await layer.group_add("room", "member")
         await layer.group_discard("room", "member")
         before = redis_server.command_counts().get("ping", 0)
-        await until(lambda: redis_server.command_counts()["ping"] > before + 3)
+        await until(
+            lambda: redis_server.command_counts()["ping"] > before + 3, pause=PAUSE
+        )
         await layer.group_add("room", "member")
         assert layer.statistics()["reconnects"] == 0
 
@@ -231,7 +228,7 @@ async def test_consumers_that_ended(
     assert await client.connect() == (True, None)
     assert listeners(redis_server, group) == 1
     await end(client, other)
-    await until(lambda: not listeners(redis_server, group))
+    await until(lambda: not listeners(redis_server, group), pause=PAUSE)
     held = layer.statistics()
     assert (held["channels"], held["groups"]) == (0, 0)
 

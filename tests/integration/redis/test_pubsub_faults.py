@@ -19,6 +19,7 @@ from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 from .faults.killer import Client, any_client, kill
 from .links import LossyLink, slow_link
@@ -76,12 +77,6 @@ class Listener(AsyncWebsocketConsumer):
         await self.send(message["type"])
 
     back = test_message = gone
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.001)
 
 
 async def next_of(layer: RedisPubSubChannelLayer, channel: str) -> str:
@@ -146,7 +141,7 @@ async def test_killed_while_channels_are_added(
     assert layer.statistics()["reconnects"] >= 20
     assert len(channels) >= 40
     # What it tells the server last.
-    await until(lambda: own_redis_server.command("PUBSUB", "NUMPAT") == 10)
+    await until(lambda: own_redis_server.command("PUBSUB", "NUMPAT") == 10, pause=PAUSE)
     for number, channel in enumerate(channels[1:], 1):
         await other.send(channel, MESSAGE)
         await other.group_send(f"group{number}", MESSAGE)
@@ -198,7 +193,7 @@ async def test_restart(
     await asyncio.sleep(seconds)
     await asyncio.to_thread(own_redis_server.start)
     begun = time.monotonic()
-    await until(lambda: own_redis_server.command("PUBLISH", name, value))
+    await until(lambda: own_redis_server.command("PUBLISH", name, value), pause=PAUSE)
     assert time.monotonic() - begun < BACK
     assert [await next_of(layer, channel) for _ in range(2)] == [
         "back",

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 MESSAGE = {"type": "test.message"}
 PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
@@ -27,12 +28,6 @@ RECEIVING = (
     *("subscribe", "client|id", "client|tracking", "ping"),
 )
 FLUSHING = ("scan", "unlink")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 async def use(layer: RedisChannelLayer) -> None:
@@ -66,7 +61,7 @@ async def test_many_tasks(own_redis_server: RedisServer) -> None:
         assert await receiving == [MESSAGE] * 500
         assert len(own_redis_server.clients()) == 3
         assert layer.statistics()["dropped"] == 0
-    await until(lambda: own_redis_server.clients() == [])
+    await until(lambda: own_redis_server.clients() == [], pause=PAUSE)
 
 
 async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> None:
@@ -87,7 +82,7 @@ async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> N
             for _ in range(200):
                 assert await receiver.receive(channel) == MESSAGE
         await sending
-        await until(lambda: len(own_redis_server.clients()) == 3)
+        await until(lambda: len(own_redis_server.clients()) == 3, pause=PAUSE)
     assert layer.statistics() == dict.fromkeys(layer.statistics(), 0)
 
 
@@ -150,7 +145,9 @@ async def test_permissions(
         await use(layer)
         pings = redis_server.command_counts()["ping"]
         # One is answered before the next is sent.
-        await until(lambda: redis_server.command_counts()["ping"] > pings + 1)
+        await until(
+            lambda: redis_server.command_counts()["ping"] > pings + 1, pause=PAUSE
+        )
     assert logged(caplog) == []
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 
 import pytest
 
@@ -11,6 +11,7 @@ from fast_channels.layers.redis import RedisChannelLayer
 from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 MESSAGE = {"type": "test.message"}
 
@@ -184,12 +185,6 @@ async def test_group_send_to_two_hosts(
 # Nothing to do
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
-
-
 async def test_commands_of_a_waiting_receiver(
     own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,9 +198,9 @@ async def test_commands_of_a_waiting_receiver(
             return own_redis_server.command_counts()
 
         # The first script is unknown; it is sent as a whole then.
-        await until(lambda: counts().get("ping", 0) >= 2)
+        await until(lambda: counts().get("ping", 0) >= 2, pause=PAUSE)
         before = counts()
-        await until(lambda: counts()["ping"] >= before["ping"] + 3)
+        await until(lambda: counts()["ping"] >= before["ping"] + 3, pause=PAUSE)
         after = counts()
         called = {
             name: count - before.get(name, 0)

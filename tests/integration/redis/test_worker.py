@@ -13,7 +13,8 @@ import pytest
 
 from fast_channels.exceptions import ChannelFull
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis.queue import endpoint as client
+from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
+from fast_channels.layers.redis.queue.memberships import Timing
 from fast_channels.type_defs import (
     ASGIReceiveCallable,
     ASGISendCallable,
@@ -21,6 +22,7 @@ from fast_channels.type_defs import (
 )
 from fast_channels.worker import Worker
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 10
@@ -65,12 +67,6 @@ async def layer(
 async def send(layer: RedisChannelLayer, channel: str, *numbers: int) -> None:
     for number in numbers:
         await layer.send(channel, {"type": "job.do", "number": number})
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others go on until something holds."""
-    while not condition():  # noqa: ASYNC110 # nobody tells when it does
-        await asyncio.sleep(0.001)
 
 
 async def numbers(layer: RedisChannelLayer, channel: str, count: int) -> list[int]:
@@ -209,7 +205,7 @@ async def test_fair_turns(
 ) -> None:
     """A channel that is always full keeps no other one waiting for ever."""
     # What lies for so many seconds goes back, as if each job took longer than that:
-    monkeypatch.setattr(client, "_PATIENCE", 0.001)
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(reader=0.001))
     await send(layer, "first", *range(20))
     await send(layer, "second", *range(20))
     worker_layer = RedisChannelLayer([redis_server.url], prefix)

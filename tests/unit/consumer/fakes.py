@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -11,6 +11,7 @@ import pytest
 
 from fast_channels.layers import BaseChannelLayer, InMemoryChannelLayer
 from fast_channels.type_defs import ASGIApplication, ChannelMessage
+from tests.waiting import until
 
 __all__ = [
     "LIMIT",
@@ -20,18 +21,10 @@ __all__ = [
     "QueueLayer",
     "logged",
     "members",
-    "until",
 ]
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 5
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the event loop turn until a condition holds."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110 # any condition
-            await asyncio.sleep(0)
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -5,14 +5,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 from fast_channels.consumer import AsyncWebsocketConsumer
+from fast_channels.consumer.timing import Timing
 from fast_channels.exceptions import (
     StopConsumer,
 )
 from fast_channels.layers import (
     InMemoryChannelLayer,
 )
+from tests.waiting import until
 
-from .fakes import Boom, FakeServer, Layer, members, until
+from .fakes import Boom, FakeServer, Layer, members
 
 
 class Member(AsyncWebsocketConsumer):
@@ -84,6 +86,12 @@ class Subject(AsyncWebsocketConsumer):
         self.places.append(place)
         if place in self.trouble:
             await self.trouble[place](self)
+
+
+class Impatient(Subject):
+    """Waits only for a moment."""
+
+    _consumer_timing = Timing(answer=0.05, disconnect=0.01, close=0.01, release=0.05)
 
 
 async def bring_to(

@@ -19,8 +19,9 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 from fast_channels.layers.notices import Notice
+from tests.waiting import until
 
-from .fakes import Boom, FakeServer, QueueLayer, logged, until
+from .fakes import Boom, FakeServer, QueueLayer, logged
 
 
 class Recorder(AsyncConsumer):

@@ -11,9 +11,11 @@ from fast_channels.layers import (
     register_channel_layer,
 )
 from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
+from tests.waiting import until
 
-from .fakes import LIMIT, Boom, FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import LIMIT, Boom, FakeServer, Layer, QueueLayer, logged, members
 from .subject import (
+    Impatient,
     Subject,
     Trouble,
     assert_released,
@@ -170,11 +172,10 @@ async def test_frame_that_comes_before_the_close(layer: Layer) -> None:
 
 @pytest.mark.parametrize("client", ["silent", "talkative", "replayed"])
 async def test_server_never_tells_that_the_client_has_left(
-    any_layer: Layer | None, client: str, monkeypatch: pytest.MonkeyPatch
+    any_layer: Layer | None, client: str
 ) -> None:
     """After close() the connection ends in time, whatever the server returns."""
-    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.05)
-    consumer = Subject(any_layer)
+    consumer = Impatient(any_layer)
     frame = {"type": "websocket.receive", "text": "still here"}
 
     async def talk() -> None:
@@ -304,12 +305,28 @@ async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None
     assert consumer.codes == [1011]
 
 
-async def test_client_is_gone_without_a_word(
-    any_layer: Layer | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_client_is_gone_without_a_word(any_layer: Layer | None) -> None:
     """When the server does not tell that the client has left, the code is 1006."""
-    monkeypatch.setattr("fast_channels.consumer.websocket._PATIENCE", 0.01)
-    consumer = Subject(any_layer, receive=send)
+    consumer = Impatient(any_layer, receive=send)
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        server.gone = server.silent = True
+        server.put({"type": "websocket.receive", "text": "hello"})
+        assert await server.end() is None
+        assert_released(any_layer)
+    assert consumer.codes == [1006]
+
+
+async def test_close_after_a_failed_send(any_layer: Layer | None) -> None:
+    """A client that is gone is not waited for as if it could answer the close."""
+
+    async def send_and_close(consumer: Subject) -> None:
+        try:
+            await consumer.send("hello")
+        finally:
+            await consumer.close(4001)
+
+    consumer = Subject(any_layer, receive=send_and_close)
     async with FakeServer(consumer) as server:
         await server.connect()
         server.gone = server.silent = True
@@ -323,7 +340,6 @@ async def test_client_is_gone_without_a_word(
 async def test_server_that_waits_for_the_client(
     any_layer: Layer | None,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     *,
     fails: bool,
 ) -> None:
@@ -331,8 +347,6 @@ async def test_server_that_waits_for_the_client(
 
     What it raises in the end is not logged.
     """
-    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.01)
-    monkeypatch.setattr("fast_channels.consumer.websocket._CLOSING", 0.02)
     answered, sent = asyncio.Event(), asyncio.Event()
 
     async def wait_for_answer(event: ChannelMessage) -> None:
@@ -348,7 +362,7 @@ async def test_server_that_waits_for_the_client(
             raise Boom
         await consumer.close(4001)
 
-    consumer = Subject(any_layer, receive=end)
+    consumer = Impatient(any_layer, receive=end)
     try:
         async with FakeServer(consumer) as server:
             await server.connect()

@@ -15,8 +15,9 @@ from fast_channels.layers import (
     InMemoryChannelLayer,
     register_channel_layer,
 )
+from tests.waiting import until
 
-from .fakes import FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import FakeServer, Layer, QueueLayer, logged, members
 from .subject import Member
 
 
@@ -245,6 +246,18 @@ async def test_join_group_that_was_appended(layer: Layer) -> None:
         await consumer.leave_group("kitchen")
         assert consumer.groups == ["lobby", "news"]
         assert members(layer, "kitchen") == set()
+
+
+async def test_groups_after_the_end_of_the_connection(layer: Layer) -> None:
+    """A task that outlives the connection joins nothing, and may leave a group."""
+    consumer = Member()
+    async with FakeServer(consumer) as server:
+        await server.connect()
+        assert await server.disconnect() is None
+    await consumer.join_group("kitchen")
+    await consumer.leave_group("lobby")
+    assert members(layer, "kitchen") == set()
+    assert members(layer, "lobby") == set()
 
 
 @contextlib.asynccontextmanager

@@ -12,8 +12,9 @@ from fast_channels.consumer import AsyncHttpConsumer
 from fast_channels.exceptions import InvalidChannelLayerError, StopConsumer
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
 from fast_channels.type_defs import ChannelMessage, HttpRequestEvent
+from tests.waiting import until
 
-from .fakes import Boom, FakeServer, Layer, QueueLayer, logged, members, until
+from .fakes import Boom, FakeServer, Layer, QueueLayer, logged, members
 
 Answer: TypeAlias = Callable[["Page"], Awaitable[None]]
 

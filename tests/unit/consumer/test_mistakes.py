@@ -14,9 +14,11 @@ from fast_channels.consumer import (
     AsyncJsonWebsocketConsumer,
     AsyncWebsocketConsumer,
 )
+from fast_channels.consumer.timing import Timing
 from fast_channels.layers import InMemoryChannelLayer, register_channel_layer
+from tests.waiting import until
 
-from .fakes import FakeServer, Layer, logged, until
+from .fakes import FakeServer, Layer, logged
 
 CONNECT = {"type": "websocket.connect"}
 FRAME = {"type": "websocket.receive", "text": "[]"}
@@ -338,13 +340,11 @@ async def test_client_is_told_of_an_exception(
     assert Broken.codes == [1011]
 
 
-async def test_client_that_cannot_be_told_of_an_exception(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_client_that_cannot_be_told_of_an_exception() -> None:
     """A close that fails or hangs does not hide the exception."""
-    monkeypatch.setattr("fast_channels.consumer.closing._PATIENCE", 0.01)
 
     class Broken(AsyncWebsocketConsumer):
+        _consumer_timing = Timing(close=0.01)
         codes: list[int] = []
 
         def __init__(self, hangs: bool) -> None:

@@ -13,8 +13,9 @@ from fast_channels.exceptions import (
     DenyConnection,
 )
 from fast_channels.type_defs import WebSocketConnectEvent, WebSocketDisconnectEvent
+from tests.waiting import until
 
-from .fakes import FakeServer, Layer, members, until
+from .fakes import FakeServer, Layer, members
 from .subject import Member
 
 

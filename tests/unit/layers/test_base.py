@@ -207,15 +207,9 @@ def test_expiry_is_a_number_of_seconds(expiry: float) -> None:
     ("options", "error", "message"),
     [
         ({"expiry": 0}, ValueError, "expiry must be positive, not 0"),
-        ({"expiry": -1.5}, ValueError, "expiry must be positive, not -1.5"),
-        ({"expiry": float("nan")}, ValueError, "expiry must be positive, not nan"),
         ({"expiry": "60"}, TypeError, "expiry must be a number, not '60'"),
-        ({"expiry": None}, TypeError, "expiry must be a number, not None"),
-        ({"expiry": True}, TypeError, "expiry must be a number, not True"),
         ({"capacity": 0}, ValueError, "capacity must be at least 1, not 0"),
         ({"capacity": 1.5}, TypeError, "capacity must be an int, not 1.5"),
-        ({"capacity": "1"}, TypeError, "capacity must be an int, not '1'"),
-        ({"capacity": True}, TypeError, "capacity must be an int, not True"),
         (
             {"channel_capacity": {"a*": 0}},
             ValueError,

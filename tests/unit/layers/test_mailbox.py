@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fast_channels.layers.mailbox import Mailbox
+from tests.waiting import turn
 
 
 class Clock:
@@ -49,12 +50,6 @@ def take_all(mailbox: Mailbox) -> list[str]:
     while (taken := mailbox.take()) is not None:
         names.append(taken["name"])
     return names
-
-
-async def turn() -> None:
-    """Let every task that can go on do so."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def start(*mailboxes: Mailbox) -> list[asyncio.Task[dict[str, Any]]]:

@@ -20,10 +20,9 @@ from fast_channels.layers import (
     register_channel_layer,
     sync,
 )
+from fast_channels.layers.background import Call, LoopThread, background
 from fast_channels.type_defs import ChannelMessage
 from tests.redis_servers.server import wait_until
-
-facades = sync._background  # pyright: ignore[reportPrivateUsage] # its own test
 
 HELLO = {"type": "hello"}
 
@@ -49,8 +48,8 @@ class RecordingLayer(BaseChannelLayer):
                 raise
 
 
-def background() -> list[threading.Thread]:
-    """Return the threads of the facades."""
+def background_threads() -> list[threading.Thread]:
+    """Return the background threads that run."""
     return [
         thread
         for thread in threading.enumerate()
@@ -64,7 +63,7 @@ def no_thread_left() -> Iterator[None]:
     yield
     SyncChannelLayer().close()
     # Others that had nothing to do end as soon as they can.
-    wait_until(lambda: background() == [], "no thread is left", 5)
+    wait_until(lambda: background_threads() == [], "no thread is left", 5)
 
 
 def test_operations_reach_the_layer() -> None:
@@ -136,7 +135,7 @@ def test_calls_from_async_code_are_refused(name: str) -> None:
 
     with pytest.raises(RuntimeError, match=rf"\.{name}\(\) .*'await layer\.{name}\("):
         asyncio.run(main())
-    assert background() == []
+    assert background_threads() == []
 
 
 def test_all_calls_share_one_event_loop() -> None:
@@ -148,8 +147,8 @@ def test_all_calls_share_one_event_loop() -> None:
     assert len(layer.loops) == 24
     assert len(set(layer.loops)) == 1
     # Several may be started at once, all but one of which end.
-    wait_until(lambda: len(background()) == 1, "one thread is left", 5)
-    (thread,) = background()
+    wait_until(lambda: len(background_threads()) == 1, "one thread is left", 5)
+    (thread,) = background_threads()
     assert thread.daemon
     facade = SyncChannelLayer(layer)
     facade.close()
@@ -231,11 +230,11 @@ def test_interrupting_twice(
     interrupting: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An operation is cancelled a little later if cancelling was interrupted, too."""
-    monkeypatch.setattr(sync, "_INTERVAL", 0.01)
+    monkeypatch.setattr(background, "interval", 0.01)
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = facades.threads
+    (thread,) = background.threads
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -301,7 +300,7 @@ def test_end_does_not_wait_for_ever() -> None:
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(facade.send, "slow", HELLO)
         assert layer.started.wait(5)
-        facades.end(0.01)
+        background.end(0.01)
         assert not call.done()
         layer.loops[0].call_soon_threadsafe(layer.go_on.set)
         call.result(5)
@@ -312,11 +311,11 @@ def test_call_that_comes_late() -> None:
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (ended,) = facades.threads
+    (ended,) = background.threads
     facade.close()
-    facades.threads.append(ended)
+    background.threads.append(ended)
     facade.send("one", HELLO)
-    facades.threads.remove(ended)
+    background.threads.remove(ended)
     assert len(set(layer.loops)) == 2
 
 
@@ -337,8 +336,8 @@ def test_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             twice,
         )
         facade.send("one", HELLO)
-    facades.start_soon()
-    wait_until(lambda: len(background()) == 1, "the others have ended", 5)
+    background.start_soon()
+    wait_until(lambda: len(background_threads()) == 1, "the others have ended", 5)
     facade.send("one", HELLO)
     assert len(set(layer.loops)) == 1
 
@@ -359,9 +358,9 @@ def test_calls_during_close() -> None:
     assert held.wait(5)
     with ThreadPoolExecutor(2) as threads:
         closing = threads.submit(facade.close)
-        wait_until(lambda: len(facades.waiting) == 1, "it waits", 5)
+        wait_until(lambda: len(background.waiting) == 1, "it waits", 5)
         call = threads.submit(facade.send, "one", HELLO)
-        wait_until(lambda: len(facades.waiting) == 2, "it waits", 5)
+        wait_until(lambda: len(background.waiting) == 2, "it waits", 5)
         go_on.set()
         closing.result(5)
         call.result(5)
@@ -378,14 +377,14 @@ def test_no_thread_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("can't start new thread")
 
     def end_and_send() -> None:
-        calls = [sync._Call(None), sync._Call(None)]  # pyright: ignore[reportPrivateUsage] # its own test
-        facades.waiting.extend(calls)
-        (thread,) = facades.threads
+        calls = [Call(None), Call(None)]
+        background.waiting.extend(calls)
+        (thread,) = background.threads
         thread.submit()
         results.extend(call.result.get(timeout=5) for call in calls)
 
     results: list[object] = []
-    (thread,) = background()
+    (thread,) = background_threads()
     with monkeypatch.context() as patch:
         patch.setattr(_thread, "start_new_thread", fail)
         end_and_send()
@@ -422,11 +421,11 @@ def test_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
             return full
 
     with monkeypatch.context() as patch:
-        patch.setattr(facades, "waiting", Vanishing([None]))
-        thread = sync._LoopThread(facades).thread  # pyright: ignore[reportPrivateUsage] # its own test
+        patch.setattr(background, "waiting", Vanishing([None]))
+        thread = LoopThread(background).thread
         thread.start()
         thread.join()
-    assert not facades.serving.locked()
+    assert not background.serving.locked()
 
 
 def test_nothing_to_look_for() -> None:
@@ -434,7 +433,7 @@ def test_nothing_to_look_for() -> None:
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = facades.threads
+    (thread,) = background.threads
     thread.look_soon()
     facade.send("one", HELLO)
     assert len(set(layer.loops)) == 1
@@ -465,7 +464,7 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Thread", NoThread)
         # One that is not needed.
-        facades._start()  # pyright: ignore[reportPrivateUsage] # its own test
+        background._start()  # pyright: ignore[reportPrivateUsage] # its own test
     facade.send("one", HELLO)
     assert len(set(layer.loops)) == 1
 
@@ -481,8 +480,8 @@ def test_no_event_loop_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(asyncio, "new_event_loop", fail)
         with pytest.raises(OSError, match=r"^too many open files$"):
             facade.send("one", HELLO)
-        call = sync._Call(None)  # pyright: ignore[reportPrivateUsage] # its own test
-        facades.waiting.append(call)
+        call = Call(None)
+        background.waiting.append(call)
         facade.close()
     facade.send("one", HELLO)
 
@@ -538,22 +537,22 @@ def test_fork_begins_anew() -> None:
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    (thread,) = facades.threads
+    (thread,) = background.threads
     layer.started.clear()
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(facade.send, "slow", HELLO)
         assert layer.started.wait(5)
         # What a fork calls in the child, here in the process itself.
-        facades.forget()
+        background.forget()
         # And in a child of that, which has nothing to forget.
-        facades.forget()
+        background.forget()
         with pytest.raises(RuntimeError, match=r"^the process was forked"):
             call.result(5)
     facade.send("one", HELLO)
     facade.close()
     loop = layer.loops[0]
     assert loop.is_running()
-    assert background() == [thread.thread]
+    assert background_threads() == [thread.thread]
     # It is in no list any more, so it is ended by hand.
     loop.call_soon_threadsafe(layer.go_on.set)
     stop: Callable[[], None] = getattr(thread, "_stopped").set  # noqa: B009

@@ -6,7 +6,7 @@ import contextvars
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from fast_channels.type_defs import (
 )
 from fast_channels.worker import Worker
 from fast_channels.worker import worker as module
+from tests.waiting import turn, until
 
 # After so many seconds a test fails that would wait for ever.
 LIMIT = 5
@@ -57,19 +58,6 @@ async def running(worker: Worker) -> AsyncGenerator[asyncio.Task[None]]:
             await asyncio.wait([task])
         assert task.cancelled()
         assert worker.statistics()["running"] == 0
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others go on until something holds."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():
-            await settled()
-
-
-async def settled() -> None:
-    """Let workers take whatever they may take."""
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 class Jobs:
@@ -229,7 +217,7 @@ async def test_concurrency(layer: InMemoryChannelLayer) -> None:
         await send(layer, "a", 0, 1, 2, 3)
         await send(layer, "b", 4, 5, 6, 7)
         await until(lambda: len(jobs.begun) == 3)
-        await settled()
+        await turn()
         assert repr(worker) == "<Worker [a, b, 3 of 3 handlers busy]>"
         assert layer.statistics()["waiting"] == 5
         await send(layer, "a", 8)
@@ -238,7 +226,7 @@ async def test_concurrency(layer: InMemoryChannelLayer) -> None:
         waiting = layer.statistics()["waiting"]
         jobs.finish()
         await until(lambda: len(jobs.begun) == 4)
-        await settled()
+        await turn()
         assert layer.statistics()["waiting"] == waiting - 1
         jobs.finish(100)
         await until(lambda: not layer.statistics()["waiting"])
@@ -320,7 +308,7 @@ async def test_message_in_spite_of_cancelling() -> None:
     jobs = Jobs()
     worker = Worker(jobs, ["a", "b"], layer, concurrency=1, shutdown_timeout=None)
     async with running(worker) as task:
-        await settled()
+        await turn()
         await send(layer, "a", 0)
         await until(lambda: worker.statistics()["running"] == 2)
         assert jobs.begun == [("a", 0)]
@@ -344,7 +332,7 @@ async def test_orderly_stop(
         task.cancel()
         await until(lambda: "stops" in caplog.text)
         await send(layer, "a", 7)
-        await settled()
+        await turn()
         assert not task.done()
         jobs.finish()
     assert jobs.ended == [0]
@@ -389,7 +377,7 @@ async def test_stop_of_what_does_not_end(
         task.cancel()
         if cause == "second cancel":
             await until(lambda: "handled, as long as it takes" in caplog.text)
-            await settled()
+            await turn()
             assert not task.done()
             task.cancel()
     assert worker.statistics()["cancelled"] == 1
@@ -418,7 +406,7 @@ async def test_stop_of_what_refuses_to_end(layer: InMemoryChannelLayer) -> None:
     async with running(worker) as task:
         await send(layer, "a", 0)
         await until(lambda: worker.statistics()["running"])
-        await settled()
+        await turn()
         task.cancel()
         await until(lambda: cancels == 1)
         task.cancel()
@@ -429,7 +417,7 @@ async def test_running_twice(layer: InMemoryChannelLayer) -> None:
     """A worker that runs cannot be run a second time."""
     worker = Worker(Jobs(), ["a"], layer)
     async with running(worker):
-        await settled()
+        await turn()
         with pytest.raises(RuntimeError, match=r"<Worker .*> runs already; make"):
             await worker.run()
 
@@ -442,7 +430,7 @@ async def test_layer_that_broadcasts(caplog: pytest.LogCaptureFixture) -> None:
 
     worker = Worker(Jobs(), ["a"], Broadcasts())
     async with running(worker):
-        await settled()
+        await turn()
     assert "every worker gets every message" in caplog.text
 
 

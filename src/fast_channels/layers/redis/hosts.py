@@ -16,22 +16,26 @@ and no ``repr`` here shows a password.
 """
 
 import contextlib
-import ipaddress
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from .host_options import (
+    Options,
+    require_dict,
+    require_host,
+    require_int,
+    require_list,
+    split_options,
+)
 from .redaction import redacted, redacted_url
 
 __all__ = ["Host", "HostSpelling", "parse_hosts"]
 
 HostSpelling: TypeAlias = str | Sequence[Any] | Mapping[str, Any]
 """Any accepted spelling of a host."""
-
-Options: TypeAlias = dict[str, Any]
 
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
@@ -40,20 +44,6 @@ _SENTINEL_PORT = 26379
 # Arguments for the place of one host, which connection_kwargs cannot have.
 _PLACES = frozenset(
     {"address", "host", "master_name", "path", "port", "sentinels", "unix_socket_path"}
-)
-# Arguments that the layers set: other values would break their use of connections.
-_DROPPED = frozenset(
-    {
-        "auto_close_connection_pool",
-        "decode_responses",
-        "encoding",
-        "encoding_errors",
-        "legacy_responses",
-        "max_connections",
-        "protocol",
-        "single_connection_client",
-        "timeout",
-    }
 )
 # Arguments that redis-py refuses for Unix sockets.
 _TCP_ONLY = frozenset(
@@ -64,9 +54,6 @@ _TCP_ONLY = frozenset(
         "socket_type",
     }
 )
-# Maximum seconds on Linux until TCP probes an idle connection.
-_LONGEST_PAUSE = 32767
-
 _FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
 
 
@@ -147,7 +134,7 @@ def parse_hosts(
         TypeError: An argument has the wrong type.
         ValueError: An argument is invalid, or conflicts with another one.
     """
-    shared = _require_dict(
+    shared = require_dict(
         "connection_kwargs", {} if connection_kwargs is None else connection_kwargs
     )
     if misplaced := sorted(_PLACES & shared.keys()):
@@ -162,7 +149,7 @@ def parse_hosts(
                 "its dict"
             )
         localhost = [("localhost", _REDIS_PORT)]
-        spellings = _require_list("hosts", localhost if hosts is None else hosts)
+        spellings = require_list("hosts", localhost if hosts is None else hosts)
         return tuple(_parse_host(spelling, shared) for spelling in spellings)
     if hosts is not None:
         raise ValueError(
@@ -184,7 +171,7 @@ def _parse_host(
     if isinstance(spelling, str):
         return _url_host(spelling, shared, port)
     if isinstance(spelling, Mapping):
-        own = _require_dict("a host", cast("object", spelling))
+        own = require_dict("a host", cast("object", spelling))
         if "sentinels" in own or "master_name" in own:
             return _sentinel_host(own, shared)
         if "address" in own:
@@ -229,13 +216,13 @@ def _sentinel_host(
         # As in redis-py, the socket options of the master apply to the Sentinels too.
         to_sentinels = {k: v for k, v in options.items() if k.startswith("socket_")}
     else:
-        to_sentinels = _require_dict("sentinel_kwargs", sentinel_kwargs)
+        to_sentinels = require_dict("sentinel_kwargs", sentinel_kwargs)
     if misplaced := sorted(_PLACES & options.keys()):
         raise ValueError(
             f"master {redacted(master_name)} cannot have {misplaced[0]!r}: sentinels "
             "provide its address"
         )
-    options, tls, command_timeout = _split(
+    options, tls, command_timeout = split_options(
         options, shown=f"master {redacted(master_name)}"
     )
     return Host(
@@ -246,7 +233,7 @@ def _sentinel_host(
         master_name=master_name,
         sentinels=tuple(
             _parse_sentinel(sentinel, to_sentinels)
-            for sentinel in _require_list("sentinels", sentinels)
+            for sentinel in require_list("sentinels", sentinels)
         ),
     )
 
@@ -340,149 +327,27 @@ def _typed(query: Mapping[str, str], shown: str) -> Options:
     return options
 
 
-# Options
-
-
 def _make_host(options: Options, port: int, shown: str) -> Host:
     """Return the host of these options, reached by TCP or by a Unix socket."""
     path = options.pop("unix_socket_path", None) or options.pop("path", None)
     if path is None:
-        options["host"] = _require_host(options.get("host", "localhost"), shown)
-        options["port"] = _require_int(
+        options["host"] = require_host(options.get("host", "localhost"), shown)
+        options["port"] = require_int(
             "port", options.get("port", port), 1, 65535, shown
         )
-        options, tls, command_timeout = _split(options, shown)
+        options, tls, command_timeout = split_options(options, shown)
         return Host("tcp", MappingProxyType(options), tls, command_timeout)
     if not isinstance(path, str) or not path:
         raise TypeError(f"the path of {shown} must be a str, and not empty")
     if "host" in options or "port" in options:
         raise ValueError(f"{shown} has a path and a host or port; leave one out")
-    options, tls, command_timeout = _split(options, shown)
+    options, tls, command_timeout = split_options(options, shown)
     if tls:
         raise ValueError(f"{shown} has a path and TLS; Unix sockets have no TLS")
     options = {k: v for k, v in options.items() if k not in _TCP_ONLY}
     return Host(
         "unix", MappingProxyType({**options, "path": path}), tls, command_timeout
     )
-
-
-def _split(options: Options, shown: str) -> tuple[Options, bool, float | None]:
-    """Return redis-py's options, whether to use TLS, and the timeout of commands."""
-    tls = bool(options.pop("ssl", False))
-    command_timeout = _require_timeout(options.pop("socket_timeout", None), shown)
-    kept = {
-        name: value
-        for name, value in options.items()
-        if name not in _DROPPED and not name.startswith("retry")
-    }
-    kept["db"] = _require_int("db", kept.get("db", 0), 0, math.inf, shown)
-    if (name := "health_check_interval") in kept:
-        kept[name] = _require_int(name, kept[name], 0, _LONGEST_PAUSE, shown)
-    for name in ("username", "password"):
-        if not kept.get(name):
-            kept.pop(name, None)
-        else:
-            _require_encodable(name, kept[name], shown)
-    for name in kept:
-        if name in {"connection_class", "connection_pool"}:
-            raise ValueError(
-                f"{shown} has {name!r}, which the layer chooses; for TLS write "
-                'rediss:// or "ssl": True, for a Unix socket unix:// or "path"'
-            )
-        if name.startswith("ssl_") and not tls:
-            raise ValueError(
-                f"{shown} has {name!r} but no TLS; write rediss:// or "
-                '"ssl": True for TLS, or leave it out'
-            )
-    return kept, tls, command_timeout
-
-
-def _require_list(name: str, value: object) -> Sequence[object]:
-    example = '["redis://host:6379"]' if name == "hosts" else '[("host", 26379)]'
-    if not isinstance(value, list | tuple):
-        raise TypeError(
-            f"{name} must be a list, not {redacted(value)}; write {example}"
-        )
-    if not value:
-        raise ValueError(f"{name} must not be empty; write {example}, or leave it out")
-    return cast("Sequence[object]", value)
-
-
-def _require_dict(name: str, value: object) -> Options:
-    """Return a copy of a dict of arguments; raise unless its keys are str."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a dict, not {redacted(value)}")
-    arguments = cast("Mapping[object, Any]", value)
-    for key in arguments:
-        if not isinstance(key, str):
-            raise TypeError(
-                f"the keys of {name} must be str, names of redis-py's arguments; not "
-                f"{redacted(key)}"
-            )
-    return dict(cast("Mapping[str, Any]", arguments))
-
-
-def _require_host(value: object, shown: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"the host of {shown} must be a str, and not empty")
-    if "://" in value:
-        raise ValueError(
-            f"the host of {shown} must be a name or an address; write a URL as it is, "
-            'or as "address" of a dict'
-        )
-    if not value.isprintable() or {*"@/?# "} & {*value} or not _is_address(value):
-        raise ValueError(
-            f"the host of {shown} must be a name or an address alone; a password goes "
-            'into a URL, redis://user:password@host:6379, or is "password" of a dict'
-        )
-    return value
-
-
-def _is_address(value: str) -> bool:
-    """Return whether a host has no colon, or is an IPv6 address."""
-    try:
-        return ":" not in value or bool(ipaddress.IPv6Address(value))
-    except ValueError:
-        return False
-
-
-def _require_encodable(name: str, value: object, shown: str) -> None:
-    """Refuse a value that redis-py would refuse later, with an error that shows it."""
-    if isinstance(value, str) and value != value.encode(errors="replace").decode():
-        raise ValueError(f"the {name} of {shown} cannot be encoded")
-
-
-def _require_int(name: str, value: object, low: int, high: float, shown: str) -> int:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        # A str is not shown, since it may be a password in the place of a port.
-        found = "a str" if isinstance(value, str) else redacted(value)
-        raise TypeError(f"the {name} of {shown} must be an int, not {found}")
-    if not low <= value <= high:
-        raise ValueError(f"the {name} of {shown} must not be {value}")
-    return value
-
-
-def _require_timeout(value: object, shown: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        # As with a port.
-        found = "a str" if isinstance(value, str) else redacted(value)
-        raise TypeError(
-            f"socket_timeout of {shown} must be a number or None, not {found}"
-        )
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not 0 < seconds < math.inf:
-        raise ValueError(
-            f"socket_timeout of {shown} must be positive and finite, not {seconds!r}; "
-            "None is no limit"
-        )
-    return seconds
 
 
 def _netloc(host: Host) -> str:

@@ -1,117 +1,151 @@
-"""What the two Redis layers share: options, serialization and statistics."""
+"""What the two Redis layers share: options, serialization, statistics and endpoints."""
 
-import math
+import abc
+import asyncio
+import contextlib
+import functools
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.forks import released
-from fast_channels.layers.base import BaseChannelLayer, require_positive
+from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
+from fast_channels.layers.groups import Groups
+from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
+from fast_channels.layers.options import require_finite
+from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
+from fast_channels.layers.serializers import (
+    JSONSerializer,
+    MessageSerializer,
+    MsgPackSerializer,
+    decoder,
+    registry,
+)
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
-from .hosts import Host, HostSpelling, parse_hosts
-from .serializers import JSONSerializer, MessageSerializer, MsgPackSerializer, registry
+from .hosts import Host
+from .shards import Shard, Shards, open_shards
 
-__all__ = ["SHORT", "TIMEOUT", "RedisBaseLayer"]
+__all__ = ["Endpoint", "RedisBaseLayer"]
 
 _OWN_FORMATS = (MsgPackSerializer, JSONSerializer)
 
-SHORT = 1.0
-"""Seconds before an event loop that only sends opens more than one connection."""
-TIMEOUT = 5.0
-"""Seconds to wait for a reply, by default."""
+
+class Endpoint(abc.ABC):
+    """The part of a layer that belongs to one event loop.
+
+    Args:
+        layer: The layer.
+        name: Its unique name, which precedes the ``!`` in the names of its channels.
+    """
+
+    groups: Groups
+    """The groups that its channels are in."""
+    plain: Mailboxes
+    """The mailboxes of channels that ``new_channel()`` has not made here."""
+
+    def __init__(self, layer: "RedisBaseLayer[Endpoint]", name: str) -> None:
+        self._layer = layer
+        self.name: str = name
+        """The unique name of the endpoint."""
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        """The event loop."""
+        self.shards: Shards = open_shards(layer.hosts, self._switched)
+        """The servers."""
+        # The part that the names of all channels made here have in common.
+        self._end_of_own = f".{name}!"
+
+    def owns(self, channel: str) -> bool:
+        """Return whether a channel was made here."""
+        # Anywhere in the name, since prefixes of the pub/sub layer can contain a "!".
+        return self._end_of_own in channel
+
+    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
+        """Return the mailbox of a channel, for a reader that does not wait."""
+        return self._layer.mailboxes.attach(channel, listener)
+
+    @abc.abstractmethod
+    def join(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Add a channel to a group."""
+
+    @abc.abstractmethod
+    def leave(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Remove a channel from a group."""
+
+    @abc.abstractmethod
+    async def delete(self, channel: str) -> None:
+        """Drop a channel's messages and memberships, even messages in transit."""
+
+    @abc.abstractmethod
+    async def forget(self) -> None:
+        """Leave all groups, and drop the messages of plain channels in this process."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Close the connections, and forget all channels and groups."""
+
+    @abc.abstractmethod
+    def _switched(self, shard: Shard) -> None:
+        """Drop the connections to a shard that has another master now."""
 
 
-class RedisBaseLayer(BaseChannelLayer):
+E_co = TypeVar("E_co", bound=Endpoint, covariant=True)
+
+
+class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
     """A layer whose messages go through Redis.
 
     Args:
-        hosts: Addresses of Redis; several hosts share the channels and groups.
-        prefix: Prefix of all keys in Redis.
-        expiry: Seconds after which an unreceived message is dropped.
-        group_expiry: Seconds after which a channel is dropped from a group, unless a
-            running process renews its membership.
-        capacity: Maximum number of waiting messages.
-        channel_capacity: Separate capacities for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match applies.
-        symmetric_encryption_keys: Secrets for encrypting messages. The first one
-            encrypts; all of them can decrypt.
-        random_prefix_length: Number of bytes put before each message to make it
-            unique.
-        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
-            registered in ``fast_channels.layers.redis.serializers.registry``.
+        hosts: The hosts, parsed.
+        make_endpoint: Returns the endpoint of the running event loop.
         age_limit: Age in seconds after which encrypted messages are rejected.
-        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
-        service_name: Name of the Redis service that these Sentinels monitor.
-        sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
-        connection_kwargs: redis-py's arguments for connections to Redis.
 
-    Raises:
-        ImportError: Keys are given, but cryptography is not installed.
-        SerializerDoesNotExist: The format is not registered.
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is invalid, or conflicts with another one.
+    The other arguments are those of the two layers.
     """
 
     extensions: list[str] = ["groups", "flush"]  # noqa: RUF012 # a list in Channels too
 
-    def __init__(  # noqa: PLR0917 # the order of channels_redis
+    def __init__(
         self,
-        hosts: Sequence[HostSpelling] | None,
+        hosts: tuple[Host, ...],
+        make_endpoint: Callable[[], E_co],
+        *,
         prefix: str,
         expiry: float,
-        group_expiry: float,
         capacity: int,
         channel_capacity: ChannelCapacityDict | None,
         symmetric_encryption_keys: Iterable[str | bytes] | None,
         random_prefix_length: int,
         serializer_format: str,
-        *,
         age_limit: float | None,
-        sentinels: Sequence[HostSpelling] | None,
-        service_name: str | None,
-        sentinel_kwargs: Mapping[str, Any] | None,
-        connection_kwargs: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
-        _require_finite("expiry", self.expiry)
-        self.group_expiry: float = require_positive("group_expiry", group_expiry)
-        """Seconds after which a channel is dropped from a group, unless a running
-        process renews its membership."""
-        _require_finite("group_expiry", self.group_expiry)
+        require_finite("expiry", self.expiry)
         self.prefix: str = _require_prefix(prefix)
         """Prefix of all keys in Redis."""
-        self.hosts: tuple[Host, ...] = parse_hosts(
-            hosts,
-            sentinels=sentinels,
-            service_name=service_name,
-            sentinel_kwargs=sentinel_kwargs,
-            connection_kwargs=connection_kwargs,
-        )
+        self.hosts: tuple[Host, ...] = hosts
         """Addresses of Redis."""
-        self.serializer: MessageSerializer = registry.get_serializer(
+        make_serializer = functools.partial(
+            registry.get_serializer,
             serializer_format,
             symmetric_encryption_keys=symmetric_encryption_keys,
             random_prefix_length=random_prefix_length,
-            expiry=age_limit,
         )
+        self.serializer: MessageSerializer = make_serializer(expiry=age_limit)
         """Converter between messages and bytes."""
-        # A message that is delivered again can be older than ``expiry``.
-        self._for_any_age = self.serializer
+        self._decode = self._decode_any_age = decoder(self.serializer)
         if symmetric_encryption_keys and age_limit is not None:
-            self._for_any_age = registry.get_serializer(
-                serializer_format,
-                symmetric_encryption_keys=symmetric_encryption_keys,
-                random_prefix_length=random_prefix_length,
-            )
+            # A message that is delivered again can be older than ``expiry``.
+            self._decode_any_age = decoder(make_serializer())
         # Whether the format is one of ours, so that its limits are known in advance.
         self._is_own_format = type(self.serializer) in _OWN_FORMATS
+        self._endpoints: PerLoop[E_co] = PerLoop(make_endpoint, _close)
         # A random name of this process, and its PID: a forked process gets a new name.
         self._process = ("", 0)
         self._event_loops = 0
@@ -130,6 +164,25 @@ class RedisBaseLayer(BaseChannelLayer):
             f"{state['channels']} channels, {state['groups']} groups, "
             f"{state['waiting']} messages waiting, {state['dropped']} dropped]>"
         )
+
+    def statistics(self) -> dict[str, int]:
+        """Return the current state of the layer, and its counters.
+
+        Currently in this process: ``channels`` with a receiver or a message, ``groups``
+        with members, and messages ``waiting``. Since the layer was created: copies
+        ``delivered`` to channels, copies ``dropped`` for lack of room, messages that
+        were ``undecodable`` or for no channel of this process, and ``reconnects`` of
+        broken connections.
+        """
+        endpoints = self._endpoints.peek()
+        mailboxes = [self.mailboxes, *(each.plain for each in endpoints)]
+        return self.counters.statistics(
+            channels=sum(len(each.by_channel) for each in mailboxes),
+            groups=sum(len(each.groups.by_group) for each in endpoints),
+            waiting=sum(each.waiting() for each in mailboxes),
+        )
+
+    # Messages
 
     def require_valid_message(self, message: object) -> None:
         """Check that the layer can carry a message.
@@ -164,34 +217,83 @@ class RedisBaseLayer(BaseChannelLayer):
         Raises:
             UndecodableMessage: The bytes are not a message, or it is nested too deep.
         """
-        serializer = self._for_any_age if any_age else self.serializer
-        try:
-            message: object = serializer.deserialize(data)
-        except UndecodableMessage:
-            raise
-        # A serializer can raise anything for bytes that it did not produce.
-        except Exception as exc:
-            raise UndecodableMessage(
-                f"{type(self.serializer).__name__} cannot decode these {len(data)} "
-                f"bytes: {type(exc).__name__}: {exc}"
-            ) from exc
-        if not isinstance(message, dict):
-            raise UndecodableMessage(
-                f"a message must be a dict; these {len(data)} bytes are a "
-                f"{type(message).__name__}"
-            )
-        own = cast("dict[str, Any]", message)
-        if is_deep(own):
+        message = self._decode_any_age(data) if any_age else self._decode(data)
+        if is_deep(message):
             raise UndecodableMessage(
                 f"the message is nested more than {MAX_DEPTH} levels deep"
             )
-        return own
+        return message
+
+    # Channels and groups
+
+    async def delete_channel(self, channel: str) -> None:
+        """Drop a channel's messages and memberships; a second call does nothing.
+
+        Messages in transit to a channel of ``new_channel()`` are lost. Any other
+        channel can be received from, or join a group, again. While Redis is away, the
+        change is written later.
+        """
+        endpoint = self._owner(channel) or self._endpoints.get()
+        await in_loop(endpoint.loop, endpoint.delete, channel)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; no effect if it is in the group.
+
+        A channel that ``new_channel()`` made in this process stays in the group until
+        it leaves or is deleted, or until its event loop or the layer is closed. While
+        Redis is away or refuses the change, the call returns anyway, and messages
+        arrive later. Cancelling does not undo it.
+
+        Any other channel: in the queue layer, it stays for ``group_expiry``; in the
+        pub/sub layer, it must be received from in this event loop.
+
+        Raises:
+            RedisUnavailable: In the queue layer, for any other channel, if Redis cannot
+                be reached, refuses the change, or did not reply.
+            TypeError: A name is not valid.
+        """
+        endpoint = self._endpoint_for(group, channel)
+        await in_loop(endpoint.loop, endpoint.join, self._in_redis(group), channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel from a group; no effect if it is not in the group.
+
+        While Redis is away, and when the call is cancelled, the same holds as for
+        ``group_add()``, which raises the same errors.
+        """
+        endpoint = self._endpoint_for(group, channel)
+        await in_loop(endpoint.loop, endpoint.leave, self._in_redis(group), channel)
+
+    # The whole layer
+
+    async def flush(self) -> None:
+        """Drop all messages and groups of this process, but not of other processes.
+
+        Tasks that receive keep waiting.
+        """
+        for endpoint in self._endpoints.peek():
+            # A stopped event loop forgets its state if it runs again.
+            with contextlib.suppress(LoopStopped):
+                await in_loop(endpoint.loop, endpoint.forget)
+        self.mailboxes.clear()
+
+    async def close(self) -> None:
+        """Remove this process's channels from their groups, and disconnect.
+
+        Messages that wait in this process are dropped. While Redis is away, it takes at
+        most two seconds. Cancelling ends only the wait: the layer closes anyway.
+        """
+        try:
+            await self._endpoints.close()
+        finally:
+            self.mailboxes.clear()
+            self.mailboxes.forget_buried()
 
     async def close_pools(self) -> None:
         """Close the layer; the name of ``close()`` in channels_redis."""
         await self.close()
 
-    def _name_client(self) -> str:
+    def _name_endpoint(self) -> str:
         """Return a unique name for the endpoint of one more event loop."""
         pid = os.getpid()
         with self._naming:
@@ -200,10 +302,24 @@ class RedisBaseLayer(BaseChannelLayer):
             self._event_loops += 1
             return f"{self._process[0]}.{self._event_loops:x}"
 
-    def _is_own(self, channel: str) -> bool:
-        """Return whether new_channel() returned a channel in this process."""
-        parts = self.non_local_name(channel).rsplit(".", 2)
-        return "!" in channel and parts[-2:-1] == [self._process[0]]
+    def _owner(self, channel: str) -> E_co | None:
+        """Return the endpoint in which a channel was made, if its event loop runs."""
+        here = self._endpoints.here()
+        if here is not None and here.owns(channel):
+            return here
+        for endpoint in self._endpoints.peek():
+            if endpoint.owns(channel) and endpoint.loop.is_running():
+                return endpoint
+        return None
+
+    def _endpoint_for(self, group: str, channel: str) -> Endpoint:
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        return self._owner(channel) or self._endpoints.get()
+
+    def _in_redis(self, group: str) -> str:
+        """Return the name of a group in endpoints."""
+        return group
 
     def _get_room(self, channel: str) -> int:
         """Return how many messages for a channel this process can hold."""
@@ -216,6 +332,5 @@ def _require_prefix(prefix: object) -> str:
     return prefix
 
 
-def _require_finite(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value!r}")
+def _close(endpoint: Endpoint) -> Awaitable[None]:
+    return endpoint.close()

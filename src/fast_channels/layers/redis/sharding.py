@@ -4,9 +4,8 @@ Django's channels_redis hashes names in the same way, so that both find the same
 """
 
 import zlib
-from collections.abc import Iterable
 
-__all__ = ["names_by_shard", "shard_of"]
+__all__ = ["shard_of"]
 
 _RING = 4096
 
@@ -33,11 +32,3 @@ def shard_of(name: str | bytes, shards: int) -> int:
     # 4096 is not a multiple of the number of shards.
     data = name.encode() if isinstance(name, str) else name
     return int(zlib.crc32(data) % _RING / (_RING / shards))
-
-
-def names_by_shard(names: Iterable[str], shards: int) -> dict[int, list[str]]:
-    """Return the names of each shard, in order; omit shards without names."""
-    by_shard: dict[int, list[str]] = {}
-    for name in names:
-        by_shard.setdefault(shard_of(name, shards), []).append(name)
-    return by_shard

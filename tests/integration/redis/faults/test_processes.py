@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.layers.redis.queue.group_writer import Timing
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 from .group_process import TIMING
 
@@ -56,12 +57,6 @@ async def members_elsewhere(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.communicate()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.02)
 
 
 def members(server: RedisServer, prefix: str) -> set[str]:
@@ -132,7 +127,9 @@ async def test_frozen_process(
                 await layer.group_send(_GROUP, _MESSAGE)
                 await asyncio.sleep(0.02)
         process.send_signal(signal.SIGCONT)
-        await until(lambda: members(redis_server, prefix) == everyone)
+        await until(
+            lambda: members(redis_server, prefix) == everyone, limit=15, pause=PAUSE
+        )
 
 
 async def test_time_without_processes(
@@ -149,7 +146,7 @@ async def test_time_without_processes(
         theirs = await other.new_channel()
         await other.group_add(_GROUP, theirs)
         end = seconds(redis_server) + 0.3
-        await until(lambda: seconds(redis_server) > end)
+        await until(lambda: seconds(redis_server) > end, limit=15, pause=PAUSE)
         await layer.group_send(_GROUP, _MESSAGE)
         # The first that comes back does not make the others dead.
         await other.group_add("other-room", theirs)
@@ -176,7 +173,9 @@ async def test_members_that_redis_loses(
         async with RedisChannelLayer([redis_server.url], prefix) as other:
             await other.flush()
         assert members(redis_server, prefix) == set()
-    await until(lambda: members(redis_server, prefix) == {own, second})
+    await until(
+        lambda: members(redis_server, prefix) == {own, second}, limit=15, pause=PAUSE
+    )
 
 
 async def test_a_state_from_before(
@@ -194,6 +193,6 @@ async def test_a_state_from_before(
     while layer.statistics()["reconnects"] == reconnects:
         redis_server.kill_clients()
         await asyncio.sleep(0.02)
-    await until(lambda: members(redis_server, prefix) == {own})
+    await until(lambda: members(redis_server, prefix) == {own}, limit=15, pause=PAUSE)
     receiving.cancel()
     await asyncio.wait([receiving])

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 
 import pytest
 
@@ -14,6 +14,7 @@ from fast_channels.layers.redis.queue import group_writer
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.server import RedisServer
+from tests.waiting import PAUSE, until
 
 _MESSAGE = {"type": "number", "number": 1}
 _REFUSALS = {
@@ -44,12 +45,6 @@ def refusing(server: RedisServer, code: str) -> Generator[None]:
         yield
     finally:
         server.command("CONFIG", "SET", name, allowed)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 # a server has no events
-            await asyncio.sleep(0.01)
 
 
 def members(server: RedisServer, group: str) -> object:
@@ -101,8 +96,8 @@ async def test_groups(
         ]
         assert len(lines) == 1
         assert "cannot be updated with group memberships: " in lines[0]
-    await until(lambda: members(server, "room-199") == [channel.encode()])
-    await until(lambda: members(server, "room") == [])
+    await until(lambda: members(server, "room-199") == [channel.encode()], pause=PAUSE)
+    await until(lambda: members(server, "room") == [], pause=PAUSE)
     own = "fast_channels"
     await until(
         lambda: (
@@ -142,7 +137,7 @@ async def test_consumers(
             await client.connect()
             await client.send_to(text_data="")
             assert await client.receive_from() == "not now"
-        await until(lambda: members(server, "room"))
+        await until(lambda: members(server, "room"), pause=PAUSE)
         await client.send_to(text_data="")
         assert await client.receive_from(5) == "1"
 

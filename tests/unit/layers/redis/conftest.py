@@ -7,8 +7,9 @@ import pytest
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
 from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
+from tests.waiting import turn, until
 
-from .queue.fake_redis import FakeRedis, turn, until
+from .queue.fake_redis import FakeRedis
 from .queue.reader import Logged, Reader, reading
 
 
@@ -18,13 +19,13 @@ async def server() -> FakeRedis:
 
 
 @pytest.fixture
-def timing() -> InboxTiming:
+def inbox_timing() -> InboxTiming:
     return Inbox.timing
 
 
 @pytest.fixture
-async def reader(server: FakeRedis, timing: InboxTiming) -> AsyncIterator[Reader]:
-    async with reading(server, timing=timing) as reader:
+async def reader(server: FakeRedis, inbox_timing: InboxTiming) -> AsyncIterator[Reader]:
+    async with reading(server, timing=inbox_timing) as reader:
         yield reader
 
 

@@ -192,15 +192,3 @@ def unpack(packed: bytes) -> list[list[bytes]]:
         commands.append(lines[2 : count + 1 : 2])
         del lines[: count + 1]
     return commands
-
-
-async def turn(times: int = 30) -> None:
-    """Let every task that can go on do so."""
-    for _ in range(times):
-        await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)

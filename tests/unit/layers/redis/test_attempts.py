@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fast_channels.layers.redis.attempts import open_connection as open_slowly
+from tests.waiting import turn, until
 
-from .fake_server import EchoServer, FakeConnection, FakeServer, turn, until
+from .fake_server import EchoServer, FakeConnection, FakeServer
 
 open_connection = functools.partial(open_slowly, another=0.001)
 

@@ -10,10 +10,11 @@ import pytest
 
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
+from tests.waiting import until
 
 from .fake_server import EchoServer
 from .pubsub.fake_pubsub import FakePubSub, Log, hear
-from .queue.fake_redis import FakeRedis, until
+from .queue.fake_redis import FakeRedis
 from .queue.reader import Reader
 
 

@@ -25,8 +25,9 @@ from fast_channels.layers.redis.wire import (
     ResponseError,
     describe,
 )
+from tests.waiting import turn, until
 
-from .fake_server import EchoServer, turn, until
+from .fake_server import EchoServer
 
 
 async def gather(*commands: Awaitable[Any]) -> list[Any]:

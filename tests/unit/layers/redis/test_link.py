@@ -18,8 +18,9 @@ from fast_channels.layers.redis.wire import (
     ResponseError,
     pack,
 )
+from tests.waiting import turn, until
 
-from .fake_server import NO_PAUSE, EchoServer, FakeConnection, turn, until
+from .fake_server import NO_PAUSE, EchoServer, FakeConnection
 
 _logger = logging.getLogger("fast_channels.test")
 

@@ -16,9 +16,10 @@ from fast_channels.layers.redis.wire import (
     RedisConnectionError,
     ResponseError,
 )
+from tests.waiting import until
 
 from .fake_sentinel import NEW, OLD, Network, master_of
-from .fake_server import NO_PAUSE, until
+from .fake_server import NO_PAUSE
 
 NAMES = ("a", "b", "c")
 AT_ONCE = replace(MasterWatch.timing, jitter=NO_PAUSE.jitter)

@@ -12,8 +12,7 @@ from redis import _parsers  # pyright: ignore[reportPrivateUsage] # nowhere else
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.progress import Progress, limit_silence
 from fast_channels.layers.redis.wire import Connection, plain_connection
-
-from .queue.fake_redis import turn, until
+from tests.waiting import turn, until
 
 LARGE = [b"message", b"room", b"x" * 300_000]
 PACKED = b"*3\r\n$7\r\nmessage\r\n$4\r\nroom\r\n$300000\r\n" + b"x" * 300_000 + b"\r\n"

@@ -20,9 +20,9 @@ from fast_channels.layers.redis.wire import (
     RedisConnectionError,
     ResponseError,
 )
+from tests.waiting import until
 
 from .fake_sentinel import NEW, OLD, FakeSentinel, Network, master_of
-from .fake_server import FakeConnection, until
 
 PASSWORD = "secret"  # noqa: S105 # of these tests alone
 
@@ -175,7 +175,7 @@ def test_a_connection_to_a_master_has_the_options_of_the_master(tls: bool) -> No
 def servers(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     """Fake redis-py's connections to masters too."""
     network.servers |= {host: FakeSentinel() for host, _ in (OLD, NEW)}
-    fakes: dict[str, FakeConnection] = {}
+    fakes: dict[str, Any] = {}
 
     async def connect(self: Connection) -> None:
         fakes[self.host] = network[self.host].connect()

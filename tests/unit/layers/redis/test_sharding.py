@@ -2,7 +2,7 @@
 
 import pytest
 
-from fast_channels.layers.redis.sharding import names_by_shard, shard_of
+from fast_channels.layers.redis.sharding import shard_of
 
 MAILBOX = "specific." + "ab" * 16 + "!"
 NAMES = ["key_one", "key_two", "room", "asgi__group__room", MAILBOX, "", "é", "日本"]
@@ -37,14 +37,3 @@ def test_all_of_a_name_counts() -> None:
     """What follows the '!' is not cut off: the caller decides what the name is."""
     found = {shard_of(f"a!{number}", 3) for number in range(50)}
     assert found == {0, 1, 2}
-
-
-def test_names_are_sorted_by_shard() -> None:
-    """names_by_shard() keeps the order of names, and leaves out empty shards."""
-    names = iter(["key_one", "room", "key_two", "room"])
-    assert names_by_shard(names, 10) == {
-        6: ["key_one"],
-        1: ["room"] * 2,
-        4: ["key_two"],
-    }
-    assert names_by_shard([], 10) == {}

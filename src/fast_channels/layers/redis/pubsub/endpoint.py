@@ -2,111 +2,82 @@
 
 import asyncio
 import functools
-import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
-from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
-from fast_channels.layers.redis.commands import CommandConnection
-from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
-from fast_channels.layers.redis.master_watch import MasterWatch
-from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
+from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import starting_with
 
 from .subscriber import Pattern, Subscriber
 
 __all__ = ["PubSubEndpoint"]
 
-# Seconds between two checks, during a wait for Redis to confirm, that Redis is there.
-_PATIENCE = 0.1
-# Groups that a channel leaves before other tasks can run.
-_RUN = 500
 # Maximum length of names and problems in the log.
 _SHOWN = 200
 
 
-class PubSubEndpoint:
+class PubSubEndpoint(Endpoint):
     """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: The unique name of the endpoint. In the names of its channels it precedes
-            the ``!``, after a dot.
+        name: Its unique name.
         on_disconnect: Type of the message that all channels get when a connection has
             broken; None for no message.
         on_reconnect: Type of the message for when all subscriptions are back; or None.
+        patience: Seconds between two checks, during a wait for Redis to confirm, that
+            Redis is there.
+        step: Groups that a channel leaves before other tasks can run.
     """
 
     def __init__(
         self,
-        layer: RedisBaseLayer,
+        layer: RedisBaseLayer[Endpoint],
         name: str,
         on_disconnect: str | None,
         on_reconnect: str | None,
+        *,
+        patience: float = 0.1,
+        step: int = 500,
     ) -> None:
-        self._layer = layer
-        self.name: str = name
-        """The unique name of the endpoint."""
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        """The event loop of the endpoint."""
-        self.groups: dict[str, set[str]] = {}
-        """The channels in each group, by the name of the group's Redis channel."""
-        # The groups of each channel, the inverse of `groups`.
-        self._by_channel: dict[str, set[str]] = {}
+        super().__init__(layer, name)
+        self._patience = patience
+        self._step = step
+        # By the names of their Redis channels.
+        self.groups: Groups = Groups()
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
-        # The part that the names of all channels made here have in common.
-        self._end_of_own = f".{name}!"
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
-        """The mailboxes of channels that ``new_channel()`` has not made here."""
-        self._made_at = self.loop.time()
         # The patterns listened to, by the prefix of the channels that they match.
         self._patterns: dict[str, Pattern] = {}
         # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
-        self._commands: list[CommandConnection] = []
-        self._subscribers: list[Subscriber] = []
-        self._watches: list[MasterWatch] = []
-        for shard, host in enumerate(layer.hosts):
-            place = Master(host) if host.kind == "sentinel" else host
-            connect = functools.partial(make_connection, place)
-            timeout = host.command_timeout or TIMEOUT
-            self._commands.append(
-                CommandConnection(connect, str(host), timeout=timeout)
+        self._subscribers = {
+            shard: Subscriber(
+                shard.connect,
+                name=shard.name,
+                received=self._deliver,
+                lost=functools.partial(self._lost, on_disconnect),
+                restored=functools.partial(self._tell_everybody, on_reconnect),
+                timeout=shard.timeout,
             )
-            self._subscribers.append(
-                Subscriber(
-                    connect,
-                    name=str(host),
-                    received=self._deliver,
-                    lost=functools.partial(self._lost, on_disconnect),
-                    restored=functools.partial(self._tell_everybody, on_reconnect),
-                    timeout=timeout,
-                )
-            )
-            if isinstance(place, Master):
-                switched = functools.partial(self._switched, shard)
-                self._watches.append(MasterWatch(place, switched))
-
-    def owns(self, channel: str) -> bool:
-        """Return whether a channel was made here."""
-        # Anywhere in the name, since prefixes can contain a "!" too.
-        return self._end_of_own in channel
+            for shard in self.shards
+        }
 
     # Sending
 
-    async def publish(self, name: str, message: bytes) -> None:
+    def publish(self, name: str, message: bytes) -> Coroutine[Any, Any, Any]:
         """Publish a message on a Redis channel."""
-        # A script that sends once and ends needs no watch.
-        if self.loop.time() > self._made_at + SHORT:
-            self._watch()
-        await self._commands[self._shard(name)].execute("PUBLISH", name, message)
+        # A process that sends once and ends does not need to watch Sentinels.
+        self.shards.watch_if_settled()
+        return self.shards.of(name).commands.execute("PUBLISH", name, message)
 
     # Listening
 
@@ -115,17 +86,17 @@ class PubSubEndpoint:
         pattern = self._patterns.get(prefix)
         if pattern is None:
             pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
-            self._watch()
-            for subscriber in self._subscribers:
+            self.shards.watch()
+            for subscriber in self._subscribers.values():
                 subscriber.listen(pattern)
-        for subscriber in self._subscribers:
+        for subscriber in self._subscribers.values():
             await self._heard(subscriber, pattern)
 
     def listen_for_reader(self, channel: str) -> None:
         """Listen to a plain channel until it has had no reader for ``expiry``."""
         if channel not in self._plain:
-            self._watch()
-            self._subscribers[self._shard(channel)].listen(channel)
+            self.shards.watch()
+            self._subscriber(channel).listen(channel)
         self._expect_reader(channel)
 
     def reader_left(self, channel: str) -> None:
@@ -148,45 +119,31 @@ class PubSubEndpoint:
             self._expect_reader(channel)
         else:
             del self._plain[channel]
-            self._subscribers[self._shard(channel)].ignore(channel)
+            self._subscriber(channel).ignore(channel)
 
     async def join(self, group: str, channel: str) -> None:
         """Add a channel to a group; return when Redis has confirmed it."""
-        subscriber = self._subscribers[self._shard(group)]
-        members = self.groups.setdefault(group, set())
-        if channel not in members:
-            members.add(channel)
-            self._by_channel.setdefault(channel, set()).add(group)
+        subscriber = self._subscriber(group)
+        if self.groups.add(group, channel):
             if not self.owns(channel):
                 self._foreign.add(channel)
-            self._watch()
+            self.shards.watch()
             subscriber.listen(group)
         await self._heard(subscriber, group)
 
     async def leave(self, group: str, channel: str) -> None:
         """Remove a channel from a group."""
-        self._leave(group, channel)
+        if self.groups.discard(group, channel):
+            self._left([group], channel)
 
-    def _leave(self, group: str, channel: str) -> None:
-        members = self.groups.get(group, set())
-        if channel not in members:
-            return
-        members.remove(channel)
-        if not members:
-            del self.groups[group]
-        groups = self._by_channel[channel]
-        groups.remove(group)
-        if not groups:
-            del self._by_channel[channel]
+    def _left(self, groups: Iterable[str], channel: str) -> None:
+        if channel not in self.groups.by_channel:
             self._foreign.discard(channel)
-        self._subscribers[self._shard(group)].ignore(group)
-
-    def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
-        """Return the mailbox of a channel, for a reader that does not wait."""
-        return self._layer.mailboxes.attach(channel, listener)
+        for group in groups:
+            self._subscriber(group).ignore(group)
 
     async def delete(self, channel: str) -> None:
-        """Delete a channel's messages and memberships; bury it if it was made here."""
+        """Drop a channel's messages and memberships, even messages in transit."""
         if self.owns(channel):
             self._layer.mailboxes.bury(channel)
         else:
@@ -198,16 +155,15 @@ class PubSubEndpoint:
         await self._leave_all(channel)
 
     async def forget(self) -> None:
-        """Leave all groups, and drop the messages of plain channels."""
+        """Leave all groups, and drop the messages of plain channels in this process."""
         self.plain.clear()
-        while self._by_channel:
-            await self._leave_all(next(iter(self._by_channel)))
+        while self.groups.by_channel:
+            await self._leave_all(next(iter(self.groups.by_channel)))
 
     async def _leave_all(self, channel: str) -> None:
         """Remove a channel from all its groups; yield to other tasks between them."""
-        while groups := self._by_channel.get(channel):
-            for group in list(itertools.islice(groups, _RUN)):
-                self._leave(group, channel)
+        while groups := self.groups.discard_some(channel, self._step):
+            self._left(groups, channel)
             await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -217,13 +173,11 @@ class PubSubEndpoint:
         self._plain.clear()
         self._patterns.clear()
         self.groups.clear()
-        self._by_channel.clear()
         self._foreign.clear()
         self.plain.clear()
         await asyncio.gather(
-            *[watch.close() for watch in self._watches],
-            *[subscriber.close() for subscriber in self._subscribers],
-            *[commands.close() for commands in self._commands],
+            *[subscriber.close() for subscriber in self._subscribers.values()],
+            self.shards.close(),
         )
 
     async def _heard(self, subscriber: Subscriber, name: str) -> None:
@@ -231,14 +185,10 @@ class PubSubEndpoint:
         while (pending := subscriber.pending(name)) is not None:
             if subscriber.away:
                 return
-            await asyncio.wait([pending], timeout=_PATIENCE)
+            await asyncio.wait([pending], timeout=self._patience)
 
-    def _watch(self) -> None:
-        for watch in self._watches:
-            watch.start()
-
-    def _shard(self, name: str) -> int:
-        return shard_of(name, len(self._commands))
+    def _subscriber(self, name: str) -> Subscriber:
+        return self._subscribers[self.shards.of(name)]
 
     # Called by subscribers and watches
 
@@ -258,11 +208,16 @@ class PubSubEndpoint:
             self._layer.counters.complain(_shorten(heard), _shorten(problem))
 
     def _hand_out(self, heard: str, message: dict[str, Any]) -> None:
-        members = self.groups.get(heard)
+        members = self.groups.by_group.get(heard)
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
-            own = members - self._foreign
-            self._put(own, members & self._foreign, copies, heard)
+            others = members.keys() & self._foreign
+            own = (
+                [name for name in members if name not in others]
+                if others
+                else [*members]
+            )
+            self._put(own, others, copies, heard)
         elif self.owns(heard):
             self._put((heard,), (), message.copy)
         # Any other name has just lost its last member or reader.
@@ -295,12 +250,11 @@ class PubSubEndpoint:
             mailboxes = self._layer.mailboxes
             with mailboxes.lock:
                 read = list(mailboxes.by_channel)
-            own = set(filter(self.owns, (*read, *self._by_channel)))
+            own = set(filter(self.owns, (*read, *self.groups.by_channel)))
             others = {*self._plain, *self._foreign}
             self._put(own, others, functools.partial(Notice, type=message_type))
 
-    def _switched(self, shard: int) -> None:
-        self._commands[shard].reconnect()
+    def _switched(self, shard: Shard) -> None:
         self._subscribers[shard].reconnect()
 
 

@@ -5,14 +5,12 @@ of Django's channels_redis, so that both can use one Redis: a channel is publish
 its own name, and a group under a name with the prefix.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
-from fast_channels.layers.redis.hosts import HostSpelling
+from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
@@ -21,7 +19,7 @@ from .endpoint import PubSubEndpoint
 __all__ = ["RedisPubSubChannelLayer"]
 
 
-class RedisPubSubChannelLayer(RedisBaseLayer):
+class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
     """A layer that publishes messages to the processes that listen at that moment.
 
     It has the lowest latency, and the cost of a group in Redis does not depend on its
@@ -33,55 +31,34 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     of event loops. Channels and groups can have any name that is not empty.
 
     Args:
-        hosts: Addresses of Redis: a list of URLs, of (host, port) pairs, or of dicts of
-            redis-py's arguments; by default this machine. Several hosts share the
-            channels and groups; list them in the same order in every process.
         prefix: Prefix of the names of groups and of new channels in Redis.
         expiry: Seconds after which an unreceived message is dropped, counted from its
             arrival in a process.
-        group_expiry: Has no effect: a channel is in its groups as long as its process
-            runs.
         capacity: Maximum number of messages waiting for one channel in its process;
             further messages are dropped.
-        channel_capacity: Separate capacities for some channels, by glob
-            (``"http.request*"``) or compiled pattern; the first match applies. They
-            match names of channels without ``prefix``.
-        symmetric_encryption_keys: Secrets for encrypting messages. The first one
-            encrypts; all of them can decrypt, so that keys can be replaced.
-        random_prefix_length: Has no effect, since messages need not be unique.
-        serializer_format: Encoding of messages: ``"msgpack"``, ``"json"``, or a name
-            registered in ``fast_channels.layers.redis.serializers.registry``.
+        channel_capacity: Separate capacities for some channels, as in
+            ``RedisChannelLayer``. They match names of channels without ``prefix``.
         on_disconnect: Type of a message that all channels of this process get when the
             connection to Redis has broken. Consumers without a handler for it ignore
             it.
         on_reconnect: Type of a message that they get when messages arrive again.
-        sentinels: Sentinels to ask for the address of Redis, instead of ``hosts``.
-        service_name: Name of the Redis service that these Sentinels monitor.
-        sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
-        connection_kwargs: redis-py's arguments for connections to Redis.
 
-    Raises:
-        ImportError: Keys are given, but cryptography is not installed.
-        SerializerDoesNotExist: The format is not registered.
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is invalid, or conflicts with another one.
+    The other arguments, and what is raised, are those of ``RedisChannelLayer``.
     """
 
     broadcasts: bool = True
     """Whether all processes that read a plain channel get each of its messages."""
 
-    def __init__(  # noqa: PLR0917 # the order of RedisChannelLayer
+    def __init__(
         self,
         hosts: Sequence[HostSpelling] | None = None,
         prefix: str = "asgi",
+        *,
         expiry: float = 60,
-        group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: ChannelCapacityDict | None = None,
         symmetric_encryption_keys: Iterable[str | bytes] | None = None,
-        random_prefix_length: int = 0,
         serializer_format: str = "msgpack",
-        *,
         on_disconnect: str | None = None,
         on_reconnect: str | None = None,
         sentinels: Sequence[HostSpelling] | None = None,
@@ -89,44 +66,27 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         sentinel_kwargs: Mapping[str, Any] | None = None,
         connection_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        del random_prefix_length
         super().__init__(
-            hosts,
-            prefix,
-            expiry,
-            group_expiry,
-            capacity,
-            channel_capacity,
-            symmetric_encryption_keys,
-            0,
-            serializer_format,
+            parse_hosts(
+                hosts,
+                sentinels=sentinels,
+                service_name=service_name,
+                sentinel_kwargs=sentinel_kwargs,
+                connection_kwargs=connection_kwargs,
+            ),
+            self._make_endpoint,
+            prefix=prefix,
+            expiry=expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            # Messages need not be unique.
+            random_prefix_length=0,
+            serializer_format=serializer_format,
             # A message was published just now, even if its sender's clock is wrong.
             age_limit=None,
-            sentinels=sentinels,
-            service_name=service_name,
-            sentinel_kwargs=sentinel_kwargs,
-            connection_kwargs=connection_kwargs,
         )
         self._types = on_disconnect, on_reconnect
-        self._clients: PerLoop[PubSubEndpoint] = PerLoop(
-            self._new_client, PubSubEndpoint.close
-        )
-
-    def statistics(self) -> dict[str, int]:
-        """Return the current state of the layer, and its counters.
-
-        Currently in this process: ``channels`` with a receiver or a message, ``groups``
-        with members, and messages ``waiting``. Since the layer was created: copies
-        ``delivered`` to channels, copies ``dropped`` because a channel was full,
-        ``undecodable`` messages, and ``reconnects`` of broken connections.
-        """
-        clients = self._clients.peek()
-        mailboxes = [self.mailboxes, *(client.plain for client in clients)]
-        return self.counters.statistics(
-            channels=sum(len(each.by_channel) for each in mailboxes),
-            groups=sum(len(client.groups) for client in clients),
-            waiting=sum(each.waiting() for each in mailboxes),
-        )
 
     # Names
 
@@ -165,9 +125,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
             TypeError: The prefix is not valid in a name.
         """
         self.require_valid_channel_name(prefix)
-        client = self._clients.get()
-        beginning = f"{self.prefix}{prefix}.{client.name}!"
-        await client.listen_to_own(beginning)
+        endpoint = self._endpoints.get()
+        beginning = f"{self.prefix}{prefix}.{endpoint.name}!"
+        await endpoint.listen_to_own(beginning)
         return beginning + self.mailboxes.new_name()
 
     async def send(self, channel: str, message: ChannelMessage) -> None:
@@ -197,62 +157,26 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        client = self._clients.get()
+        endpoint = self._endpoints.get()
         if self._owner(channel) is not None:
             return await _receive(self.mailboxes, channel)
-        client.listen_for_reader(channel)
+        endpoint.listen_for_reader(channel)
         try:
-            return await _receive(client.plain, channel)
+            return await _receive(endpoint.plain, channel)
         finally:
-            client.reader_left(channel)
+            endpoint.reader_left(channel)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
 
         Return None unless ``new_channel()`` made the channel in this event loop.
         """
-        client = self._clients.get()
-        if self._owner(channel) is not client:
+        endpoint = self._endpoints.get()
+        if self._owner(channel) is not endpoint:
             return None
-        return client.attach(channel, listener)
-
-    async def delete_channel(self, channel: str) -> None:
-        """Delete a channel's messages and memberships; a second call does nothing.
-
-        Messages on their way to a channel that ``new_channel()`` made are lost. Any
-        other channel is listened to again when it is received from or joins a group.
-        """
-        client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.delete, channel)
+        return endpoint.attach(channel, listener)
 
     # Groups
-
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; do nothing if it is already a member.
-
-        Messages sent to the group from now on reach the channel; one that
-        ``new_channel()`` did not make must be received from in this event loop. It is a
-        member until it leaves or is deleted, or the event loop or the layer is closed.
-        While Redis is away, this returns anyway. Cancelling does not undo it.
-
-        Raises:
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.join, self._in_redis(group), channel)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; do nothing if it is not a member.
-
-        Raises:
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.leave, self._in_redis(group), channel)
 
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel that is in a group at that moment.
@@ -268,42 +192,8 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
         self.require_valid_group_name(group)
         await self._publish(self._in_redis(group), message)
 
-    # The whole layer
-
-    async def flush(self) -> None:
-        """Drop all messages and groups of this process, but not of other processes.
-
-        Receivers keep waiting.
-        """
-        for client in self._clients.peek():
-            # A loop that is not running does this when it runs again.
-            with contextlib.suppress(LoopStopped):
-                await in_loop(client.loop, client.forget)
-        self.mailboxes.clear()
-
-    async def close(self) -> None:
-        """Stop listening, disconnect, and drop waiting messages.
-
-        Cancelling ends only the wait; the connections are still closed.
-        """
-        try:
-            await self._clients.close()
-        finally:
-            self.mailboxes.clear()
-            self.mailboxes.forget_buried()
-
-    def _new_client(self) -> PubSubEndpoint:
-        return PubSubEndpoint(self, self._name_client(), *self._types)
-
-    def _owner(self, channel: str) -> PubSubEndpoint | None:
-        """Return the endpoint in which a channel was made, if its event loop runs."""
-        here = self._clients.here()
-        if here is not None and here.owns(channel):
-            return here
-        for client in self._clients.peek():
-            if client.owns(channel) and client.loop.is_running():
-                return client
-        return None
+    def _make_endpoint(self) -> PubSubEndpoint:
+        return PubSubEndpoint(self, self._name_endpoint(), *self._types)
 
     def _in_redis(self, group: str) -> str:
         return f"{self.prefix}__group__{group}"
@@ -311,7 +201,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer):
     async def _publish(self, name: str, message: ChannelMessage) -> None:
         self.require_valid_message(message)
         value = self.serialize(message)
-        await self._clients.get().publish(name, value)
+        await self._endpoints.get().publish(name, value)
 
 
 async def _receive(mailboxes: Mailboxes, channel: str) -> dict[str, Any]:

@@ -5,32 +5,28 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
-from fast_channels.layers.redis.layer import SHORT, TIMEOUT, RedisBaseLayer
-from fast_channels.layers.redis.master_watch import MasterWatch
+from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
 from fast_channels.layers.redis.scripts import REQUEUE, Script, run
-from fast_channels.layers.redis.sentinel import Master, make_connection
-from fast_channels.layers.redis.serializers import CHANNEL_KEY
-from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.serializers import CHANNEL_KEY
+from fast_channels.waking import ignore_error
 
-from .batches import PlainQueue
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
+from .plain_queue import PlainQueue
 
-__all__ = ["CHANNEL_KEY", "Held", "QueueEndpoint"]
+if TYPE_CHECKING:
+    from fast_channels.layers.groups import Groups
 
-# Seconds that a message of a plain channel waits for a reader to come back.
-_PATIENCE = 0.05
-# Seconds allowed for the last requests when closing.
-_FAREWELL = 1.0
+__all__ = ["Held", "QueueEndpoint"]
 
 
 class Held(dict[str, Any]):
@@ -51,136 +47,120 @@ class Held(dict[str, Any]):
         return self
 
 
-class QueueEndpoint:
+class QueueEndpoint(Endpoint):
     """The part of a layer that belongs to one event loop.
 
     Args:
         layer: The layer.
-        name: Its unique name, which follows the prefix in the names of its channels
-            and precedes the ``!``.
+        name: Its unique name.
+        group_expiry: Seconds after which Redis drops a member that is not renewed.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
             letter, if each of its receivers died; 0 for no limit.
     """
 
     timing: ClassVar[Timing] = Timing()
-    """Timing of the writes of memberships to Redis."""
+    """When to write to Redis, and how long to wait."""
 
-    def __init__(self, layer: RedisBaseLayer, name: str, max_deliveries: int) -> None:
-        self._layer = layer
-        self.name: str = name
-        """The unique name of the endpoint."""
+    def __init__(
+        self,
+        layer: RedisBaseLayer[Endpoint],
+        name: str,
+        *,
+        group_expiry: float,
+        max_deliveries: int,
+    ) -> None:
+        super().__init__(layer, name)
         self.plain: Mailboxes = Mailboxes(lambda _: _UNBOUNDED, layer.expiry)
-        """The mailboxes of plain channels, whose messages can be given back."""
         # For plain channels with waiting messages: the timer that looks for a reader,
         # the time of the latest message, and how many waited then.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
         self._attached: set[str] = set()
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        """The event loop."""
-        self._made_at = self.loop.time()
-        # When to renew the mark key of each shard.
-        self._mark_at = [-math.inf] * len(layer.hosts)
-        self.commands: list[CommandConnection] = []
-        """The command connections to the shards."""
-        self.inboxes: list[Inbox] = []
-        """The inboxes of the shards."""
-        self._watches: list[MasterWatch] = []
-        for shard, host in enumerate(layer.hosts):
-            place = Master(host) if host.kind == "sentinel" else host
-            connect = functools.partial(make_connection, place)
-            timeout = host.command_timeout or TIMEOUT
-            commands = CommandConnection(connect, str(host), timeout=timeout)
-            inbox = Inbox(
-                connect,
-                commands,
-                name=str(host),
+        # When to renew the mark key of each shard, if it has one.
+        self._mark_at: dict[Shard, float] = {}
+        self._inboxes = {
+            shard: Inbox(
+                shard.connect,
+                shard.commands,
+                name=shard.name,
                 prefix=layer.prefix,
-                receiver=f"{name}.{shard}",
+                receiver=f"{name}.{number}",
                 expiry=layer.expiry,
                 max_deliveries=max_deliveries,
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
                 flushed=functools.partial(self._flushed, shard),
-                timeout=timeout,
+                timeout=shard.timeout,
             )
-            self.commands.append(commands)
-            self.inboxes.append(inbox)
-            if isinstance(place, Master):
-                switched = functools.partial(self._switched, shard)
-                self._watches.append(MasterWatch(place, switched))
+            for number, shard in enumerate(self.shards)
+        }
         self.memberships: Memberships = Memberships(
-            self.commands,
+            self.shards,
             layer.prefix,
-            layer.group_expiry,
+            group_expiry,
             process=name,
-            away=lambda shard: self.inboxes[shard].failing,
+            away=lambda shard: self._inboxes[shard].failing,
             timing=self.timing,
         )
-        """The groups that its channels are in."""
+        """What keeps the groups of its channels in Redis."""
+        self.groups: Groups = self.memberships.groups
 
     # Sending
 
-    async def run(
+    def run(
         self,
-        shard: int,
+        shard: Shard,
         script: Script,
         keys: list[str],
         *arguments: str | bytes | float,
         deadline: float | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run a script on a shard."""
-        self._use(shard)
-        return await run(
-            self.commands[shard], script, keys, *arguments, deadline=deadline
-        )
+        self._mark(shard)
+        # A process that sends once and ends does not need to watch Sentinels.
+        self.shards.watch_if_settled()
+        return run(shard.commands, script, keys, *arguments, deadline=deadline)
 
-    def shard_of(self, name: str) -> int:
-        """Return the shard of a group, or of the non-local part of a channel."""
-        return shard_of(name, len(self.commands))
+    def _mark(self, shard: Shard) -> None:
+        """Mark the prefix as in use, unless that was done not long ago.
 
-    def _use(self, shard: int) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._mark_at[shard]:
-            # The mark lets flush() of a layer with a shorter prefix recognize our keys.
-            # It outlives all messages.
+        The mark lets flush() of a layer with a shorter prefix recognize our keys. It
+        outlives all messages.
+        """
+        now = self.loop.time()
+        if now >= self._mark_at.get(shard, now):
             self._mark_at[shard] = now + self._layer.expiry / 2
             milliseconds = math.ceil(2000 * self._layer.expiry)
             key = mark_key(self._layer.prefix)
-            marking = self.commands[shard].submit("SET", key, "", "PX", milliseconds)
-            marking.add_done_callback(_ignore)
-        # A process that sends once and ends does not need to watch Sentinels.
-        if now > self._made_at + SHORT:
-            self._watch()
-
-    def _watch(self) -> None:
-        for watch in self._watches:
-            watch.start()
+            marking = shard.commands.submit("SET", key, "", "PX", milliseconds)
+            marking.add_done_callback(ignore_error)
 
     # Receiving
 
     def want(self, name: str) -> None:
         """Add a reader to a queue."""
-        self._watch()
-        for inbox in self.inboxes:
+        self.shards.watch()
+        for inbox in self._inboxes.values():
             inbox.want(name)
 
     def unwant(self, name: str) -> None:
         """Remove a reader from a queue."""
-        for inbox in self.inboxes:
+        for inbox in self._inboxes.values():
             inbox.unwant(name)
 
     def _expect_reader(self, name: str) -> None:
         """Give back the messages of a plain channel unless a reader comes soon."""
         timer, _, _ = self._expecting.get(name, (None, 0, 0))
         if timer is None:
-            timer = self.loop.call_later(_PATIENCE, self._look_for_reader, name)
+            timer = self.loop.call_later(
+                self.timing.reader, self._look_for_reader, name
+            )
         self._expecting[name] = timer, self.loop.time(), self._waiting(name)
 
     def _look_for_reader(self, name: str) -> None:
         _, since, before = self._expecting.pop(name)
         waiting = self._waiting(name)
-        came_lately = self.loop.time() < since + _PATIENCE
+        came_lately = self.loop.time() < since + self.timing.reader
         if waiting and (waiting < before or came_lately):
             self._expect_reader(name)
         elif waiting:
@@ -197,11 +177,23 @@ class QueueEndpoint:
         if channel not in self._attached:
             self._attached.add(channel)
             self.want(self._layer.non_local_name(channel))
-        return self._layer.mailboxes.attach(channel, listener)
+        return super().attach(channel, listener)
+
+    def join(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Add a channel to a group."""
+        if self.owns(channel):
+            return self.memberships.add(group, channel)
+        return self.memberships.insert(group, channel)
+
+    def leave(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
+        """Remove a channel from a group."""
+        if self.owns(channel):
+            return self.memberships.discard(group, channel)
+        return self.memberships.remove(group, channel)
 
     async def delete(self, channel: str) -> None:
-        """Drop a channel's memberships and its messages, even those in transit."""
-        if self._layer.non_local_name(channel).endswith(f".{self.name}!"):
+        """Drop a channel's messages and memberships, even messages in transit."""
+        if self.owns(channel):
             self._layer.mailboxes.bury(channel)
         if channel in self._attached:
             self._attached.remove(channel)
@@ -211,8 +203,9 @@ class QueueEndpoint:
     async def dead_letters(self, channel: str, limit: int) -> list[bytes]:
         """Return the dead letters of a plain channel, not decoded."""
         key = private_key(self._layer.prefix, "deadletters", channel)
+        command = "ZRANGE", key, 0, limit - 1
         found: list[list[bytes]] = await asyncio.gather(
-            *[each.execute("ZRANGE", key, 0, limit - 1) for each in self.commands]
+            *[shard.commands.execute(*command) for shard in self.shards]
         )
         return list(itertools.chain.from_iterable(found))
 
@@ -222,58 +215,56 @@ class QueueEndpoint:
         keys = [queue_key(prefix, channel), private_key(prefix, "deadletters", channel)]
         milliseconds = math.ceil(1000 * self._layer.expiry)
         moved = await asyncio.gather(
-            *[run(each, REQUEUE, keys, milliseconds) for each in self.commands]
+            *[run(each.commands, REQUEUE, keys, milliseconds) for each in self.shards]
         )
         return sum(moved)
 
     async def forget(self) -> None:
-        """Drop the messages of plain channels in this process, and all memberships."""
+        """Leave all groups, and drop the messages of plain channels in this process."""
         self.memberships.clear()
         self.plain.clear()
         # The mark keys are about to be deleted.
-        self._mark_at = [-math.inf] * len(self.commands)
+        self._mark_at.clear()
 
     async def close(self) -> None:
         """Leave groups and give back messages if Redis responds in time; disconnect."""
         # First, so that nothing more arrives. Messages that wait in plain channels are
         # given back, and must not be received here after that.
-        await asyncio.gather(*[inbox.stop() for inbox in self.inboxes])
+        inboxes = self._inboxes.values()
+        await asyncio.gather(*[inbox.stop() for inbox in inboxes])
         for timer, _, _ in self._expecting.values():
             timer.cancel()
         self._expecting.clear()
         for name in list(self.plain.by_channel):
             self._give_back(name)
         self.plain.clear()
-        closing = [asyncio.create_task(watch.close()) for watch in self._watches]
-        closing += [asyncio.create_task(inbox.close()) for inbox in self.inboxes]
+        closing = [asyncio.create_task(inbox.close()) for inbox in inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
             # Anything not written in time ends by itself: leases end, and keys expire.
-            await asyncio.wait(closing, timeout=_FAREWELL)
+            await asyncio.wait(closing, timeout=self.timing.farewell)
         finally:
             for task in closing:
                 task.cancel()
             await asyncio.gather(*closing, return_exceptions=True)
-            for commands in self.commands:
-                await commands.close()
+            await self.shards.close()
 
     def _waiting(self, name: str) -> int:
         mailbox = self.plain.by_channel.get(name)
         return 0 if mailbox is None else len(mailbox)
 
-    def _connected(self, shard: int) -> None:
-        if self.inboxes[shard].connects > 1:
+    def _connected(self, shard: Shard) -> None:
+        if self._inboxes[shard].connects > 1:
             self._layer.counters.count_reconnect()
         # The server may have restarted without its data.
         self._flushed(shard)
 
-    def _flushed(self, shard: int) -> None:
+    def _flushed(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
-        self._mark_at[shard] = -math.inf
+        self._mark_at.pop(shard, None)
 
-    def _switched(self, shard: int) -> None:
-        self.commands[shard].reconnect()
-        self.inboxes[shard].reconnect()
+    def _switched(self, shard: Shard) -> None:
+        self._inboxes[shard].reconnect()
 
     def _deliver(self, popped: Popped) -> None:
         """Put a message into the mailboxes of its channels."""
@@ -310,9 +301,3 @@ class QueueEndpoint:
 
 # Plain channels need no limit here: while messages wait, inboxes take no others.
 _UNBOUNDED = 1 << 62
-
-
-def _ignore(reply: "asyncio.Future[Any]") -> None:
-    """Retrieve the error of a command, so that asyncio does not log it."""
-    if not reply.cancelled():
-        reply.exception()

@@ -25,10 +25,10 @@ from functools import partial
 from typing import TypeAlias, cast
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD, run
+from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import ResponseError
 
 __all__ = ["GroupWriter", "Pair", "Timing"]
@@ -38,15 +38,10 @@ _logger = logging.getLogger(__name__)
 Pair: TypeAlias = tuple[str, str]
 """A group and a channel."""
 
-# Maximum number of pairs in a command: a millisecond or two for Redis and this loop.
-_BATCH = 500
-# Maximum number of removed pairs to remember, for each shard.
-_REMEMBERED = 100_000
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When to write to Redis; times are in seconds."""
+    """When to write to Redis, how much at once, and how long to wait, in seconds."""
 
     beat: float = 15.0
     """Interval between renewals of the lease of this process."""
@@ -60,13 +55,24 @@ class Timing:
     """Interval between checks whether Redis is away, while a caller waits."""
     remembered: float = 120.0
     """Time to remember a channel that left, in case Redis restores it."""
+    remembered_pairs: int = 100_000
+    """Maximum number of removed pairs to remember, for each shard."""
+    batch: int = 500
+    """Maximum number of pairs in a command: a millisecond or two for Redis and for the
+    event loop."""
+    step: int = 1000
+    """Groups that a channel leaves in one step; other tasks run between steps."""
+    reader: float = 0.05
+    """Time that a message of a plain channel waits for a reader to come back."""
+    farewell: float = 1.0
+    """Time allowed for the last requests when closing."""
 
 
 class GroupWriter:
     """Writes the memberships of one process to one shard, in one event loop.
 
     Args:
-        connection: The command connection to the shard.
+        shard: The shard.
         prefix: Prefix of all keys.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
         process: Name of the process.
@@ -78,7 +84,7 @@ class GroupWriter:
 
     def __init__(
         self,
-        connection: CommandConnection,
+        shard: Shard,
         prefix: str,
         group_expiry: float,
         process: str,
@@ -88,7 +94,7 @@ class GroupWriter:
         away: Callable[[], bool],
         timing: Timing,
     ) -> None:
-        self._connection = connection
+        self._shard = shard
         self._prefix = prefix
         self._group_expiry = group_expiry
         self._process = process
@@ -115,9 +121,7 @@ class GroupWriter:
         """Whether Redis holds a lease of this process, according to its replies."""
         # Whether the last batch failed, and how that is logged.
         self._behind = False
-        self._outage = Outage(
-            _logger, connection.name, "updated with group memberships"
-        )
+        self._outage = Outage(_logger, shard.name, "updated with group memberships")
         self._task: asyncio.Task[None] | None = None
         # Timer that checks whether the shard is away, while callers wait.
         self._look: asyncio.TimerHandle | None = None
@@ -137,7 +141,7 @@ class GroupWriter:
         if not self._is_member(pair):
             loop = asyncio.get_running_loop()
             self._left[pair] = loop.time() + self._timing.remembered
-            if len(self._left) > _REMEMBERED:
+            if len(self._left) > self._timing.remembered_pairs:
                 self._forget(next(iter(self._left)))
         self._start()
 
@@ -207,12 +211,12 @@ class GroupWriter:
         Raises:
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
-        while batch := list(itertools.islice(pairs, _BATCH)):
+        while batch := list(itertools.islice(pairs, self._timing.batch)):
             await self._remove(batch)
         if self.registered:
             self.registered = False
             # Last: pairs that could not be removed end with the lease.
-            await self._connection.execute("ZREM", self._processes, self._process)
+            await self._shard.commands.execute("ZREM", self._processes, self._process)
 
     def _forget_old(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -244,8 +248,8 @@ class GroupWriter:
     async def _compare(self) -> None:
         """Restore what Redis lacks of the next pairs; there may be none."""
         assert self._compared is not None
-        batch = list(itertools.islice(self._compared, _BATCH))
-        if len(batch) < _BATCH:
+        batch = list(itertools.islice(self._compared, self._timing.batch))
+        if len(batch) < self._timing.batch:
             self._compared = None
         await self._try(batch, only_missing=True)
 
@@ -260,7 +264,7 @@ class GroupWriter:
                     await self._hurried.wait()
         except ResponseError as exc:
             # Retrying soon would not help; the next comparison retries.
-            _logger.error("%s cannot keep groups: %s", self._connection.name, exc)  # noqa: TRY400 # a traceback would add nothing
+            _logger.error("%s cannot keep groups: %s", self._shard.name, exc)  # noqa: TRY400 # a traceback would add nothing
             self._release(exc)
         else:
             self._behind = False
@@ -271,11 +275,11 @@ class GroupWriter:
         """Return the next pairs to write: first those that callers wait for."""
         for pending in (self._changed, self._failed):
             if pending:
-                batch = list(itertools.islice(pending, _BATCH))
+                batch = list(itertools.islice(pending, self._timing.batch))
                 for pair in batch:
                     del pending[pair]
                 return batch
-        return list(itertools.islice(self._again, _BATCH))
+        return list(itertools.islice(self._again, self._timing.batch))
 
     def _defer(self, batch: Sequence[Pair], why: RedisUnavailable) -> None:
         pending = [*batch, *self._changed]
@@ -335,7 +339,7 @@ class GroupWriter:
     async def _add(self, pairs: Iterable[Pair], only_missing: bool) -> None:
         groups, keys, words = self._by_group(pairs)
         reply = await run(
-            self._connection,
+            self._shard.commands,
             GROUP_ADD,
             [self._processes, *keys],
             self._group_expiry,
@@ -352,7 +356,7 @@ class GroupWriter:
 
     async def _remove(self, pairs: Iterable[Pair]) -> None:
         groups, keys, words = self._by_group(pairs)
-        reply = await run(self._connection, GROUP_DISCARD, keys, *words)
+        reply = await run(self._shard.commands, GROUP_DISCARD, keys, *words)
         self._look_at(groups, cast("list[int]", reply))
 
     def _look_at(self, groups: Sequence[str], wrong: Iterable[int]) -> None:

@@ -41,7 +41,8 @@ from fast_channels.layers.redis.wire import (
     pack,
 )
 
-from .batches import Call, PlainQueue, Popped, ProcessQueue, Queue, Terms
+from .batches import Call, Popped, ProcessQueue, Queue, Terms
+from .plain_queue import PlainQueue
 
 __all__ = ["Inbox", "InboxTiming", "Popped"]
 

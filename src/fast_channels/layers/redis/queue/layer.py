@@ -6,23 +6,22 @@ sending; a group is one of channels by the time of joining. Every key expires.
 """
 
 import asyncio
-import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from fast_channels.exceptions import ChannelFull
-from fast_channels.layers.base import require_positive_int
 from fast_channels.layers.delivery import Delivery
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
-from fast_channels.layers.redis.hosts import HostSpelling
+from fast_channels.layers.options import require_finite, require_positive_int
+from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
 from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.scripts import GROUP_SEND, MEMBERS, SEND
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.serializers import (
+    CHANNEL_KEY,
     BaseMessageSerializer,
     JSONSerializer,
     MessageSerializer,
@@ -31,7 +30,7 @@ from fast_channels.layers.redis.serializers import (
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
-from .endpoint import CHANNEL_KEY, Held, QueueEndpoint
+from .endpoint import Held, QueueEndpoint
 from .flushing import flush_keys
 
 __all__ = ["RedisChannelLayer"]
@@ -46,7 +45,7 @@ _ENDS: dict[type, tuple[bytes, bytes, str]] = {
 }
 
 
-class RedisChannelLayer(RedisBaseLayer):
+class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
     """A layer that keeps messages in Redis until they are received.
 
     It reaches every process that uses the same Redis with the same prefix, including
@@ -109,21 +108,26 @@ class RedisChannelLayer(RedisBaseLayer):
         max_deliveries: int | None = 5,
     ) -> None:
         super().__init__(
-            hosts,
-            prefix,
-            expiry,
-            group_expiry,
-            capacity,
-            channel_capacity,
-            symmetric_encryption_keys,
-            random_prefix_length,
-            serializer_format,
+            parse_hosts(
+                hosts,
+                sentinels=sentinels,
+                service_name=service_name,
+                sentinel_kwargs=sentinel_kwargs,
+                connection_kwargs=connection_kwargs,
+            ),
+            self._make_endpoint,
+            prefix=prefix,
+            expiry=expiry,
+            capacity=capacity,
+            channel_capacity=channel_capacity,
+            symmetric_encryption_keys=symmetric_encryption_keys,
+            random_prefix_length=random_prefix_length,
+            serializer_format=serializer_format,
             age_limit=expiry,
-            sentinels=sentinels,
-            service_name=service_name,
-            sentinel_kwargs=sentinel_kwargs,
-            connection_kwargs=connection_kwargs,
         )
+        self.group_expiry: float = require_finite("group_expiry", group_expiry)
+        """Seconds after which a channel is dropped from a group, unless a running
+        process renews its membership."""
         self.max_deliveries: int | None = None
         """Deliveries after which a message of a plain channel is a dead letter."""
         if max_deliveries is not None:
@@ -134,27 +138,8 @@ class RedisChannelLayer(RedisBaseLayer):
         self._end = None
         if len(self.hosts) == 1 and not self.channel_capacity:
             self._end = _end_of(self.serializer)
-        # Index of the host that got the last message to a plain channel.
-        self._turn = -1
-        self._clients: PerLoop[QueueEndpoint] = PerLoop(
-            self._new_client, QueueEndpoint.close
-        )
-
-    def statistics(self) -> dict[str, int]:
-        """Return the current state of the layer, and its counters.
-
-        In this process: ``channels`` that are read, ``groups`` they are in, messages
-        ``waiting`` for them. Since the layer was created: messages ``delivered`` to
-        them; copies ``dropped`` for lack of room; messages ``undecodable``, or without
-        a channel here; and ``reconnects`` of connections that broke.
-        """
-        clients = self._clients.peek()
-        mailboxes = [self.mailboxes, *(client.plain for client in clients)]
-        return self.counters.statistics(
-            channels=sum(len(each.by_channel) for each in mailboxes),
-            groups=sum(len(client.memberships.groups) for client in clients),
-            waiting=sum(each.waiting() for each in mailboxes),
-        )
+        # Number of messages to plain channels so far.
+        self._turn = 0
 
     # Channels
 
@@ -168,7 +153,7 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The prefix is not valid in a name.
         """
         self.require_valid_channel_name(prefix)
-        channel = f"{prefix}.{self._clients.get().name}!{self.mailboxes.new_name()}"
+        channel = f"{prefix}.{self._endpoints.get().name}!{self.mailboxes.new_name()}"
         self.require_valid_channel_name(channel)
         return channel
 
@@ -187,16 +172,16 @@ class RedisChannelLayer(RedisBaseLayer):
         """
         self.require_valid_channel_name(channel)
         self.require_valid_message(message)
-        client = self._clients.get()
+        endpoint = self._endpoints.get()
         name = self.non_local_name(channel)
         if name.endswith("!"):
-            shard = client.shard_of(name)
+            shard = endpoint.shards.of(name)
             message = {**message, CHANNEL_KEY: channel}
         else:
-            # Round robin, because channels_redis polls one host after the other.
-            self._turn = shard = (self._turn + 1) % len(self.hosts)
+            shard = endpoint.shards.in_turn(self._turn)
+            self._turn += 1
         value = self.serialize(message)
-        if not await self._enqueue(client, shard, name, channel, value):
+        if not await self._enqueue(endpoint, shard, name, channel, value):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
@@ -211,14 +196,14 @@ class RedisChannelLayer(RedisBaseLayer):
             ValueError: The channel belongs to another process.
         """
         self.require_valid_channel_name(channel)
-        client = self._clients.get()
+        endpoint = self._endpoints.get()
         name = self.non_local_name(channel)
         if not name.endswith("!"):
-            held = await self._hold(client, channel)
+            held = await self._hold(endpoint, channel)
             held.popped.acknowledge(soon=False)
             return dict(held)
         self._require_own(channel)
-        return await self._wait(client, self.mailboxes, channel)
+        return await self._wait(endpoint, self.mailboxes, channel)
 
     async def take(self, channel: str) -> Delivery:
         """Wait for the next message of a plain channel, and return it as a delivery.
@@ -238,16 +223,16 @@ class RedisChannelLayer(RedisBaseLayer):
         if "!" in channel:
             return await super().take(channel)
         self.require_valid_channel_name(channel)
-        client = self._clients.get()
-        held = await self._hold(client, channel)
+        endpoint = self._endpoints.get()
+        held = await self._hold(endpoint, channel)
         return Delivery(dict(held), held.popped.acknowledge, held.popped.give_back)
 
-    async def _hold(self, client: QueueEndpoint, channel: str) -> Held:
+    async def _hold(self, endpoint: QueueEndpoint, channel: str) -> Held:
         """Wait for a message of a plain channel, to be acknowledged or given back."""
-        return cast("Held", await self._wait(client, client.plain, channel))
+        return cast("Held", await self._wait(endpoint, endpoint.plain, channel))
 
     async def _wait(
-        self, client: QueueEndpoint, mailboxes: Mailboxes, channel: str
+        self, endpoint: QueueEndpoint, mailboxes: Mailboxes, channel: str
     ) -> dict[str, Any]:
         """Wait for a message in the mailbox of a channel, and return it."""
         name = self.non_local_name(channel)
@@ -255,11 +240,11 @@ class RedisChannelLayer(RedisBaseLayer):
         try:
             message = mailbox.take()
             if message is None:
-                client.want(name)
+                endpoint.want(name)
                 try:
                     message = await mailbox.get()
                 finally:
-                    client.unwant(name)
+                    endpoint.unwant(name)
             return message
         finally:
             mailboxes.close(channel, mailbox)
@@ -282,7 +267,7 @@ class RedisChannelLayer(RedisBaseLayer):
         """
         self.require_valid_channel_name(channel)
         letters: list[dict[str, Any]] = []
-        for value in await self._clients.get().dead_letters(channel, limit):
+        for value in await self._endpoints.get().dead_letters(channel, limit):
             try:
                 message = self.deserialize(value, any_age=True)
             except UndecodableMessage as exc:
@@ -306,7 +291,7 @@ class RedisChannelLayer(RedisBaseLayer):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        return await self._clients.get().requeue_dead_letters(channel)
+        return await self._endpoints.get().requeue_dead_letters(channel)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.
@@ -317,16 +302,7 @@ class RedisChannelLayer(RedisBaseLayer):
         if "!" not in channel:
             return None
         self._require_own(channel)
-        return self._clients.get().attach(channel, listener)
-
-    async def delete_channel(self, channel: str) -> None:
-        """Drop a channel's messages and memberships; a second call does nothing.
-
-        Messages in transit to a channel of ``new_channel()`` are lost. While Redis is
-        away, the change is written later.
-        """
-        client = self._owner(channel) or self._clients.get()
-        await in_loop(client.loop, client.delete, channel)
+        return self._endpoints.get().attach(channel, listener)
 
     def require_valid_message(self, message: object) -> None:
         """Check that the layer can carry a message.
@@ -344,48 +320,6 @@ class RedisChannelLayer(RedisBaseLayer):
 
     # Groups
 
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel to a group; no effect if it is in the group.
-
-        A channel that was made in an event loop of this process stays in the group
-        until it leaves or is deleted, or until that loop or the layer is closed. While
-        Redis is away or refuses the change, the call returns anyway, and the change is
-        written later. Any other channel stays for ``group_expiry``. Cancelling does not
-        undo it.
-
-        Raises:
-            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
-                the change, or did not reply.
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        owner = self._owner(channel)
-        if owner is None:
-            await self._clients.get().memberships.insert(group, channel)
-        else:
-            await in_loop(owner.loop, owner.memberships.add, group, channel)
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        """Remove a channel from a group; no effect if it is not in the group.
-
-        While Redis is away or refuses the change, the call returns anyway for a channel
-        that was made in an event loop of this process, and the change is written later.
-        Cancelling does not undo it.
-
-        Raises:
-            RedisUnavailable: For any other channel, if Redis cannot be reached, refuses
-                the change, or did not reply.
-            TypeError: A name is not valid.
-        """
-        self.require_valid_group_name(group)
-        self.require_valid_channel_name(channel)
-        owner = self._owner(channel)
-        if owner is None:
-            await self._clients.get().memberships.remove(group, channel)
-        else:
-            await in_loop(owner.loop, owner.memberships.discard, group, channel)
-
     async def group_send(self, group: str, message: ChannelMessage) -> None:
         """Send a message to every channel of a group.
 
@@ -401,18 +335,21 @@ class RedisChannelLayer(RedisBaseLayer):
         """
         self.require_valid_group_name(group)
         self.require_valid_message(message)
-        client = self._clients.get()
-        run = functools.partial(client.run, client.shard_of(group))
+        endpoint = self._endpoints.get()
+        shard = endpoint.shards.of(group)
         keys = [group_key(self.prefix, group), processes_key(self.prefix)]
         if self._end is None:
             # The commands below share the deadline of one command.
-            deadline = client.commands[client.shard_of(group)].deadline()
-            members = await run(MEMBERS, keys, self.group_expiry, deadline=deadline)
-            full = await self._fan_out(client, _names(members), message, deadline)
+            deadline = shard.commands.deadline()
+            members = await endpoint.run(
+                shard, MEMBERS, keys, self.group_expiry, deadline=deadline
+            )
+            full = await self._fan_out(endpoint, _names(members), message, deadline)
         else:
             empty, tail, writer = self._end
             value = self.serialize({**message, CHANNEL_KEY: []})
-            queues = await run(
+            queues = await endpoint.run(
+                shard,
                 GROUP_SEND,
                 keys,
                 self.group_expiry,
@@ -437,46 +374,25 @@ class RedisChannelLayer(RedisBaseLayer):
         Raises:
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
-        for client in self._clients.peek():
-            # A stopped event loop forgets its state if it runs again.
-            with contextlib.suppress(LoopStopped):
-                await in_loop(client.loop, client.forget)
-        self.mailboxes.clear()
-        commands = self._clients.get().commands
-        await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in commands])
+        await super().flush()
+        shards = self._endpoints.get().shards
+        await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in shards])
 
-    async def close(self) -> None:
-        """Remove this process's channels from their groups, and disconnect.
-
-        Messages that wait in this process are dropped; those that wait in plain
-        channels stay in Redis. While Redis is away, it takes at most two seconds.
-        Cancelling ends only the wait: the layer closes anyway.
-        """
-        try:
-            await self._clients.close()
-        finally:
-            self.mailboxes.clear()
-            self.mailboxes.forget_buried()
-
-    # Ownership of channels
-
-    def _new_client(self) -> QueueEndpoint:
-        return QueueEndpoint(self, self._name_client(), self.max_deliveries or 0)
+    def _make_endpoint(self) -> QueueEndpoint:
+        return QueueEndpoint(
+            self,
+            self._name_endpoint(),
+            group_expiry=self.group_expiry,
+            max_deliveries=self.max_deliveries or 0,
+        )
 
     def _require_own(self, channel: str) -> None:
-        if not self._is_own(channel):
+        parts = self.non_local_name(channel).rsplit(".", 2)
+        if parts[-2:-1] != [self._process[0]]:
             raise ValueError(
                 f"channel {channel!r} is not one that new_channel() of this layer has "
                 "returned in this process, and only its own process can read it"
             )
-
-    def _owner(self, channel: str) -> QueueEndpoint | None:
-        """Return the endpoint of the event loop in which a channel was made, if any."""
-        name = self.non_local_name(channel)
-        for client in self._clients.peek():
-            if name.endswith(f".{client.name}!") and client.loop.is_running():
-                return client
-        return None
 
     def _get_room(self, channel: str) -> int:
         # Messages from several hosts can arrive at the same time.
@@ -484,15 +400,15 @@ class RedisChannelLayer(RedisBaseLayer):
 
     async def _enqueue(
         self,
-        client: QueueEndpoint,
-        shard: int,
+        endpoint: QueueEndpoint,
+        shard: Shard,
         name: str,
         channel: str,
         value: bytes,
         *,
         deadline: float | None = None,
     ) -> int:
-        sent: int = await client.run(
+        sent: int = await endpoint.run(
             shard,
             SEND,
             [queue_key(self.prefix, name)],
@@ -505,7 +421,7 @@ class RedisChannelLayer(RedisBaseLayer):
 
     async def _fan_out(
         self,
-        client: QueueEndpoint,
+        endpoint: QueueEndpoint,
         members: list[str],
         message: ChannelMessage,
         deadline: float,
@@ -524,8 +440,8 @@ class RedisChannelLayer(RedisBaseLayer):
         sent = await asyncio.gather(
             *[
                 self._enqueue(
-                    client,
-                    client.shard_of(name),
+                    endpoint,
+                    endpoint.shards.of(name),
                     name,
                     own[0],
                     self.serialize({**message, CHANNEL_KEY: own}),

@@ -8,28 +8,26 @@ the process is renewed, so that groups drop the channels of a process that was k
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.groups import Groups
 from fast_channels.layers.redis.keys import group_key, processes_key
 from fast_channels.layers.redis.scripts import GROUP_ADD, run
-from fast_channels.layers.redis.sharding import names_by_shard, shard_of
+from fast_channels.layers.redis.shards import Shard, Shards
 from fast_channels.layers.redis.wire import ResponseError
 
 from .group_writer import GroupWriter, Pair, Timing
 
 __all__ = ["Memberships", "Timing"]
 
-# Groups that a channel leaves in one step; other tasks run between steps.
-_STEP = 1000
-
 
 class Memberships:
     """The groups that the channels of one event loop are in.
 
     Args:
-        shards: The command connections to the shards.
+        shards: The servers.
         prefix: Prefix of all keys.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
         process: Name of the process, as in the names of its channels.
@@ -39,30 +37,30 @@ class Memberships:
 
     def __init__(
         self,
-        shards: Sequence[CommandConnection],
+        shards: Shards,
         prefix: str,
         group_expiry: float,
         *,
         process: str,
-        away: Callable[[int], bool],
+        away: Callable[[Shard], bool],
         timing: Timing,
     ) -> None:
-        self._shards = shards
+        self.shards: Shards = shards
+        """The servers."""
         self._prefix = prefix
         self._group_expiry = group_expiry
         # Memberships are renewed on a beat, too.
         self._pause = min(timing.beat, group_expiry / 3)
+        self._step = timing.step
         self._beats_per_check = timing.beats_per_check
         self._beats = 0
         self._renew_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self.groups: dict[str, set[str]] = {}
-        """The channels in each group."""
-        # The groups of each channel.
-        self._by_channel: dict[str, set[str]] = {}
-        self._writers = [
-            GroupWriter(
-                connection,
+        self.groups: Groups = Groups()
+        """The groups of the channels."""
+        self._writers = {
+            shard: GroupWriter(
+                shard,
                 prefix,
                 group_expiry,
                 process,
@@ -71,8 +69,8 @@ class Memberships:
                 away=partial(away, shard),
                 timing=timing,
             )
-            for shard, connection in enumerate(shards)
-        ]
+            for shard in shards
+        }
 
     async def add(self, group: str, channel: str) -> None:
         """Add a channel to a group; while Redis is away, it is written later.
@@ -82,8 +80,7 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        self.groups.setdefault(group, set()).add(channel)
-        self._by_channel.setdefault(channel, set()).add(group)
+        self.groups.add(group, channel)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._renew_at = loop.time() + self._group_expiry / 3
@@ -98,25 +95,20 @@ class Memberships:
         Raises:
             ResponseError: The key of the group has another type.
         """
-        groups = self._by_channel.get(channel, set())
-        groups.discard(group)
-        if not groups:
-            self._by_channel.pop(channel, None)
-        self._drop(group, channel)
+        self.groups.discard(group, channel)
+        self._rest_if_empty()
         await self._change(group, channel)
 
     async def delete(self, channel: str) -> None:
         """Remove a channel from all its groups. Cancelling does not undo it."""
-        left = self._by_channel.pop(channel, set())
-        writers = {self._writer(group) for group in left}
+        writers: set[GroupWriter] = set()
         try:
-            while len(left) > _STEP:
-                for _ in range(_STEP):
-                    self._leave(left.pop(), channel)
-                await asyncio.sleep(0)
+            while channel in self.groups.by_channel:
+                writers |= self._leave(channel, self._step)
+                if channel in self.groups.by_channel:
+                    await asyncio.sleep(0)
         finally:
-            while left:
-                self._leave(left.pop(), channel)
+            self._leave(channel, sys.maxsize)
         for writer in writers:
             await writer.written()
 
@@ -128,7 +120,7 @@ class Memberships:
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
         _, *wrong = await run(
-            self._of(group),
+            self.shards.of(group).commands,
             GROUP_ADD,
             [processes_key(self._prefix), self._key(group)],
             self._group_expiry,
@@ -148,20 +140,20 @@ class Memberships:
             ResponseError: The key of the group has another type.
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
-        await self._of(group).execute("ZREM", self._key(group), *channels)
+        commands = self.shards.of(group).commands
+        await commands.execute("ZREM", self._key(group), *channels)
 
-    def assert_again(self, shard: int) -> None:
+    def assert_again(self, shard: Shard) -> None:
         """Write everything again to a shard that may have lost it."""
         writer = self._writers[shard]
-        if self.groups or writer.remembers:
+        if self.groups.by_group or writer.remembers:
             writer.write_again()
 
     def clear(self) -> None:
         """Forget everything, without writing to Redis."""
         self.groups.clear()
-        self._by_channel.clear()
-        self._rest()
-        for writer in self._writers:
+        self._rest_if_empty()
+        for writer in self._writers.values():
             writer.forget()
 
     async def close(self) -> None:
@@ -170,18 +162,13 @@ class Memberships:
         Raises:
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
-        await asyncio.gather(*[writer.stop() for writer in self._writers])
-        groups = dict(self.groups)
+        await asyncio.gather(*[writer.stop() for writer in self._writers.values()])
+        pairs = {shard: list(self._pairs(shard)) for shard in self._writers}
         self.clear()
-        by_shard = names_by_shard(groups, len(self._shards))
         results = await asyncio.gather(
             *[
-                writer.say_goodbye(
-                    (group, channel)
-                    for group in by_shard.get(shard, ())
-                    for channel in groups[group]
-                )
-                for shard, writer in enumerate(self._writers)
+                writer.say_goodbye(iter(pairs[shard]))
+                for shard, writer in self._writers.items()
             ],
             return_exceptions=True,
         )
@@ -194,20 +181,18 @@ class Memberships:
         writer.note((group, channel))
         await writer.written(group)
 
-    def _leave(self, group: str, channel: str) -> None:
-        self._drop(group, channel)
-        self._writer(group).note((group, channel))
+    def _leave(self, channel: str, limit: int) -> set[GroupWriter]:
+        """Remove a channel from some of its groups; return the writers of those."""
+        writers: set[GroupWriter] = set()
+        for group in self.groups.discard_some(channel, limit):
+            writer = self._writer(group)
+            writer.note((group, channel))
+            writers.add(writer)
+        self._rest_if_empty()
+        return writers
 
-    def _drop(self, group: str, channel: str) -> None:
-        channels = self.groups.get(group, set())
-        channels.discard(channel)
-        if not channels:
-            self.groups.pop(group, None)
-        if not self.groups:
-            self._rest()
-
-    def _rest(self) -> None:
-        if self._timer is not None:
+    def _rest_if_empty(self) -> None:
+        if self._timer is not None and not self.groups.by_group:
             self._timer.cancel()
             self._timer = None
 
@@ -219,7 +204,7 @@ class Memberships:
         renews = loop.time() >= self._renew_at
         if renews:
             self._renew_at = loop.time() + self._group_expiry / 3
-        for writer in self._writers:
+        for writer in self._writers.values():
             if not writer.registered:
                 continue
             if renews:
@@ -228,23 +213,18 @@ class Memberships:
 
     def _is_member(self, pair: Pair) -> bool:
         group, channel = pair
-        return channel in self.groups.get(group, ())
+        return channel in self.groups.by_group.get(group, ())
 
-    def _pairs(self, shard: int) -> Iterator[Pair]:
+    def _pairs(self, shard: Shard) -> Iterator[Pair]:
         """Yield the pairs of a shard, even while groups change."""
-        for group in list(self.groups):
-            if self._shard(group) == shard:
-                for channel in list(self.groups.get(group, ())):
+        by_group = self.groups.by_group
+        for group in list(by_group):
+            if self.shards.of(group) is shard:
+                for channel in list(by_group.get(group, ())):
                     yield group, channel
 
-    def _shard(self, group: str) -> int:
-        return shard_of(group, len(self._shards))
-
     def _writer(self, group: str) -> GroupWriter:
-        return self._writers[self._shard(group)]
-
-    def _of(self, group: str) -> CommandConnection:
-        return self._shards[self._shard(group)]
+        return self._writers[self.shards.of(group)]
 
     def _key(self, group: str) -> str:
         return group_key(self._prefix, group)

@@ -1,26 +1,16 @@
 """A Redis that publishes, and that stalls, refuses and breaks as a test asks."""
 
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
-from fast_channels.layers.redis.hosts import Host
-from fast_channels.layers.redis.layer import RedisBaseLayer
 from fast_channels.layers.redis.link import Timing
-from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
-from fast_channels.layers.redis.sentinel import Master
-from tests.unit.layers.redis.fake_server import (
-    NO_PAUSE,
-    FakeConnection,
-    FakeServer,
-    until,
-)
+from tests.unit.layers.redis.fake_server import NO_PAUSE, FakeConnection, FakeServer
+from tests.waiting import until
 
 # Connects again at once, and makes one attempt at a time.
 ONCE = replace(Subscriber.timing, jitter=NO_PAUSE.jitter, another=1000)
@@ -144,45 +134,6 @@ async def hear(subscriber: Subscriber, *names: str) -> None:
     for name in names:
         subscriber.listen(name)
     await until(lambda: not any(map(subscriber.pending, names)))
-
-
-class FakeWatch:
-    """Stands in for who watches for a new master."""
-
-    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
-        assert master.host.kind == "sentinel"
-        self.switched = switched
-        self.started = False
-        self.closed = False
-
-    def start(self) -> None:
-        self.started = True
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-class FakeHosts:
-    """The servers of all layers that are made from now on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, timing: Timing = ONCE) -> None:
-        self.servers: defaultdict[str, FakePubSub] = defaultdict(FakePubSub)
-        self.watches: list[FakeWatch] = []
-        monkeypatch.setattr(Subscriber, "timing", timing)
-        monkeypatch.setattr(pubsub_client, "make_connection", self._make_connection)
-        monkeypatch.setattr(pubsub_client, "MasterWatch", self._make_watch)
-
-    def of(self, layer: RedisBaseLayer) -> list[FakePubSub]:
-        """Return the servers of a layer, in order."""
-        return [self.servers[str(host)] for host in layer.hosts]
-
-    def _make_connection(self, place: Host | Master) -> PubSubConnection:
-        host = place.host if isinstance(place, Master) else place
-        return self.servers[str(host)].connect()
-
-    def _make_watch(self, master: Master, switched: Callable[[], None]) -> FakeWatch:
-        self.watches.append(FakeWatch(master, switched))
-        return self.watches[-1]
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -13,16 +13,26 @@ import pytest
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis import RedisPubSubChannelLayer
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub import endpoint as module
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
+from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from tests.clock import Clock, stop_time_in_memory
-from tests.unit.layers.redis.queue.fake_redis import turn, until
+from tests.unit.layers.redis.fake_hosts import FakeHosts
+from tests.waiting import turn, until
 
-from .fake_pubsub import ONCE, FakeHosts, FakePubSub
+from .fake_pubsub import ONCE, FakePubSub
 
 OWN = "asgispecific.me.1!"
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 TWO_HOSTS = ["redis://one", "redis://two"]
+# More groups than a channel leaves in one step.
+VERY_MANY = [f"group{number}" for number in range(50)]
+
+
+@pytest.fixture
+def timing() -> Timing:
+    return ONCE
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +44,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeHosts:
-    return FakeHosts(monkeypatch, getattr(request, "param", ONCE))
+def hosts(monkeypatch: pytest.MonkeyPatch, timing: Timing) -> FakeHosts[FakePubSub]:
+    monkeypatch.setattr(Subscriber, "timing", timing)
+    return FakeHosts(monkeypatch, FakePubSub)
 
 
 @pytest.fixture
@@ -45,20 +56,24 @@ def layer(request: pytest.FixtureRequest) -> RedisPubSubChannelLayer:
 
 
 @pytest.fixture
-async def client(
-    layer: RedisPubSubChannelLayer, hosts: FakeHosts
+async def endpoint(
+    layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
 ) -> AsyncIterator[PubSubEndpoint]:
-    """Give a test a client that leaves nothing when it is closed."""
-    client = PubSubEndpoint(layer, "me.1", "on.disconnect", "on.reconnect")
-    yield client
-    await client.close()
-    assert client.groups == {}
+    """Give a test a endpoint that leaves nothing when it is closed."""
+    endpoint = PubSubEndpoint(
+        layer, "me.1", "on.disconnect", "on.reconnect", patience=0.01, step=10
+    )
+    yield endpoint
+    await endpoint.close()
+    assert endpoint.groups.by_group == {}
     assert [server.open for server in hosts.of(layer)] == [[] for _ in layer.hosts]
 
 
 @pytest.fixture
-async def server(layer: RedisPubSubChannelLayer, hosts: FakeHosts) -> FakePubSub:
-    """Give a test the only server of the client."""
+async def server(
+    layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
+) -> FakePubSub:
+    """Give a test the only server of the endpoint."""
     [server] = hosts.of(layer)
     return server
 
@@ -83,13 +98,15 @@ def taken(mailbox: Mailbox) -> list[Any]:
 
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
-async def test_own_channels(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+async def test_channels_of_a_process_are_one_subscription(
+    layer: RedisPubSubChannelLayer,
+    endpoint: PubSubEndpoint,
+    hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """All channels of a process are one subscription at each host, taken literally."""
+    """Each host has it, and wildcards in the prefix are taken literally."""
     for _ in range(2):
-        await client.listen_to_own(r"x[a-c]*?^\.me.1!")
-    mailbox = client.attach(r"x[a-c]*?^\.me.1!1", ignore)
+        await endpoint.listen_to_own(r"x[a-c]*?^\.me.1!")
+    mailbox = endpoint.attach(r"x[a-c]*?^\.me.1!1", ignore)
     for server in hosts.of(layer):
         assert server.told == [["PSUBSCRIBE", r"x\[a\-c\]\*\?\^\\.me.1!*"]]
         assert server.publish(r"x[a-c]*?^\.me.1!1", packed(1)) == 1
@@ -98,13 +115,13 @@ async def test_own_channels(
     assert taken(mailbox) == [1, 1]
 
 
-async def test_listener(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, server: FakePubSub
+async def test_listener_is_called_for_each_message(
+    layer: RedisPubSubChannelLayer, endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Listeners are called for each message; dropped messages are counted."""
+    """Messages for which there is no room are dropped and counted."""
     calls: list[None] = []
-    mailbox = client.attach(f"{OWN}a", lambda: calls.append(None))
-    await client.listen_to_own(OWN)
+    mailbox = endpoint.attach(f"{OWN}a", lambda: calls.append(None))
+    await endpoint.listen_to_own(OWN)
     for number in range(3):
         server.publish(f"{OWN}a", packed(number))
     await until(lambda: layer.counters.dropped)
@@ -112,15 +129,15 @@ async def test_listener(
     assert len(calls) == layer.counters.delivered == 2
 
 
-async def test_undecodable_messages(
+async def test_undecodable_message_is_counted_and_logged(
     layer: RedisPubSubChannelLayer,
-    client: PubSubEndpoint,
+    endpoint: PubSubEndpoint,
     server: FakePubSub,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What cannot be read is counted and logged, and those after it arrive."""
-    await client.listen_to_own(OWN)
-    mailbox = client.attach(f"{OWN}a", ignore)
+    """Later messages arrive."""
+    await endpoint.listen_to_own(OWN)
+    mailbox = endpoint.attach(f"{OWN}a", ignore)
     server.publish(f"{OWN}a", b"\xc1")
     server.publish(f"{OWN}a", packed(1))
     await until(lambda: layer.counters.delivered)
@@ -134,24 +151,24 @@ async def test_undecodable_messages(
     [("x", "KeyError: 'x'"), ("x" * 500, "KeyError: '" + "x" * 189 + "...")],
     ids=["short", "long"],
 )
-async def test_messages_that_break_something(
+async def test_message_that_breaks_something_is_counted(
     layer: RedisPubSubChannelLayer,
-    client: PubSubEndpoint,
+    endpoint: PubSubEndpoint,
     server: FakePubSub,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     text: str,
     shown: str,
 ) -> None:
-    """Whatever a message does, it is counted, and the connection and others go on."""
+    """The connection stays open, and other messages arrive."""
 
     def break_down(_: object) -> Any:
         raise KeyError(text)
 
-    await client.join("room", "a")
-    await client.join("room", "b")
-    await client.listen_to_own(OWN)
-    mailbox = client.attach(f"{OWN}a", ignore)
+    await endpoint.join("room", "a")
+    await endpoint.join("room", "b")
+    await endpoint.listen_to_own(OWN)
+    mailbox = endpoint.attach(f"{OWN}a", ignore)
     monkeypatch.setattr(module, "copies_of", break_down)
     for _ in range(5):
         server.publish("room", packed(1))
@@ -170,10 +187,10 @@ async def test_messages_that_break_something(
 
 
 async def test_long_names_are_shortened_in_the_log(
-    client: PubSubEndpoint, server: FakePubSub, caplog: pytest.LogCaptureFixture
+    endpoint: PubSubEndpoint, server: FakePubSub, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Names can be of any length, and come from other processes."""
-    await client.listen_to_own(OWN)
+    await endpoint.listen_to_own(OWN)
     server.publish(OWN + "x" * 1000, b"?")
     await until(lambda: caplog.messages)
     shown = f"{OWN}{'x' * (200 - len(OWN))}..."
@@ -214,21 +231,21 @@ class Timer:
         self.cancelled = True
 
 
-async def test_plain_channel(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+async def test_plain_channel_is_listened_to_while_it_is_read(
+    endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is listened to as long as it is read, and until its expiry after that."""
+    """It is ignored when it has had no reader for the expiry."""
     timers = Timers()
-    monkeypatch.setattr(client, "loop", timers)
-    mailbox = client.plain.open("jobs")
+    monkeypatch.setattr(endpoint, "loop", timers)
+    mailbox = endpoint.plain.open("jobs")
     for _ in range(2):
-        client.listen_for_reader("jobs")
+        endpoint.listen_for_reader("jobs")
     await until(lambda: server.subscribed)
     for _ in range(3):
         timers.fire()
     await turn()
     assert server.told == [["SUBSCRIBE", "jobs"]]
-    client.plain.close("jobs", mailbox)
+    endpoint.plain.close("jobs", mailbox)
     await turn()
     assert server.told == [["SUBSCRIBE", "jobs"]]
     timers.fire()
@@ -237,33 +254,33 @@ async def test_plain_channel(
     assert timers.pending == []
 
     for _ in range(2):
-        client.listen_for_reader("jobs")
+        endpoint.listen_for_reader("jobs")
     await until(lambda: server.subscribed)
     server.publish("jobs", packed(1))
-    await until(client.plain.waiting)
+    await until(endpoint.plain.waiting)
     timers.fire()
     await until(lambda: not server.subscribed)
-    client.listen_for_reader("jobs")
+    endpoint.listen_for_reader("jobs")
     [timer] = timers.pending
     assert timer.delay == 60
-    await client.close()
+    await endpoint.close()
     assert timer.cancelled
 
 
-async def test_a_reader_that_comes_back_late(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+async def test_time_without_a_reader_begins_when_the_last_one_leaves(
+    endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time without a reader begins when the last one has its message."""
+    """A closed endpoint starts no timer."""
     timers = Timers()
-    monkeypatch.setattr(client, "loop", timers)
-    client.listen_for_reader("jobs")
+    monkeypatch.setattr(endpoint, "loop", timers)
+    endpoint.listen_for_reader("jobs")
     [first] = timers.pending
-    client.reader_left("jobs")
+    endpoint.reader_left("jobs")
     assert first.cancelled
     _, second = timers.pending
     assert not second.cancelled
-    await client.close()
-    client.reader_left("jobs")
+    await endpoint.close()
+    endpoint.reader_left("jobs")
     assert all(timer.cancelled for timer in timers.pending)
     assert len(timers.pending) == 2
 
@@ -271,32 +288,33 @@ async def test_a_reader_that_comes_back_late(
 # Groups
 
 
-async def test_members(client: PubSubEndpoint, server: FakePubSub) -> None:
-    """A group is listened to from its first member on, until its last one has left."""
+async def test_group_is_listened_to_while_it_has_members(
+    endpoint: PubSubEndpoint, server: FakePubSub
+) -> None:
+    """A message that arrives after the last one has left is dropped."""
     for channel in "aba":
-        await client.join("room", channel)
-    assert client.groups == {"room": {"a", "b"}}
+        await endpoint.join("room", channel)
+    assert endpoint.groups.by_group == {"room": {"a": 0, "b": 0}}
     assert server.told == [["SUBSCRIBE", "room"]]
     for group, channel in (("room", "a"), ("room", "a"), ("room", "x"), ("y", "b")):
-        await client.leave(group, channel)
+        await endpoint.leave(group, channel)
     await turn()
     assert server.subscribed == ["room"]
-    await client.leave("room", "b")
+    await endpoint.leave("room", "b")
     # Redis has not been told yet.
     server.publish("room", packed(1))
     await until(lambda: not server.subscribed)
-    assert client.groups == {}
-    assert client.plain.by_channel == {}
+    assert endpoint.groups.by_group == {}
+    assert endpoint.plain.by_channel == {}
 
 
-async def test_joining_waits(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+async def test_joining_waits_for_the_subscription(
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Who joins, or makes a channel, waits until Redis confirms that it is heard."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    """join() and listen_to_own() return when Redis has confirmed."""
     server.holds = True
-    joining = [asyncio.create_task(client.join("room", channel)) for channel in "ab"]
-    own = asyncio.create_task(client.listen_to_own(OWN))
+    joining = [asyncio.create_task(endpoint.join("room", channel)) for channel in "ab"]
+    own = asyncio.create_task(endpoint.listen_to_own(OWN))
     await until(lambda: len(server.held) == 2)
     # Longer than it waits before it looks whether Redis is away.
     await asyncio.wait([*joining, own], timeout=0.03)
@@ -306,25 +324,25 @@ async def test_joining_waits(
         await asyncio.gather(*joining, own)
 
 
-async def test_group_message(
+async def test_message_to_a_group_is_decoded_once(
     layer: RedisPubSubChannelLayer,
-    client: PubSubEndpoint,
+    endpoint: PubSubEndpoint,
     server: FakePubSub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is decoded once, and each member gets a dict of its own."""
+    """Each member gets a dict of its own."""
     decoded: list[bytes] = []
-    deserialize = layer.serializer.deserialize
+    deserialize = layer.deserialize
 
     def count(data: bytes) -> Any:
         decoded.append(data)
         return deserialize(data)
 
-    monkeypatch.setattr(layer.serializer, "deserialize", count)
+    monkeypatch.setattr(layer, "deserialize", count)
     channels = [f"{OWN}{name}" for name in "abc"]
-    mailboxes = [client.attach(channel, ignore) for channel in channels]
+    mailboxes = [endpoint.attach(channel, ignore) for channel in channels]
     for channel in channels[:2]:
-        await client.join("room", channel)
+        await endpoint.join("room", channel)
     server.publish("room", b'{"nested": [1]}')
     await until(lambda: decoded)
     first, second, third = (mailbox.take() for mailbox in mailboxes)
@@ -335,27 +353,27 @@ async def test_group_message(
     assert third is None
     assert len(decoded) == 1
 
-    await client.leave("room", channels[1])
+    await endpoint.leave("room", channels[1])
     server.publish("room", packed(1))
     await until(lambda: len(decoded) == 2)
     assert list(map(taken, mailboxes)) == [[1], [], []]
 
 
-async def test_deleted_channel(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, server: FakePubSub
+async def test_deleted_channel_leaves_its_groups(
+    layer: RedisPubSubChannelLayer, endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """It leaves its groups, and nothing comes through it any more."""
+    """Later messages to it are dropped, even if it joins a group again."""
     first, second = (f"{OWN}{layer.mailboxes.new_name()}" for _ in range(2))
-    await client.listen_to_own(OWN)
+    await endpoint.listen_to_own(OWN)
     for channel in (first, second):
-        await client.join("room", channel)
-    await client.join("other", first)
-    await client.delete(first)
-    await client.delete("unknown")
-    assert client.groups == {"room": {second}}
+        await endpoint.join("room", channel)
+    await endpoint.join("other", first)
+    await endpoint.delete(first)
+    await endpoint.delete("unknown")
+    assert endpoint.groups.by_group == {"room": {second: 0}}
     await until(lambda: server.subscribed == [f"{OWN}*", "room"])
 
-    await client.join("room", first)
+    await endpoint.join("room", first)
     mailboxes = [layer.mailboxes.open(channel) for channel in (first, second)]
     server.publish(first, packed(1))
     server.publish("room", packed(2))
@@ -363,98 +381,78 @@ async def test_deleted_channel(
     assert list(map(taken, mailboxes)) == [[], [2]]
 
 
-async def test_deleted_plain_channel(
-    client: PubSubEndpoint, server: FakePubSub
+async def test_deleted_plain_channel_can_be_read_again(
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """It leaves its groups, and is listened to again when it is received from."""
-    await client.join("room", "a")
-    client.listen_for_reader("a")
+    """It leaves its groups, and is listened to while it has a reader."""
+    await endpoint.join("room", "a")
+    endpoint.listen_for_reader("a")
     await until(lambda: sorted(server.subscribed) == ["a", "room"])
-    await client.delete("a")
+    await endpoint.delete("a")
     await until(lambda: not server.subscribed)
     assert server.publish("a", packed(1)) == 0
-    client.listen_for_reader("a")
-    mailbox = client.plain.open("a")
+    endpoint.listen_for_reader("a")
+    mailbox = endpoint.plain.open("a")
     await until(lambda: server.subscribed)
     server.publish("a", packed(2))
     await until(lambda: mailbox)
     assert taken(mailbox) == [2]
-    await client.delete("a")
+    await endpoint.delete("a")
     assert server.subscribed == ["a"], "a reader is still there"
 
 
 @pytest.mark.parametrize("end", ["delete", "forget"])
-async def test_very_many_groups(
-    client: PubSubEndpoint,
-    server: FakePubSub,
-    monkeypatch: pytest.MonkeyPatch,
-    end: str,
+@pytest.mark.parametrize("channel", ["a", f"{OWN}a"], ids=["plain", "own"])
+async def test_channel_leaves_very_many_groups_in_steps(
+    endpoint: PubSubEndpoint, server: FakePubSub, channel: str, end: str
 ) -> None:
-    """Leaving very many groups at once gives others their turn all the time."""
-    monkeypatch.setattr(module, "_RUN", 10)
-    groups = [f"group{number}" for number in range(200)]
-    await asyncio.gather(*[client.join(group, "a") for group in groups])
+    """Other tasks run between the steps."""
+    await asyncio.gather(*[endpoint.join(group, channel) for group in VERY_MANY])
     ending = asyncio.create_task(
-        client.delete("a") if end == "delete" else client.forget()
+        endpoint.delete(channel) if end == "delete" else endpoint.forget()
     )
-    counts: list[int] = []
+    counts = [len(VERY_MANY)]
     while not ending.done():
         await asyncio.sleep(0)
-        counts.append(len(client.groups))
-    steps = [before - after for before, after in itertools.pairwise([200, *counts])]
+        counts.append(len(endpoint.groups.by_group))
+    steps = [before - after for before, after in itertools.pairwise(counts)]
     assert max(steps) == 10
-    assert client.groups == {}
+    assert endpoint.groups.by_group == {}
     await until(lambda: not server.subscribed)
 
 
-async def test_deleting_is_cancelled(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+async def test_cancelled_deletion_can_be_repeated(
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """A deletion that was cancelled half-way can be made again."""
-    monkeypatch.setattr(module, "_RUN", 10)
-    groups = [f"group{number}" for number in range(50)]
-    await asyncio.gather(*[client.join(group, "a") for group in groups])
-    deleting = asyncio.create_task(client.delete("a"))
-    await until(lambda: len(client.groups) < 50)
+    """The channel is still in some of its groups."""
+    await asyncio.gather(*[endpoint.join(group, "a") for group in VERY_MANY])
+    deleting = asyncio.create_task(endpoint.delete("a"))
+    await until(lambda: len(endpoint.groups.by_group) < len(VERY_MANY))
     deleting.cancel()
     await asyncio.wait([deleting])
-    assert client.groups
-    await client.delete("a")
-    assert client.groups == {}
+    assert endpoint.groups.by_group
+    await endpoint.delete("a")
+    assert endpoint.groups.by_group == {}
     await until(lambda: not server.subscribed)
 
 
 # Redis goes and comes
 
 
-async def test_deleted_channel_of_many_groups(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+async def test_all_channels_get_notices_about_the_connection(
+    layer: RedisPubSubChannelLayer, endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Others get their turns while a channel leaves its groups."""
-    monkeypatch.setattr(module, "_RUN", 2)
-    for number in range(5):
-        await client.join(f"group.{number}", OWN + "1")
-    deleting = asyncio.create_task(client.delete(OWN + "1"))
-    await turn(2)
-    assert not deleting.done()
-    await deleting
-    assert client.groups == {}
-
-
-async def test_telling_everybody(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, server: FakePubSub
-) -> None:
-    """All channels of the process get a message when it disconnects and reconnects."""
+    """They are read, attached, or members; deleted channels get none."""
     mailboxes = [
-        client.attach(f"{OWN}attached", ignore),
+        endpoint.attach(f"{OWN}attached", ignore),
         layer.mailboxes.open(f"{OWN}awaited"),
-        client.plain.open("jobs"),
-        client.plain.open("member"),
+        endpoint.plain.open("jobs"),
+        endpoint.plain.open("member"),
     ]
     for channel in (f"{OWN}deleted", f"{OWN}attached", "member"):
-        await client.join("room", channel)
-    client.listen_for_reader("jobs")
-    await client.delete(f"{OWN}deleted")
+        await endpoint.join("room", channel)
+    endpoint.listen_for_reader("jobs")
+    await endpoint.delete(f"{OWN}deleted")
     server.cut()
     await until(lambda: len(mailboxes[0]) == 2)
     types = ["on.disconnect", "on.reconnect"]
@@ -468,11 +466,13 @@ async def test_telling_everybody(
 
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
-async def test_reconnects_are_counted(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+async def test_reconnects_of_all_hosts_are_counted(
+    layer: RedisPubSubChannelLayer,
+    endpoint: PubSubEndpoint,
+    hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """Each connection that broke counts once, at whichever host."""
-    await client.listen_to_own(OWN)
+    """Each connection that broke counts once, however many attempts it takes."""
+    await endpoint.listen_to_own(OWN)
     for count in range(1, 6):
         for server in hosts.of(layer):
             server.refusals.extend([OSError("refused")] * count)
@@ -483,22 +483,22 @@ async def test_reconnects_are_counted(
         assert layer.counters.reconnects == 2 * count
 
 
-@pytest.mark.parametrize("hosts", [replace(ONCE, patience=0.2)], indirect=True)
-async def test_joining_while_redis_is_frozen(
-    client: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("timing", [replace(ONCE, patience=0.2)])
+async def test_silent_server_is_waited_for_once(
+    endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many groups a channel joins, it waits once for a silent server."""
-    await client.join("room", "a")
+    """Joining more groups does not wait again."""
+    await endpoint.join("room", "a")
     server.holds = True
     begun = asyncio.get_running_loop().time()
-    await client.join("first", "a")
+    await endpoint.join("first", "a")
     first = asyncio.get_running_loop().time()
     assert first - begun >= 0.2
     waited: list[object] = []
     with monkeypatch.context() as patch:
         patch.setattr(asyncio, "wait", waited.append)
         for number in range(20):
-            await client.join(f"group{number}", "a")
+            await endpoint.join(f"group{number}", "a")
     assert waited == []
     server.holds = False
     server.cut()
@@ -506,16 +506,14 @@ async def test_joining_while_redis_is_frozen(
 
 
 # The grace is as long as this test takes: only what is read ends the waiting.
-@pytest.mark.parametrize(
-    "hosts", [replace(ONCE, patience=0.05, grace=60)], indirect=True
-)
-async def test_joining_in_a_blocked_event_loop(
-    client: PubSubEndpoint, server: FakePubSub
+@pytest.mark.parametrize("timing", [replace(ONCE, patience=0.05, grace=60)])
+async def test_confirmation_that_came_in_time_is_waited_for(
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """A confirmation that came while the event loop was blocked is waited for."""
-    await client.join("room", "a")
+    """The event loop was blocked when it arrived."""
+    await endpoint.join("room", "a")
     server.holds = True
-    joining = asyncio.create_task(client.join("first", "a"))
+    joining = asyncio.create_task(endpoint.join("first", "a"))
     await until(lambda: server.held)
     blocked_until = asyncio.get_running_loop().time() + 0.2
     while asyncio.get_running_loop().time() < blocked_until:
@@ -527,27 +525,29 @@ async def test_joining_in_a_blocked_event_loop(
     await joining
 
 
-async def test_joining_while_redis_is_away(
-    client: PubSubEndpoint, server: FakePubSub
+async def test_joining_does_not_wait_for_a_server_that_is_away(
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """Joining does not wait for Redis; messages arrive once it is back."""
+    """Messages arrive once it is back."""
     server.unreachable = True
     async with asyncio.timeout(5):
-        await client.join("room", "a")
-        await client.listen_to_own(OWN)
+        await endpoint.join("room", "a")
+        await endpoint.listen_to_own(OWN)
     server.unreachable = False
     await until(lambda: server.subscribed == [f"{OWN}*", "room"])
 
 
 @pytest.mark.parametrize("layer", [{"hosts": TWO_HOSTS}], indirect=True)
-async def test_shards(
-    layer: RedisPubSubChannelLayer, client: PubSubEndpoint, hosts: FakeHosts
+async def test_each_name_has_its_host(
+    layer: RedisPubSubChannelLayer,
+    endpoint: PubSubEndpoint,
+    hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """Each name has its host: to listen to as to publish on."""
-    await client.join("asgi__group__a", "x")
-    client.listen_for_reader("mails")
+    """A name is published where it is listened to."""
+    await endpoint.join("asgi__group__a", "x")
+    endpoint.listen_for_reader("mails")
     for name in ("asgi__group__a", "mails"):
-        await client.publish(name, packed(1))
+        await endpoint.publish(name, packed(1))
     told = [{tuple(words[:2]) for words in each.told} for each in hosts.of(layer)]
     assert sorted(told, key=sorted) == [
         {("SUBSCRIBE", name), ("PUBLISH", name)} for name in ("asgi__group__a", "mails")
@@ -556,33 +556,33 @@ async def test_shards(
 
 @pytest.mark.parametrize("layer", [{"hosts": [SENTINEL]}], indirect=True)
 @pytest.mark.parametrize("use", ["publish", "join", "own", "plain"])
-async def test_new_master(
-    client: PubSubEndpoint,
+async def test_use_of_a_layer_watches_for_a_new_master(
+    endpoint: PubSubEndpoint,
     server: FakePubSub,
-    hosts: FakeHosts,
+    hosts: FakeHosts[FakePubSub],
     monkeypatch: pytest.MonkeyPatch,
     use: str,
 ) -> None:
-    """Who listens, or sends for longer than a moment, learns of a new master."""
+    """Sending once does not; a new master gets new connections."""
     [watch] = hosts.watches
-    await client.publish("a", packed(1))
+    await endpoint.publish("a", packed(1))
     assert not watch.started
-    monkeypatch.setattr(module, "SHORT", -1)
+    endpoint.shards.settled_at = -1
     if use == "publish":
-        await client.publish("a", packed(1))
+        await endpoint.publish("a", packed(1))
     elif use == "join":
-        await client.join("room", "a")
+        await endpoint.join("room", "a")
     elif use == "own":
-        await client.listen_to_own(OWN)
+        await endpoint.listen_to_own(OWN)
     else:
-        client.listen_for_reader("jobs")
+        endpoint.listen_for_reader("jobs")
     assert watch.started
-    await client.join("another", "a")
+    await endpoint.join("another", "a")
     before = server.open
     watch.switched()
-    await client.publish("a", packed(1))
+    await endpoint.publish("a", packed(1))
     await until(lambda: len(server.open) == 2)
     await until(lambda: "another" in server.subscribed)
     assert not {*before} & {*server.open}
-    await client.close()
+    await endpoint.close()
     assert watch.closed

@@ -11,7 +11,7 @@ import pytest
 from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub.subscriber import Pattern, Subscriber
 from fast_channels.layers.redis.wire import NoPermissionError, RedisConnectionError
-from tests.unit.layers.redis.fake_server import turn, until
+from tests.waiting import turn, until
 
 from .fake_pubsub import ONCE, FakePubSub, Log, hear, subscribing
 

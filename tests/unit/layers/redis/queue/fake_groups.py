@@ -2,17 +2,25 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 from redis.exceptions import NoScriptError
 
 from fast_channels.layers.redis.queue.group_writer import Timing
 from fast_channels.layers.redis.queue.memberships import Memberships
 from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD
+from fast_channels.layers.redis.shards import Shards
+from tests.unit.layers.redis.fake_hosts import as_shard
 
 # Nothing happens by itself in the time that a test takes, but trying again does.
 TIMING = Timing(beat=60, retry=0.001, patience=0.001)
+
+
+def timed(**changes: Any) -> pytest.MarkDecorator:
+    """Give the memberships of a test another timing."""
+    return pytest.mark.parametrize("timing", [replace(TIMING, **changes)])
 
 
 class Redis:
@@ -116,23 +124,22 @@ def pairs_of(keys: list[str], words: list[Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 # fakes have no events
-            await asyncio.sleep(0)
-
-
 def make(
     *shards: Redis, group_expiry: float = 60, timing: Timing = TIMING
 ) -> Memberships:
     return Memberships(
-        [cast("Any", shard) for shard in shards],
+        Shards([as_shard(shard, shard.name) for shard in shards]),
         "asgi",
         group_expiry,
         process="me.1",
-        away=lambda shard: shards[shard].known_to_be_away,
+        away=lambda shard: cast("Redis", shard.commands).known_to_be_away,
         timing=timing,
     )
+
+
+def write_again(memberships: Memberships, number: int = 0) -> None:
+    """Write all members again to one of the shards."""
+    memberships.assert_again([*memberships.shards][number])
 
 
 async def join(memberships: Memberships, groups: str, channels: str) -> None:

@@ -11,14 +11,7 @@ from typing import Any, TypeAlias
 
 from fast_channels.layers.redis.scripts import POP, RECOVER, TAKE
 from fast_channels.layers.redis.wire import NoScriptError, ResponseError
-from tests.unit.layers.redis.fake_server import (
-    FakeConnection,
-    FakeServer,
-    turn,
-    until,
-)
-
-__all__ = ["REFUSED", "WRONG_TYPE", "Call", "FakeRedis", "turn", "until"]
+from tests.unit.layers.redis.fake_server import FakeConnection, FakeServer
 
 Queue: TypeAlias = dict[bytes, float]
 

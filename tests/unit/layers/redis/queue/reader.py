@@ -7,8 +7,9 @@ from typing import TypeAlias
 
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming, Popped
+from tests.waiting import until
 
-from .fake_redis import FakeRedis, until
+from .fake_redis import FakeRedis
 
 Logged: TypeAlias = Callable[[], list[tuple[int, str]]]
 

@@ -4,12 +4,8 @@ import pytest
 
 from fast_channels.layers.redis.keys import private_key
 from fast_channels.layers.redis.queue import batches
-from fast_channels.layers.redis.queue.batches import (
-    PlainQueue,
-    Popped,
-    ProcessQueue,
-    Terms,
-)
+from fast_channels.layers.redis.queue.batches import Popped, ProcessQueue, Terms
+from fast_channels.layers.redis.queue.plain_queue import PlainQueue
 
 
 def make_terms() -> Terms:

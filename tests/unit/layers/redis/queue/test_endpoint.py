@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,57 +10,37 @@ from redis.exceptions import ResponseError
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.redis import RedisChannelLayer, RedisUnavailable
-from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.queue import endpoint as module
-from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY, Held, QueueEndpoint
+from fast_channels.layers.redis.queue.endpoint import Held, QueueEndpoint
+from fast_channels.layers.redis.queue.memberships import Timing
 from fast_channels.layers.redis.scripts import SEND
-from fast_channels.layers.redis.sentinel import Master
+from fast_channels.layers.serializers import CHANNEL_KEY
 from tests.clock import stop_time_in_memory
+from tests.unit.layers.redis.fake_hosts import FakeHosts, FakeWatch
+from tests.waiting import turn, until
 
-from .fake_redis import FakeRedis, RedisConnection, turn, until
+from .fake_redis import FakeRedis
 
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
 
 
-class Watch:
-    """Stands in for who watches for a new master."""
-
-    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
-        assert master.host.kind == "sentinel"
-        self.switched = switched
-        self.started = False
-        self.closed = False
-
-    def start(self) -> None:
-        self.started = True
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-@pytest.fixture(autouse=True)
-def watches(monkeypatch: pytest.MonkeyPatch) -> list[Watch]:
-    """Give every client that is made from now on watches that do nothing."""
-    made: list[Watch] = []
-
-    def make(master: Master, switched: Callable[[], None]) -> Watch:
-        made.append(Watch(master, switched))
-        return made[-1]
-
-    monkeypatch.setattr(module, "MasterWatch", make)
-    return made
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakeRedis]:
+    return FakeHosts(monkeypatch, FakeRedis)
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> FakeRedis:
-    """Give every client that is made from now on this server."""
-    server = FakeRedis()
-
-    def make_connection(_: Host | Master) -> RedisConnection:
-        return server.connect()
-
-    monkeypatch.setattr(module, "make_connection", make_connection)
+async def server(layer: RedisChannelLayer, hosts: FakeHosts[FakeRedis]) -> FakeRedis:
+    """Return the server of the endpoint."""
+    [server] = hosts.of(layer)
     return server
+
+
+@pytest.fixture
+def watch(endpoint: QueueEndpoint, hosts: FakeHosts[FakeRedis]) -> FakeWatch:
+    """Return the watch of the endpoint's master."""
+    [watch] = hosts.watches
+    return watch
 
 
 @pytest.fixture
@@ -75,13 +55,17 @@ def layer() -> RedisChannelLayer:
     )
 
 
+def make(layer: RedisChannelLayer, name: str) -> QueueEndpoint:
+    return QueueEndpoint(layer, name, group_expiry=60, max_deliveries=0)
+
+
 @pytest.fixture
-async def client(
+async def endpoint(
     layer: RedisChannelLayer, server: FakeRedis
 ) -> AsyncIterator[QueueEndpoint]:
-    client = QueueEndpoint(layer, "me.1", 0)
-    yield client
-    await client.close()
+    endpoint = make(layer, "me.1")
+    yield endpoint
+    await endpoint.close()
     assert server.open == []
 
 
@@ -107,11 +91,11 @@ def ignore() -> None:
 # Channels of the process
 
 
-async def test_delivering(
-    server: FakeRedis, client: QueueEndpoint, layer: RedisChannelLayer
+async def test_message_goes_to_every_channel_it_is_for(
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """A message goes to every channel it is for, until a mailbox is full."""
-    first, second = (client.attach(f"x.me.1!{name}", ignore) for name in "ab")
+    """A copy for which a mailbox has no room is dropped and counted."""
+    first, second = (endpoint.attach(f"x.me.1!{name}", ignore) for name in "ab")
     server.add("asgi:x.me.1!", packed(1, "x.me.1!a"), packed(2, "x.me.1!a", "x.me.1!b"))
     server.add("asgi:x.me.1!", packed(3, "x.me.1!a", "x.me.1!b"))
     await until(lambda: layer.counters.delivered == 4)
@@ -120,14 +104,14 @@ async def test_delivering(
     assert layer.counters.dropped == 1
 
 
-async def test_messages_for_nobody(
+async def test_messages_that_no_channel_gets_are_counted_and_logged(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What cannot be decoded, or is for others, is counted, and logged now and then."""
-    mailbox = client.attach("x.me.1!a", ignore)
+    """They cannot be decoded, or are for channels of other processes."""
+    mailbox = endpoint.attach("x.me.1!a", ignore)
     server.add("asgi:x.me.1!", b"1 is no message")
     server.add("asgi:x.me.1!", packed(2, "x.you.1!a"), packed(3, 5))
     server.add("asgi:x.me.1!", packed(4, "x.you.1!b", "x.me.1!a", ["x.me.1!a"]))
@@ -145,20 +129,20 @@ async def test_messages_for_nobody(
     assert "4 so far: it is for channel 'x.you.1!b'" in logged[2]
 
 
-async def test_deleted_channels(
+async def test_message_in_transit_to_a_deleted_channel_is_dropped(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is under way to a deleted channel is dropped, whenever it comes."""
+    """That holds for as long as a message lives, and after that."""
     clock = stop_time_in_memory(monkeypatch)
     monkeypatch.setattr(module, "time", clock)
-    kept = client.attach("x.me.1!kept", ignore)
+    kept = endpoint.attach("x.me.1!kept", ignore)
     deleted = [f"x.me.1!{layer.mailboxes.new_name()}" for _ in range(2)]
     for name in deleted:
-        client.attach(name, ignore)
-        await client.delete(name)
+        endpoint.attach(name, ignore)
+        await endpoint.delete(name)
     server.add("asgi:x.me.1!", packed(1, *deleted))
     server.add("asgi:x.me.1!", packed(2, deleted[0], "x.me.1!kept"))
     await until(lambda: layer.counters.delivered)
@@ -169,17 +153,17 @@ async def test_deleted_channels(
     await until(lambda: numbers(kept) == [3])
     assert layer.statistics()["channels"] == 1
     # One of another process is none of this one.
-    await client.delete(deleted[0].replace("me", "you"))
+    await endpoint.delete(deleted[0].replace("me", "you"))
 
 
-async def test_not_reading_for_a_deleted_channel(
-    server: FakeRedis, client: QueueEndpoint
+async def test_messages_stay_in_redis_without_channels(
+    server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """Messages stay in Redis once the last channel of the process is deleted."""
+    """The queue of the process is not read once its last channel is deleted."""
     for _ in range(2):
-        client.attach("x.me.1!a", ignore)
+        endpoint.attach("x.me.1!a", ignore)
     await until(lambda: server.open)
-    await client.delete("x.me.1!a")
+    await endpoint.delete("x.me.1!a")
     await turn()
     server.add("asgi:x.me.1!", packed(1, "x.me.1!c"))
     await turn()
@@ -191,70 +175,77 @@ async def test_not_reading_for_a_deleted_channel(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.005)
+    """Give back soon what no reader takes, in all endpoints made from now on."""
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(reader=0.005))
 
 
 @pytest.mark.usefixtures("quick")
-async def test_giving_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """A message that no reader of a plain channel comes for goes back to Redis."""
-    client.want("jobs")
-    server.add("asgi:jobs", packed(1))
-    await until(client.plain.waiting)
-    client.unwant("jobs")
-    await until(lambda: list(server.queues["asgi:jobs"]) == [packed(1)])
-    assert client.plain.waiting() == 0
-
-
-async def test_patience(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+async def test_message_without_a_reader_goes_back_to_redis(
+    server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """Messages wait on while readers come for them."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
-    mailbox = client.plain.open("jobs")
+    """The reader of a plain channel left before it took the message."""
+    endpoint.want("jobs")
+    server.add("asgi:jobs", packed(1))
+    await until(endpoint.plain.waiting)
+    endpoint.unwant("jobs")
+    await until(lambda: list(server.queues["asgi:jobs"]) == [packed(1)])
+    assert endpoint.plain.waiting() == 0
+
+
+async def test_messages_wait_while_readers_take_some(
+    server: FakeRedis, endpoint: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time without a reader begins anew with each message that is taken."""
+    monkeypatch.setattr(endpoint, "timing", Timing(reader=0.1))
+    mailbox = endpoint.plain.open("jobs")
     for _ in range(2):
-        client.want("jobs")
+        endpoint.want("jobs")
     started = asyncio.get_running_loop().time()
     server.add("asgi:jobs", packed(1), packed(2))
-    await until(lambda: client.plain.waiting() == 2)
-    client.unwant("jobs")
+    await until(lambda: endpoint.plain.waiting() == 2)
+    endpoint.unwant("jobs")
     assert mailbox.take() == {"number": 1}
-    client.unwant("jobs")
+    endpoint.unwant("jobs")
     await until(lambda: server.queues["asgi:jobs"])
     # The clocks of event loops are a bit wrong.
     assert asyncio.get_running_loop().time() - started > 0.19
     assert list(server.queues["asgi:jobs"]) == [packed(2)]
-    client.plain.close("jobs", mailbox)
+    endpoint.plain.close("jobs", mailbox)
 
 
 @pytest.mark.usefixtures("quick")
-async def test_nothing_to_give_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """What readers have taken stays theirs."""
-    mailbox = client.plain.open("jobs")
-    client.want("jobs")
+async def test_message_that_was_taken_does_not_go_back(
+    server: FakeRedis, endpoint: QueueEndpoint
+) -> None:
+    """Only what still waits is given back."""
+    mailbox = endpoint.plain.open("jobs")
+    endpoint.want("jobs")
     server.add("asgi:jobs", packed(1))
     assert await mailbox.get() == {"number": 1}
-    client.unwant("jobs")
-    client.plain.close("jobs", mailbox)
+    endpoint.unwant("jobs")
+    endpoint.plain.close("jobs", mailbox)
     # By the time that a later one goes back, it would have, too.
-    client.want("others")
+    endpoint.want("others")
     server.add("asgi:others", packed(2))
-    await until(client.plain.waiting)
-    client.unwant("others")
+    await until(endpoint.plain.waiting)
+    endpoint.unwant("others")
     await until(lambda: server.queues["asgi:others"])
     assert server.queues["asgi:jobs"] == {}
 
 
-async def test_closing_gives_back(server: FakeRedis, client: QueueEndpoint) -> None:
-    """What waits in plain channels goes back to Redis when the layer is closed."""
-    client.want("jobs")
-    client.want("taken")
+async def test_closing_gives_back_what_waits(
+    server: FakeRedis, endpoint: QueueEndpoint
+) -> None:
+    """A message that was taken and acknowledged stays away."""
+    endpoint.want("jobs")
+    endpoint.want("taken")
     for number, name in enumerate(["jobs", "taken"], 1):
         server.add(f"asgi:{name}", packed(number))
-    await until(lambda: client.plain.waiting() == 2)
-    held = client.plain.by_channel["taken"].take()
+    await until(lambda: endpoint.plain.waiting() == 2)
+    held = endpoint.plain.by_channel["taken"].take()
     assert isinstance(held, Held)
     held.popped.acknowledge(soon=False)
-    await client.close()
+    await endpoint.close()
     assert {key: list(queue) for key, queue in server.queues.items() if queue} == {
         "asgi:jobs": [packed(1)]
     }
@@ -266,115 +257,90 @@ async def test_closing_gives_back(server: FakeRedis, client: QueueEndpoint) -> N
 # Connections
 
 
-async def test_closing_while_redis_is_away(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
+async def test_closing_takes_a_moment_while_redis_is_silent(
+    server: FakeRedis, layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing takes no longer than a moment, even if Redis does not answer."""
-    monkeypatch.setattr(module, "_FAREWELL", 0)
-    client.want("jobs")
+    """close() gives up waiting for replies, and closes the connections."""
+    monkeypatch.setattr(QueueEndpoint, "timing", Timing(farewell=0))
+    endpoint = make(layer, "me.1")
+    endpoint.want("jobs")
     await until(lambda: server.takes)
     server.silent.add("EVALSHA")
-    await client.close()
+    await endpoint.close()
     await until(lambda: server.open == [])
 
 
-async def test_a_new_master(
+async def test_all_connections_are_opened_anew_for_a_new_master(
     server: FakeRedis,
-    client: QueueEndpoint,
+    endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
-    watches: list[Watch],
+    watch: FakeWatch,
 ) -> None:
-    """All connections are opened anew when there is a new master, and counted."""
-    [watch] = watches
-    client.want("jobs")
+    """Those that read count as reconnects."""
+    endpoint.want("jobs")
     assert watch.started
     server.refuses["ZREM"] = ResponseError("NOPERM")
     with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-        await client.memberships.remove("room", "x")
+        await endpoint.memberships.remove("room", "x")
     await until(lambda: server.takes)
     assert layer.counters.reconnects == 0
     before = server.open
     watch.switched()
     await until(lambda: layer.counters.reconnects)
     assert [connection.is_connected for connection in before] == [False] * 3
-    await client.close()
+    await endpoint.close()
     assert watch.closed
 
 
-async def test_watching_for_a_new_master(
-    server: FakeRedis,
-    client: QueueEndpoint,
-    watches: list[Watch],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Who only sends watches for a new master when it has done so for a while."""
+async def send(endpoint: QueueEndpoint, server: FakeRedis) -> None:
+    """Send a message to a server that refuses it, and the mark."""
+    [shard] = endpoint.shards
     server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
-
-    async def send() -> None:
-        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-            await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
-
-    await send()
-    assert not watches[0].started
-    monkeypatch.setattr(module, "SHORT", -1)
-    await send()
-    assert watches[0].started
+    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
+        await endpoint.run(shard, SEND, ["asgi:jobs"], b"", 1, 60)
 
 
-async def test_the_mark_of_a_prefix(
-    server: FakeRedis, client: QueueEndpoint, layer: RedisChannelLayer
+async def test_sending_for_a_while_watches_for_a_new_master(
+    server: FakeRedis, endpoint: QueueEndpoint, watch: FakeWatch
 ) -> None:
-    """Senders mark the prefix for longer than messages live, and now and then again."""
-    server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
+    """A process that sends once and ends does not."""
+    await send(endpoint, server)
+    assert not watch.started
+    endpoint.shards.settled_at = -1
+    await send(endpoint, server)
+    assert watch.started
 
-    async def send(client: QueueEndpoint) -> None:
-        with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-            await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
 
+async def test_sending_marks_the_prefix(
+    server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
+) -> None:
+    """The mark outlives messages; it is renewed in time, and after forget()."""
     for _ in range(2):
-        await send(client)
+        await send(endpoint, server)
         assert server.asked("SET") == [["SET", "asgi::layer", "", "PX", "40000"]]
-    await client.forget()
-    await send(client)
+    await endpoint.forget()
+    await send(endpoint, server)
     assert len(server.asked("SET")) == 2
     layer.expiry = 0.01
-    hasty = QueueEndpoint(layer, "me.2", 0)
+    hasty = make(layer, "me.2")
     async with asyncio.timeout(5):
         while len(server.asked("SET")) < 4:
-            await send(hasty)
+            await send(hasty, server)
     await hasty.close()
 
 
-async def test_a_mark_that_is_given_up(
-    server: FakeRedis, client: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody minds a mark that is cancelled."""
-    server.refuses["EVALSHA"] = ResponseError("NOPERM")
-    mark: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def submit(*_: object, **__: object) -> asyncio.Future[Any]:
-        monkeypatch.undo()
-        return mark
-
-    monkeypatch.setattr(client.commands[0], "submit", submit)
-    with pytest.raises(RedisUnavailable, match=r"NOPERM"):
-        await client.run(0, SEND, ["asgi:jobs"], b"", 1, 60)
-    assert mark.cancel()
-    await turn()
-
-
-async def test_what_arrives_while_it_closes(
+async def test_message_that_arrives_during_closing_stays_in_redis(
     server: FakeRedis,
-    client: QueueEndpoint,
-    watches: list[Watch],
+    endpoint: QueueEndpoint,
+    watch: FakeWatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A message that comes in the last moment stays for others."""
+    """It is for other processes, and nothing here looks for a reader any more."""
     closed = asyncio.Event()
-    monkeypatch.setattr(watches[0], "close", closed.wait)
-    client.want("jobs")
+    monkeypatch.setattr(watch, "close", closed.wait)
+    endpoint.want("jobs")
     await until(lambda: bool(server.takes))
-    closing = asyncio.create_task(client.close())
+    closing = asyncio.create_task(endpoint.close())
     await asyncio.sleep(0)
     server.add("asgi:jobs", packed(1))
     await turn()
@@ -384,4 +350,4 @@ async def test_what_arrives_while_it_closes(
     await closing
     assert list(server.queues["asgi:jobs"]) == [packed(1), packed(2)]
     # What would look for a reader in a while, and read on for it.
-    assert vars(client)["_expecting"] == {}
+    assert vars(endpoint)["_expecting"] == {}

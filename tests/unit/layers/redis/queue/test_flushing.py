@@ -1,15 +1,11 @@
 """Which keys a flush deletes: those of its prefix, and of no other."""
 
 import re
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from fast_channels.layers.redis.queue import flushing
 from fast_channels.layers.redis.queue.flushing import flush_keys
-
-if TYPE_CHECKING:
-    from fast_channels.layers.redis.commands import CommandConnection
+from tests.unit.layers.redis.fake_hosts import as_shard
 
 
 class Redis:
@@ -41,7 +37,7 @@ class Redis:
 
     async def flush(self, prefix: str) -> list[str]:
         """Return the keys that are left after a flush."""
-        await flush_keys(cast("CommandConnection", self), prefix)
+        await flush_keys(as_shard(self), prefix)
         return sorted(key.decode() for key in self.keys)
 
 
@@ -71,13 +67,13 @@ NAMES = [
 ]
 
 
-async def test_all_keys_of_a_prefix() -> None:
-    """Groups, queues, and what layers write beside them, are deleted."""
+async def test_all_keys_of_a_prefix_are_deleted() -> None:
+    """These are groups, queues, and what layers keep with them."""
     assert await Redis(*OWN).flush("app") == []
 
 
-async def test_no_keys() -> None:
-    """Nothing is deleted where nothing is."""
+async def test_nothing_is_deleted_without_keys() -> None:
+    """Redis refuses UNLINK without keys."""
     redis = Redis("other")
     assert await redis.flush("app") == ["other"]
     assert redis.commands == ["SCAN"]
@@ -85,8 +81,8 @@ async def test_no_keys() -> None:
 
 @pytest.mark.parametrize("other", ["app2", "apps", "app:x"])
 @pytest.mark.parametrize("sign", NAMES[:-2])
-async def test_longer_prefix(other: str, sign: str) -> None:
-    """Keys stay that may be of a longer prefix of which there is a sign."""
+async def test_keys_of_a_longer_prefix_in_use_are_kept(other: str, sign: str) -> None:
+    """A key that shows where its prefix ends is a sign that it is in use."""
     theirs = [f"{other}{name.format(other)}" for name in (sign, "jobs", "p.1!")]
     redis = Redis(*theirs, "app:group:room", "appjobs", "appp.1!")
     assert await redis.flush("app") == sorted(theirs)
@@ -94,18 +90,18 @@ async def test_longer_prefix(other: str, sign: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["app:group:layer", "app:receivers:{applayer}"])
-async def test_names_that_look_like_signs(key: str) -> None:
-    """A group and a channel may be called "layer", and are no sign of a prefix then."""
+async def test_names_that_look_like_signs_are_none(key: str) -> None:
+    """A group and a channel can be called "layer"."""
     assert await Redis(key, "app:group:room", "applayer").flush("app") == []
 
 
-async def test_longer_prefix_without_a_sign() -> None:
-    """A queue alone does not tell of a longer prefix."""
+async def test_queue_alone_is_no_sign_of_a_longer_prefix() -> None:
+    """Its key does not show where the prefix ends."""
     assert await Redis("app2jobs", "app:group:room").flush("app") == []
 
 
-async def test_shorter_and_unlike_prefixes() -> None:
-    """Keys stay that do not start with the prefix."""
+async def test_keys_that_do_not_start_with_the_prefix_are_kept() -> None:
+    """Case counts, and so does the beginning."""
     redis = Redis("app:layer", "appjobs", "App2jobs", "my-app2jobs")
     assert await redis.flush("app2") == sorted(
         ["app:layer", "appjobs", "App2jobs", "my-app2jobs"]
@@ -113,16 +109,15 @@ async def test_shorter_and_unlike_prefixes() -> None:
 
 
 @pytest.mark.parametrize("wild", ["a*p", "a?p", "a[b]p", "a\\p", "a^-p", "*"])
-async def test_wildcards(wild: str) -> None:
-    """What is a wildcard in a pattern is a character like others in a prefix."""
+async def test_wildcards_in_a_prefix_are_taken_literally(wild: str) -> None:
+    """They are characters like any other."""
     others = ["abp:layer", "abpjobs", "axxp:layer", "apjobs"]
     redis = Redis(*others, *(wild + name.format(wild) for name in NAMES))
     assert await redis.flush(wild) == sorted(others)
 
 
-async def test_many_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are looked for and deleted in steps, which hold up nobody for long."""
-    monkeypatch.setattr(flushing, "_STEP", 2)
-    redis = Redis(*(f"app{number}" for number in range(5)), "other")
+async def test_many_keys_are_deleted_in_steps() -> None:
+    """Redis can run other commands between the steps."""
+    redis = Redis(*(f"app{number}" for number in range(2500)), "other")
     assert await redis.flush("app") == ["other"]
     assert redis.commands == ["SCAN"] * 3 + ["UNLINK"] * 3

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from redis.exceptions import ResponseError
@@ -10,29 +10,15 @@ from redis.exceptions import ResponseError
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis.queue import group_writer as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
+from tests.waiting import until
 
-from .fake_groups import Redis, join, make, until
+from .fake_groups import TIMING, Redis, join, write_again
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def timing() -> Timing:
     """Make what is bounded small enough for tests to reach the bounds."""
-    monkeypatch.setattr(module, "_BATCH", 2)
-    monkeypatch.setattr(module, "_REMEMBERED", 4)
-
-
-@pytest.fixture
-async def redis() -> Redis:
-    return Redis()
-
-
-@pytest.fixture
-async def memberships(redis: Redis) -> AsyncIterator[Memberships]:
-    memberships = make(redis)
-    yield memberships
-    redis.trouble = None
-    redis.answers.set()
-    await memberships.close()
+    return replace(TIMING, batch=2, remembered_pairs=4)
 
 
 def records(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
@@ -43,34 +29,27 @@ def records(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     ]
 
 
-async def test_many_members(redis: Redis, memberships: Memberships) -> None:
-    """Many groups, and groups of many members, are written in batches."""
+async def test_many_members_are_written_in_batches(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A batch can have members of several groups, and a group several batches."""
     await join(memberships, "abc", "vwxyz")
     redis.groups.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     channels = set("vwxyz")
     await until(lambda: redis.holds(a=channels, b=channels, c=channels))
     assert [len(pairs) for pairs in redis.added] == [2] * 7 + [1]
 
 
-async def test_many_lost_members(redis: Redis) -> None:
-    """What Redis has lost is looked for in batches, too."""
-    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=1))
-    await join(memberships, "abc", "wxy")
-    redis.groups.clear()
-    channels = set("wxy")
-    await until(lambda: redis.holds(a=channels, b=channels, c=channels))
-    assert max(map(len, redis.added)) == 2
-    await memberships.close()
-
-
-async def test_callers_come_first(redis: Redis, memberships: Memberships) -> None:
-    """Who joins while everything is written again waits for one batch, not for all."""
+async def test_changes_come_before_what_is_written_again(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A channel that joins waits for one batch, not for all of them."""
     await join(memberships, "abc", "wxyz")
     redis.answers.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.added)
     joining = asyncio.create_task(memberships.add("d", "x"))
     await asyncio.sleep(0)
@@ -80,8 +59,10 @@ async def test_callers_come_first(redis: Redis, memberships: Memberships) -> Non
     await until(lambda: len(redis.added) == 7)
 
 
-async def test_who_left_long_ago(redis: Redis, memberships: Memberships) -> None:
-    """Of many that leave while Redis is away, the last are removed; others expire."""
+async def test_a_bounded_number_of_removed_pairs_is_remembered(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """If many leave while Redis is away, the last are removed; others expire."""
     await join(memberships, "a", "uvwxyz")
     redis.trouble = RedisUnavailable("redis-1 is not available")
     for channel in "uvwxyz":
@@ -91,13 +72,13 @@ async def test_who_left_long_ago(redis: Redis, memberships: Memberships) -> None
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known to be away"])
-async def test_refusals(
+async def test_refusal_is_logged_once(
     redis: Redis,
     memberships: Memberships,
     caplog: pytest.LogCaptureFixture,
     known: bool,
 ) -> None:
-    """A refusal is logged once however many groups there are, and so is its end."""
+    """It is, however many groups there are, and so is its end."""
     caplog.set_level(logging.INFO, module.__name__)
     await join(memberships, "abcd", "x")
     redis.groups.clear()
@@ -106,7 +87,7 @@ async def test_refusals(
     redis.trouble = refusal
     redis.known_to_be_away = known
     for _ in range(5):
-        memberships.assert_again(0)
+        write_again(memberships)
         redis.added.clear()
         await until(lambda: len(redis.added) > 3)
     await memberships.add("e", "x")
@@ -122,10 +103,10 @@ async def test_refusals(
     await until(lambda: records(caplog) == expected)
 
 
-async def test_other_keys(
+async def test_key_of_another_type_is_an_error_of_its_group(
     redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A key that holds something else is an error for its group, and logged once."""
+    """Other groups work; the log names the key once."""
     redis.wrong.add("a")
     for _ in range(2):
         with pytest.raises(ResponseError, match=r"WRONGTYPE .*'asgi:group:a'"):
@@ -134,7 +115,7 @@ async def test_other_keys(
     with pytest.raises(ResponseError, match=r"WRONGTYPE"):
         await memberships.insert("a", "other")
     redis.groups.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(b={"x"}))
     with pytest.raises(ResponseError, match=r"WRONGTYPE"):
         await memberships.discard("a", "x")
@@ -145,10 +126,10 @@ async def test_other_keys(
     assert redis.holds(a={"x"}, b={"x"})
 
 
-async def test_other_errors(
+async def test_permanent_error_is_raised_and_logged(
     redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error that no later attempt can cure is raised and logged."""
+    """No later attempt would help."""
     redis.trouble = ResponseError("ERR unknown command")
     with pytest.raises(ResponseError, match=r"unknown command"):
         await memberships.add("a", "x")
@@ -159,10 +140,10 @@ async def test_other_errors(
     assert redis.holds(b={"x"})
 
 
-async def test_a_cancelled_caller(
+async def test_error_of_a_cancelled_change_is_logged(
     redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error that no caller waits for any more is logged, and that is all."""
+    """No caller waits for it any more; the writer goes on."""
     redis.trouble = ResponseError("ERR unknown command")
     redis.answers.clear()
     joining = asyncio.create_task(memberships.add("a", "x"))
@@ -175,16 +156,16 @@ async def test_a_cancelled_caller(
     await memberships.add("b", "x")
 
 
-async def test_leaving_while_redis_is_told(
+async def test_channel_that_leaves_meanwhile_is_not_written_again(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """A channel that leaves while all are written again is not added again."""
+    """This holds if the script has to be sent a second time, in full."""
     await join(memberships, "a", "xyz")
     for restarted in (True, False):
         redis.forgets_scripts = restarted
         redis.added.clear()
         redis.answers.clear()
-        memberships.assert_again(0)
+        write_again(memberships)
         await until(lambda: not redis.forgets_scripts)
         leaving = [asyncio.create_task(memberships.discard("a", each)) for each in "xy"]
         await asyncio.sleep(0)
@@ -195,10 +176,10 @@ async def test_leaving_while_redis_is_told(
         await join(memberships, "a", "xy")
 
 
-async def test_joining_while_redis_is_told(
+async def test_channel_that_comes_back_meanwhile_stays_a_member(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """A channel that comes back while those that left are removed stays a member."""
+    """Its removal is in flight when it joins again."""
     await join(memberships, "a", "xyz")
     redis.answers.clear()
     leaving = asyncio.create_task(memberships.discard("a", "z"))
@@ -211,8 +192,10 @@ async def test_joining_while_redis_is_told(
     assert redis.holds(a={"x", "y", "z"})
 
 
-async def test_both_at_once(redis: Redis, memberships: Memberships) -> None:
-    """Channels that join and others that leave share a batch, and its errors."""
+async def test_joins_and_leaves_share_a_batch(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """They share its error too, and are written again."""
     await join(memberships, "a", "x")
     redis.added.clear()
     await asyncio.gather(memberships.discard("a", "x"), memberships.add("b", "x"))

@@ -5,10 +5,11 @@ import math
 
 import pytest
 
-from fast_channels.layers.redis.queue import batches
+from fast_channels.layers.redis.queue import batches, plain_queue
 from fast_channels.layers.redis.queue.inbox import InboxTiming
+from tests.waiting import turn, until
 
-from .fake_redis import Call, FakeRedis, turn, until
+from .fake_redis import Call, FakeRedis
 from .reader import Logged, Reader
 
 MINE, PLAIN = "asgi:mine!", "asgi:plain"
@@ -124,7 +125,7 @@ async def test_all_queues_are_read_together(server: FakeRedis, reader: Reader) -
 async def test_each_request_names_the_last_batch_and_none_is_in_vain(
     server: FakeRedis, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "_BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     server.add(MINE, b"1", b"2", b"3", b"4", b"5")
     reader.inbox.want("mine!")
     await until(lambda: reader.values == [b"1", b"2", b"3", b"4", b"5"])
@@ -209,7 +210,7 @@ async def test_a_reader_that_comes_back_fast_gets_more_and_more_at_a_time(
     quick: float,
     expected: list[int],
 ) -> None:
-    monkeypatch.setattr(batches, "_QUICK", quick)
+    monkeypatch.setattr(plain_queue, "_QUICK", quick)
     plain.inbox.want("plain")
     assert [await take(plain) for _ in expected] == expected
     assert plain.values == [b"%03d" % number for number in range(sum(expected))]
@@ -346,7 +347,7 @@ async def test_a_message_that_is_given_back_is_there_for_the_next_reader(
     server: FakeRedis, plain: Reader, readers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes back to its place in the queue."""
-    monkeypatch.setattr(batches, "_QUICK", 0)
+    monkeypatch.setattr(plain_queue, "_QUICK", 0)
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -391,7 +392,7 @@ async def test_what_a_dead_receiver_held_is_recovered_and_logged(
 
 # PINGs, which are answered, show that time passes.
 often = pytest.mark.parametrize(
-    "timing", [InboxTiming(check=0.01, idle=0.01, patience=0.01)]
+    "inbox_timing", [InboxTiming(check=0.01, idle=0.01, patience=0.01)]
 )
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis, turn, until
+from tests.waiting import turn, until
+
+from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis
 from .reader import Logged, Reader
 
 PLAIN = "asgi:plain"

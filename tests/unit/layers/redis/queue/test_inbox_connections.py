@@ -7,8 +7,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from fast_channels.layers.redis.queue.inbox import InboxTiming
+from tests.waiting import turn, until
 
-from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis, turn, until
+from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis
 from .reader import Logged, Reader, fails, reading, works
 
 MINE, TOO = "asgi:mine!", "asgi:too!"
@@ -57,7 +58,7 @@ async def test_a_server_that_does_not_reply_in_time_is_left_and_asked_anew(
     assert logged() == fails("it did not reply in time")
 
 
-@pytest.mark.parametrize("timing", [InboxTiming(idle=0.01, patience=0.02)])
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(idle=0.01, patience=0.02)])
 async def test_a_connection_for_changes_that_stays_silent_is_replaced(
     server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
@@ -100,7 +101,7 @@ async def test_scripts_that_the_server_does_not_know_are_sent_in_full_once(
     assert reader.inbox.connects == 1
 
 
-soon = pytest.mark.parametrize("timing", [InboxTiming(check=0.01, refused=0.01)])
+soon = pytest.mark.parametrize("inbox_timing", [InboxTiming(check=0.01, refused=0.01)])
 
 
 @soon
@@ -200,7 +201,7 @@ async def test_a_message_that_cannot_be_delivered_is_logged_and_stops_no_other(
 # Without tracking
 
 
-@pytest.mark.parametrize("timing", [InboxTiming(idle=0.01, poll=0.05)])
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(idle=0.01, poll=0.05)])
 async def test_queues_are_polled_where_redis_does_not_report_changes(
     server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
@@ -223,7 +224,7 @@ async def test_queues_are_polled_where_redis_does_not_report_changes(
     assert later == fails("the line was cut")
 
 
-@pytest.mark.parametrize("timing", [InboxTiming(track_again=0.01)])
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(track_again=0.01)])
 async def test_redis_is_asked_again_to_report_changes(
     server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:

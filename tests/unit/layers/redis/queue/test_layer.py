@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from fast_channels.exceptions import ChannelFull
-from fast_channels.layers.redis import RedisChannelLayer, core
-from fast_channels.layers.redis.queue import endpoint as client
-from fast_channels.layers.redis.queue.endpoint import CHANNEL_KEY
+from fast_channels.layers.redis import RedisChannelLayer, core, shards
 from fast_channels.layers.redis.scripts import (
     GROUP_ADD,
     GROUP_DISCARD,
@@ -21,8 +19,8 @@ from fast_channels.layers.redis.scripts import (
     REQUEUE,
     SEND,
 )
-from fast_channels.layers.redis.serializers import JSONSerializer, registry
 from fast_channels.layers.redis.sharding import shard_of
+from fast_channels.layers.serializers import CHANNEL_KEY, JSONSerializer, registry
 
 MESSAGE = {"type": "test.message"}
 
@@ -173,7 +171,7 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
         assert timeout
         return redis.add_host()
 
-    monkeypatch.setattr(client, "CommandConnection", connect)
+    monkeypatch.setattr(shards, "CommandConnection", connect)
     return redis
 
 
@@ -194,30 +192,34 @@ def layer(redis: Redis) -> RedisChannelLayer:
 # Names
 
 
-def test_the_module_of_channels_redis() -> None:
-    """The layer has the address that it has in channels_redis, too."""
+def test_layer_can_be_imported_from_core() -> None:
+    """That is the name of its module in channels_redis."""
     assert core.RedisChannelLayer is RedisChannelLayer
 
 
 @pytest.mark.parametrize("prefix", ["", "a b", "a!", "a" * 90, None])
-async def test_prefix_of_a_channel(layer: RedisChannelLayer, prefix: str) -> None:
-    """A prefix that makes no valid name is refused."""
+async def test_prefix_that_makes_no_valid_name_is_refused(
+    layer: RedisChannelLayer, prefix: str
+) -> None:
+    """new_channel() checks the name."""
     with pytest.raises(TypeError, match=r"channel name"):
         await layer.new_channel(prefix)
 
 
-async def test_channels_of_a_process(layer: RedisChannelLayer) -> None:
-    """Channels of one event loop of a process have one queue, with its name in it."""
+async def test_channels_of_an_event_loop_share_one_queue(
+    layer: RedisChannelLayer,
+) -> None:
+    """Its name is part of the names of the channels."""
     first, second = [await layer.new_channel(prefix) for prefix in ("a.b", "x")]
     name = layer.non_local_name(first).removeprefix("a.b.")
     assert layer.non_local_name(second) == f"x.{name}"
     await layer.close()
 
 
-def test_channels_of_a_fork(
+def test_every_process_has_a_name_of_its_own(
     layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each event loop has a name, and each process, also one that was forked."""
+    """A forked process gets a new one; each event loop adds its number."""
 
     def name() -> list[str]:
         channel = asyncio.run(layer.new_channel())
@@ -235,8 +237,10 @@ def test_channels_of_a_fork(
 @pytest.mark.parametrize(
     "channel", ["specific.abc.1!x", "x!y", "x.1!y", "specific.{}.x", "specific.x.{}!y"]
 )
-async def test_channels_of_others(layer: RedisChannelLayer, channel: str) -> None:
-    """Only the process that has made a channel may receive from it."""
+async def test_channels_of_other_processes_cannot_be_read(
+    layer: RedisChannelLayer, channel: str
+) -> None:
+    """Plain channels can, but not without waiting."""
     own = await layer.new_channel()
     channel = channel.format(own.split(".")[1])
     if "!" in channel:
@@ -252,16 +256,18 @@ async def test_channels_of_others(layer: RedisChannelLayer, channel: str) -> Non
 # Sending
 
 
-async def test_reserved_key(layer: RedisChannelLayer) -> None:
-    """The key under which the layer writes whom a message is for is refused."""
+async def test_reserved_key_is_refused(layer: RedisChannelLayer) -> None:
+    """The layer stores under it which channels a message is for."""
     message = {**MESSAGE, CHANNEL_KEY: "x"}
     for send in (layer.send, layer.group_send):
         with pytest.raises(ValueError, match=r"not have the key '__asgi_channel__'"):
             await send("name", message)
 
 
-async def test_sending(layer: RedisChannelLayer, redis: Redis) -> None:
-    """A message for a process says for which of its channels; others need not."""
+async def test_message_for_a_process_names_its_channel(
+    layer: RedisChannelLayer, redis: Redis
+) -> None:
+    """A message of a plain channel does not."""
     await layer.send("specific.abc.1!x", MESSAGE)
     await layer.send("jobs", MESSAGE)
     assert {
@@ -274,8 +280,8 @@ async def test_sending(layer: RedisChannelLayer, redis: Redis) -> None:
     await layer.close()
 
 
-async def test_sending_to_a_full_channel(redis: Redis) -> None:
-    """As many messages wait as the capacity of that channel says."""
+async def test_channel_is_full_at_its_own_capacity(redis: Redis) -> None:
+    """send() raises ChannelFull."""
     layer = RedisChannelLayer(channel_capacity={"jobs*": 1})
     await layer.send("jobs", MESSAGE)
     with pytest.raises(ChannelFull, match=r"jobs"):
@@ -285,8 +291,8 @@ async def test_sending_to_a_full_channel(redis: Redis) -> None:
     await layer.close()
 
 
-async def test_sending_to_several_hosts(redis: Redis) -> None:
-    """Plain channels take turns; what is for a process goes where it looks."""
+async def test_plain_channels_use_several_hosts_in_turn(redis: Redis) -> None:
+    """A message for a process goes to the host of its name."""
     layer = RedisChannelLayer(["redis://one", "redis://two"])
     for _ in range(4):
         await layer.send("jobs", MESSAGE)
@@ -320,10 +326,10 @@ MEMBERS_OF_ROOM = [f"{name}{number:016}" for name in PROCESSES for number in ran
     ],
     ids=str,
 )
-async def test_sending_to_a_group(
+async def test_each_process_gets_one_value_for_its_members(
     redis: Redis, options: dict[str, Any], steps: int
 ) -> None:
-    """Each process gets one value for its members, whoever lists them."""
+    """It takes one script if Redis can write the list of members itself."""
     layer = RedisChannelLayer(**options)
     for channel in MEMBERS_OF_ROOM:
         await layer.group_add("room", channel)
@@ -345,8 +351,10 @@ async def test_sending_to_a_group(
 
 
 @pytest.mark.parametrize("channel_capacity", [{}, {f"{PROCESSES[0]}*": 1}])
-async def test_full_members(redis: Redis, channel_capacity: dict[Any, int]) -> None:
-    """A process that is full does not get a message to a group, which is counted."""
+async def test_full_process_misses_a_message_to_a_group(
+    redis: Redis, channel_capacity: dict[Any, int]
+) -> None:
+    """The statistics count it."""
     capacity = 2 if channel_capacity else 1
     layer = RedisChannelLayer(capacity=capacity, channel_capacity=channel_capacity)
     for channel in MEMBERS_OF_ROOM[:2]:
@@ -359,10 +367,10 @@ async def test_full_members(redis: Redis, channel_capacity: dict[Any, int]) -> N
 
 
 @pytest.mark.parametrize("options", [{}, {"channel_capacity": {"x": 1}}], ids=str)
-async def test_full_members_are_logged(
+async def test_full_processes_are_logged_with_the_group(
     redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
-    """The log names the queue of the process and the group; many at once are exact."""
+    """Counts are exact, even of messages that are sent at the same time."""
     layer = RedisChannelLayer(capacity=1, **options)
     for channel in MEMBERS_OF_ROOM:
         await layer.group_add("room", channel)
@@ -375,8 +383,8 @@ async def test_full_members_are_logged(
     await layer.close()
 
 
-async def test_members_that_cannot_be_channels(redis: Redis) -> None:
-    """Names that are not ASCII are left out where this process lists the members."""
+async def test_members_that_are_not_ascii_are_left_out(redis: Redis) -> None:
+    """Other programs can have added them."""
     layer = RedisChannelLayer(symmetric_encryption_keys=["secret"])
     await layer.group_add("room", MEMBERS_OF_ROOM[0])
     redis.groups[0]["asgi:group:room"].append(f"{PROCESSES[0]}\u00e9")
@@ -386,8 +394,10 @@ async def test_members_that_cannot_be_channels(redis: Redis) -> None:
     await layer.close()
 
 
-async def test_capacity_of_the_members_of_a_process(redis: Redis) -> None:
-    """The queue of a process has the capacity of the first member, which may differ."""
+async def test_queue_of_a_process_has_the_capacity_of_its_first_member(
+    redis: Redis,
+) -> None:
+    """The capacities of the others can differ."""
     capacities: dict[Any, int] = {"a.*": 1, "b.*": 3}
     layer = RedisChannelLayer(channel_capacity=capacities)
     for member in ("a.p.1!x", "a.p.1!y", "b.p.1!x"):
@@ -397,8 +407,10 @@ async def test_capacity_of_the_members_of_a_process(redis: Redis) -> None:
     await layer.close()
 
 
-async def test_own_channels_in_groups(layer: RedisChannelLayer, redis: Redis) -> None:
-    """A channel of the process leaves its groups when the layer is closed."""
+async def test_own_channels_leave_their_groups_on_close(
+    layer: RedisChannelLayer, redis: Redis
+) -> None:
+    """Those of other processes stay."""
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     await layer.group_add("room", MEMBERS_OF_ROOM[0])
@@ -411,8 +423,8 @@ async def test_own_channels_in_groups(layer: RedisChannelLayer, redis: Redis) ->
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
-async def test_dead_letters(redis: Redis, hosts: int) -> None:
-    """Messages that nothing delivers any more are returned, and put back."""
+async def test_dead_letters_are_returned_and_put_back(redis: Redis, hosts: int) -> None:
+    """They are collected from all hosts."""
     layer = RedisChannelLayer([("localhost", 6379)] * hosts)
     assert await layer.dead_letters("jobs") == []
     for number in range(3):
@@ -428,10 +440,10 @@ async def test_dead_letters(redis: Redis, hosts: int) -> None:
     await layer.close()
 
 
-async def test_dead_letters_that_cannot_be_decoded(
+async def test_dead_letters_that_cannot_be_decoded_are_logged(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are logged and left out; others are as their receivers got them."""
+    """The others are returned without the channels that the layer has added."""
     layer = RedisChannelLayer()
     assert await layer.dead_letters("jobs") == []
     message = {"type": "test", "__asgi_channel__": ["jobs"]}
@@ -444,13 +456,13 @@ async def test_dead_letters_that_cannot_be_decoded(
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, "5", True])
-def test_max_deliveries_that_make_no_sense(most: Any) -> None:
-    """The most deliveries is a positive int, or None for any number."""
+def test_max_deliveries_is_a_positive_int(most: Any) -> None:
+    """The error names the option."""
     with pytest.raises((TypeError, ValueError), match="max_deliveries"):
         RedisChannelLayer(max_deliveries=most)
 
 
-def test_any_number_of_deliveries() -> None:
-    """None is accepted, and five is the default."""
+def test_number_of_deliveries_can_be_unlimited() -> None:
+    """The default is five."""
     assert RedisChannelLayer(max_deliveries=None).max_deliveries is None
     assert RedisChannelLayer().max_deliveries == 5

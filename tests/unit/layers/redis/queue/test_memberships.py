@@ -1,39 +1,27 @@
-"""Memberships are kept in the process, and written to Redis whenever it is there."""
+"""Memberships: kept in the process, and written to Redis whenever it is there."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis.queue import memberships as module
 from fast_channels.layers.redis.queue.memberships import Memberships, Timing
 from fast_channels.layers.redis.sharding import shard_of
+from tests.waiting import until
 
-from .fake_groups import TIMING, Redis, join, make, others, until
+from .fake_groups import TIMING, Redis, join, make, others, timed, write_again
 
 AWAY = RedisUnavailable("redis-1 is not available: it did not reply in time")
-
-
-@pytest.fixture
-async def redis() -> Redis:
-    return Redis()
-
-
-@pytest.fixture
-async def memberships(redis: Redis) -> AsyncIterator[Memberships]:
-    memberships = make(redis)
-    yield memberships
-    redis.trouble = None
-    redis.answers.set()
-    await memberships.close()
 
 
 # While Redis is there
 
 
-async def test_adding_and_discarding(redis: Redis, memberships: Memberships) -> None:
-    """Redis knows who has joined and who has left when the methods return."""
+async def test_redis_knows_members_when_the_methods_return(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """add() and discard() wait for Redis, and renew the lease of the process."""
     await join(memberships, "a", "xy")
     await memberships.add("b", "x")
     assert redis.holds(a={"x", "y"}, b={"x"})
@@ -41,11 +29,13 @@ async def test_adding_and_discarding(redis: Redis, memberships: Memberships) -> 
     assert redis.processes == {"me.1"}
     await memberships.discard("a", "x")
     assert redis.holds(a={"y"}, b={"x"})
-    assert memberships.groups == {"a": {"y"}, "b": {"x"}}
+    assert memberships.groups.by_group == {"a": {"y": 0}, "b": {"x": 0}}
 
 
-async def test_channels_of_others(redis: Redis, memberships: Memberships) -> None:
-    """What is inserted into Redis only is not kept here, but may be discarded."""
+async def test_channels_of_other_processes_are_in_redis_only(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """insert() and remove() keep nothing here; discard() removes such a channel too."""
     await memberships.insert("a", "x", "y", "z")
     assert redis.holds(a={"x", "y", "z"})
     assert redis.processes == set(), "their process is not known"
@@ -53,68 +43,71 @@ async def test_channels_of_others(redis: Redis, memberships: Memberships) -> Non
     for _ in range(2):
         await memberships.discard("a", "y")
         assert redis.holds(a={"z"})
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
 
 
-async def test_together(redis: Redis, memberships: Memberships) -> None:
-    """Channels that join at once do so with one command."""
+async def test_channels_that_join_at_once_share_a_command(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """One command adds what was changed in the same turn of the event loop."""
     await asyncio.gather(*[memberships.add(group, "x") for group in "abc"])
     assert redis.holds(a={"x"}, b={"x"}, c={"x"})
     assert len(redis.added) == 1
 
 
-async def test_deleting_a_channel(redis: Redis, memberships: Memberships) -> None:
-    """A channel leaves all its groups at once, not one after the other."""
+async def test_deleted_channel_leaves_all_its_groups_with_one_command(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """delete() does nothing for a channel without groups."""
     await join(memberships, "abc", "x")
     await join(memberships, "a", "y")
     await memberships.delete("x")
     assert redis.holds(a={"y"})
     assert len(redis.removed) == 1
-    assert memberships.groups == {"a": {"y"}}
+    assert memberships.groups.by_group == {"a": {"y": 0}}
     await memberships.delete("x")
     assert len(redis.removed) == 1
 
 
+@timed(step=2)
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_deleting_in_steps(
-    redis: Redis,
-    memberships: Memberships,
-    monkeypatch: pytest.MonkeyPatch,
-    cancelled: bool,
+async def test_channel_leaves_many_groups_in_steps(
+    redis: Redis, memberships: Memberships, cancelled: bool
 ) -> None:
-    """The event loop goes on while a channel leaves many groups."""
-    monkeypatch.setattr(module, "_STEP", 2)
+    """Other tasks run between the steps; cancelling does not undo the deletion."""
     await join(memberships, "abcdefg", "x")
     deleting = asyncio.create_task(memberships.delete("x"))
-    await until(lambda: len(memberships.groups) < 7)
-    assert len(memberships.groups) == 5
+    await until(lambda: len(memberships.groups.by_group) < 7)
+    assert len(memberships.groups.by_group) == 5
     if cancelled:
         deleting.cancel()
     await asyncio.wait([deleting])
     assert deleting.cancelled() is cancelled
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
     await until(redis.holds)
 
 
-async def test_closing(redis: Redis, memberships: Memberships) -> None:
-    """All channels leave all groups, and the process its lease, by few commands."""
+async def test_closing_removes_all_members_and_the_lease(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """It takes one command for the members of many groups."""
     await join(memberships, "ab", "xy")
     await memberships.close()
     assert redis.holds()
     assert redis.processes == set()
     assert len(redis.removed) == 1
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
 
 
-async def test_closing_while_redis_is_told(
-    redis: Redis, memberships: Memberships, monkeypatch: pytest.MonkeyPatch
+@timed(batch=2)
+async def test_closing_drops_what_was_about_to_be_written(
+    redis: Redis, memberships: Memberships
 ) -> None:
-    """What was about to be written is dropped, and nothing is left behind."""
-    monkeypatch.setattr("fast_channels.layers.redis.queue.group_writer._BATCH", 2)
+    """Only the batch in flight is written, and no task is left."""
     await join(memberships, "abcdef", "xyz")
     redis.answers.clear()
     redis.added.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.added)
     closing = asyncio.create_task(memberships.close())
     await until(lambda: redis.removed)
@@ -125,17 +118,21 @@ async def test_closing_while_redis_is_told(
     assert not others()
 
 
-async def test_clearing(redis: Redis, memberships: Memberships) -> None:
-    """What is forgotten is not told of any more, and Redis is left as it is."""
+async def test_cleared_memberships_stay_in_redis(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """clear() forgets them without writing to Redis."""
     await memberships.add("a", "x")
     memberships.clear()
     await until(lambda: not others())
     assert redis.holds(a={"x"})
 
 
-async def test_no_task_left(redis: Redis, memberships: Memberships) -> None:
-    """Nothing runs before a channel joins, nor when it has."""
-    memberships.assert_again(0)
+async def test_no_task_runs_without_a_change(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Nothing runs before the first channel joins, nor after each change."""
+    write_again(memberships)
     assert not others()
     await memberships.add("a", "x")
     await until(lambda: not others())
@@ -144,8 +141,10 @@ async def test_no_task_left(redis: Redis, memberships: Memberships) -> None:
     assert len(redis.added) == len(redis.removed) == 1
 
 
-async def test_cancelling(redis: Redis, memberships: Memberships) -> None:
-    """Who is cancelled in the middle has joined all the same."""
+async def test_cancelled_join_is_written(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Cancelling add() ends only the wait."""
     joining = asyncio.create_task(memberships.add("a", "x"))
     await asyncio.sleep(0)
     joining.cancel()
@@ -157,8 +156,10 @@ async def test_cancelling(redis: Redis, memberships: Memberships) -> None:
 # While Redis is away
 
 
-async def test_changes_while_away(redis: Redis, memberships: Memberships) -> None:
-    """Joins and leaves made while Redis is away are written when it is back."""
+async def test_changes_made_while_redis_is_away_are_written_later(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Redis has the latest state once it is back."""
     await join(memberships, "a", "vxyz")
     redis.trouble = AWAY
     for channel in "xz":
@@ -166,7 +167,7 @@ async def test_changes_while_away(redis: Redis, memberships: Memberships) -> Non
     await memberships.delete("y")
     await memberships.add("a", "z")
     await memberships.add("b", "x")
-    assert memberships.groups == {"a": {"v", "z"}, "b": {"x"}}
+    assert memberships.groups.by_group == {"a": {"v": 0, "z": 0}, "b": {"x": 0}}
     redis.added.clear()
     await until(lambda: len(redis.added) > 3)
     assert redis.holds(a={"v", "x", "y", "z"})
@@ -175,8 +176,10 @@ async def test_changes_while_away(redis: Redis, memberships: Memberships) -> Non
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["before", "meanwhile"])
-async def test_not_waiting(redis: Redis, memberships: Memberships, known: bool) -> None:
-    """Changes do not wait for a server that is known to be away."""
+async def test_changes_do_not_wait_for_a_server_known_to_be_away(
+    redis: Redis, memberships: Memberships, known: bool
+) -> None:
+    """This holds if it was known before, or turns out during the wait."""
     await memberships.add("b", "y")
     redis.answers.clear()
     redis.known_to_be_away = known
@@ -187,25 +190,28 @@ async def test_not_waiting(redis: Redis, memberships: Memberships, known: bool) 
     assert redis.holds(a={"x"})
 
 
-async def test_waiting_once(redis: Redis) -> None:
-    """Who joins several groups waits for Redis once, not once for each group."""
-    memberships = make(redis, timing=Timing(retry=60))
+@timed(retry=60)
+async def test_a_silent_server_is_waited_for_once(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A channel that joins several groups does not wait for each of them."""
     redis.trouble = AWAY
     await join(memberships, "abcdef", "x")
     assert len(redis.added) == 1
     redis.trouble = None
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(**{group: {"x"} for group in "abcdef"}))
-    await memberships.close()
 
 
-async def test_closing_while_away(redis: Redis, memberships: Memberships) -> None:
-    """Closing raises if Redis still holds members, and leaves nothing running."""
+async def test_closing_raises_while_redis_is_away(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Members that could not be removed end with the lease; no task is left."""
     await memberships.add("a", "x")
     redis.trouble = AWAY
     with pytest.raises(RedisUnavailable, match=r"did not reply"):
         await memberships.close()
-    assert memberships.groups == {}
+    assert memberships.groups.by_group == {}
     assert redis.processes == {"me.1"}, "what could not be removed ends with the lease"
     assert not others()
 
@@ -213,8 +219,8 @@ async def test_closing_while_away(redis: Redis, memberships: Memberships) -> Non
 # What is written to Redis without a call
 
 
-async def test_telling_again() -> None:
-    """Everything is written again to a server that lost its data, and only to it."""
+async def test_members_are_written_again_to_one_shard_only() -> None:
+    """assert_again() is for a server that may have lost its data."""
     shards = Redis(), Redis("redis-2")
     memberships = make(*shards)
     await join(memberships, "abcdefgh", "xy")
@@ -222,14 +228,14 @@ async def test_telling_again() -> None:
     assert shards[1].holds(**mine)
     for shard in shards:
         shard.groups.clear()
-    memberships.assert_again(1)
+    write_again(memberships, 1)
     await until(lambda: shards[1].holds(**mine))
     assert shards[0].holds()
     await memberships.close()
 
 
-async def test_renewing(redis: Redis) -> None:
-    """Members are renewed again and again, long before they expire."""
+async def test_members_are_renewed_long_before_they_expire(redis: Redis) -> None:
+    """It takes a third of the time."""
     memberships = make(redis, group_expiry=0.03)
     started = asyncio.get_running_loop().time()
     await memberships.add("a", "x")
@@ -240,10 +246,12 @@ async def test_renewing(redis: Redis) -> None:
     await memberships.close()
 
 
-async def test_beating(redis: Redis) -> None:
-    """The lease is renewed while a channel is in a group, on shards that have one."""
+async def test_lease_is_renewed_while_there_are_members(redis: Redis) -> None:
+    """Only shards that have members have a lease to renew."""
     shards = redis, Redis("redis-2")
-    memberships = make(*shards, timing=Timing(beat=0.001, beats_per_check=1000))
+    memberships = make(
+        *shards, timing=replace(TIMING, beat=0.001, beats_per_check=1000)
+    )
     await memberships.add("a", "x")
     (used,) = [shard for shard in shards if shard.added]
     await until(lambda: used.modes.count("NX") == 3)
@@ -258,40 +266,47 @@ async def test_beating(redis: Redis) -> None:
     await memberships.close()
 
 
-async def test_what_redis_lost(redis: Redis) -> None:
-    """A member that Redis lost without a sign of it is put back, and no other."""
-    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=2))
+@timed(beat=0.001, batch=2, beats_per_check=2)
+async def test_members_that_redis_lost_are_restored(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Redis is compared with the process now and then; other members are left alone."""
     await join(memberships, "ab", "xy")
     redis.groups["a"].remove("x")
     del redis.groups["b"]
     await until(lambda: redis.holds(a={"x", "y"}, b={"x", "y"}))
     assert redis.modes.count("CH") == 4, "each channel joined once"
-    await memberships.close()
+    assert max(map(len, redis.added)) == 2, "what was lost is looked for in batches"
 
 
-async def test_taken_for_dead(redis: Redis) -> None:
-    """A process that Redis took for dead asserts everything at its next beat."""
-    memberships = make(redis, timing=Timing(beat=0.001, beats_per_check=1000))
+@timed(beat=0.001, beats_per_check=1000)
+async def test_process_that_redis_took_for_dead_writes_everything_again(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """Its lease is gone at the next beat."""
     await join(memberships, "ab", "xy")
     redis.groups.clear()
     redis.processes.clear()
     await until(lambda: redis.holds(a={"x", "y"}, b={"x", "y"}))
-    await memberships.close()
 
 
-async def test_an_old_state(redis: Redis, memberships: Memberships) -> None:
-    """Who left lately and was brought back, as by a failover, is removed again."""
+async def test_members_that_left_lately_are_removed_again(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """A failover, for example, can bring them back."""
     await join(memberships, "a", "xy")
     await memberships.discard("a", "x")
     await memberships.discard("a", "y")
     redis.groups["a"] |= {"x", "y", "other"}
-    memberships.assert_again(0)
+    write_again(memberships)
     await until(lambda: redis.holds(a={"other"}))
 
 
-async def test_a_long_outage(redis: Redis) -> None:
-    """Who left at the beginning of a long outage is removed all the same."""
-    memberships = make(redis, timing=Timing(beat=0.001, retry=0.001, remembered=0.001))
+@timed(beat=0.001, retry=0.001, remembered=0.001)
+async def test_members_that_left_early_in_a_long_outage_are_removed(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """They are not forgotten while Redis cannot be written to."""
     await join(memberships, "a", "xy")
     redis.trouble = AWAY
     await memberships.discard("a", "x")
@@ -299,12 +314,13 @@ async def test_a_long_outage(redis: Redis) -> None:
     await until(lambda: len(redis.removed) > 5)
     redis.trouble = None
     await until(lambda: redis.holds(a={"y"}))
-    await memberships.close()
 
 
-async def test_a_very_old_state(redis: Redis) -> None:
-    """Who left long ago is not remembered for ever."""
-    memberships = make(redis, timing=Timing(beat=0.001, remembered=0.001))
+@timed(beat=0.001, remembered=0.001)
+async def test_members_that_left_long_ago_are_forgotten(
+    redis: Redis, memberships: Memberships
+) -> None:
+    """What brings them back is not noticed after that."""
     await memberships.add("b", "x")
     await memberships.add("a", "x")
     await memberships.discard("a", "x")
@@ -312,15 +328,14 @@ async def test_a_very_old_state(redis: Redis) -> None:
     await until(lambda: len(redis.added) > beats + 3)
     redis.groups["a"].add("x")
     redis.removed.clear()
-    memberships.assert_again(0)
+    write_again(memberships)
     beats = len(redis.added)
     await until(lambda: len(redis.added) > beats + 3)
     assert redis.removed == []
-    await memberships.close()
 
 
-def test_timing() -> None:
-    """Two beats can be lost before a lease ends, and a minute tells what was lost."""
+def test_timing_survives_lost_beats() -> None:
+    """Two beats can be lost before a lease ends; lost members are back in a minute."""
     timing = Timing()
     assert 3 * timing.beat < timing.lease <= 60
     assert timing.beat * timing.beats_per_check <= 60

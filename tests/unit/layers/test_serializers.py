@@ -1,4 +1,4 @@
-"""How messages become bytes, and what happens to bytes that are none."""
+"""The serializers: formats, prefixes, encryption, and their registry."""
 
 import functools
 import os
@@ -7,17 +7,18 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fast_channels.exceptions import SerializerDoesNotExist, UndecodableMessage
-from fast_channels.layers.redis.serializers import (
+from fast_channels.layers.serializers import (
     BaseMessageSerializer,
     JSONSerializer,
     MissingSerializer,
     MsgPackSerializer,
     SerializersRegistry,
+    decoder,
     registry,
 )
 
@@ -164,8 +165,10 @@ def test_error_does_not_grow_with_the_message() -> None:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_is_no_message_is_told(serializer_format: str, data: bytes) -> None:
-    """Whatever the decoder raises is the cause of one error of ours."""
+def test_bytes_that_are_no_message_are_undecodable(
+    serializer_format: str, data: bytes
+) -> None:
+    """The cause of the error is the exception of the decoder."""
     serializer = registry.get_serializer(serializer_format)
     error = rf"Serializer cannot decode these {len(data)} bytes: "
     with pytest.raises(UndecodableMessage, match=error) as caught:
@@ -190,7 +193,7 @@ def test_message_is_a_dict(serializer_format: str, data: bytes, found: str) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"short", b"a prefix and"])
-def test_bytes_may_be_shorter_than_the_prefix(data: bytes) -> None:
+def test_bytes_shorter_than_the_prefix_are_undecodable(data: bytes) -> None:
     """Bytes that end before a message begins are not a message."""
     with pytest.raises(UndecodableMessage, match=r"cannot decode these 0 bytes"):
         MsgPackSerializer(random_prefix_length=12).deserialize(data)
@@ -210,8 +213,8 @@ def test_prefix_has_its_length_and_does_not_repeat(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_prefix_may_be_left_out(length: int) -> None:
-    """Without a length nothing is put before the message, and nothing cut off."""
+def test_prefix_can_be_left_out(length: int) -> None:
+    """Without a length, nothing is added to a message or cut off."""
     serializer = MsgPackSerializer(random_prefix_length=length)
     assert serializer.unique_prefix() == b""
     assert serializer.serialize({}) == b"\x80"
@@ -295,8 +298,8 @@ def test_first_key_encrypts_and_each_decrypts() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"{}", TOKENS[0][1][:-8]])
-def test_what_is_not_encrypted_is_told(data: bytes) -> None:
-    """With keys, a plain or damaged message is not a message."""
+def test_message_that_is_not_encrypted_is_undecodable(data: bytes) -> None:
+    """With keys, so is a damaged one."""
     error = rf"^these {len(data)} bytes cannot be decrypted: .*, or they are damaged$"
     with pytest.raises(UndecodableMessage, match=error):
         MsgPackSerializer(["secret"]).deserialize(data)
@@ -373,7 +376,7 @@ class Reversed(BaseMessageSerializer):
 
 
 def test_format_of_a_user_is_used() -> None:
-    """A registered class gets the arguments, and its errors are told as any are."""
+    """A registered class gets the arguments, and its errors are translated."""
     formats = SerializersRegistry()
     formats.register_serializer("reversed", JSONSerializer)
     formats.register_serializer("reversed", Reversed)
@@ -387,8 +390,30 @@ def test_format_of_a_user_is_used() -> None:
         serializer.deserialize(b"xxx{}")
 
 
+class Careless(MsgPackSerializer):
+    """A format whose user has replaced more than the encoding."""
+
+    def deserialize(self, data: bytes) -> dict[str, Any]:
+        message = super().deserialize(data.removeprefix(b"?"))
+        return cast("dict[str, Any]", message["content"])
+
+
+def test_errors_of_a_deserialize_of_a_user_are_translated() -> None:
+    """decoder() raises UndecodableMessage for whatever deserialize() raises."""
+    decode = decoder(Careless())
+    assert decode(b"?\x81\xa7content\x80") == {}
+    with pytest.raises(
+        UndecodableMessage, match=r"Careless cannot .* KeyError: 'conte"
+    ):
+        decode(b"\x80")
+    with pytest.raises(UndecodableMessage, match=r"^Careless cannot .* 1 bytes"):
+        decode(b"\xc1")
+    with pytest.raises(UndecodableMessage, match=r"these 11 bytes are a list"):
+        decode(b"\x81\xa7content\x91\x01")
+
+
 @pytest.mark.parametrize("name", ["xml", None, []])
-def test_unknown_format_is_told(name: Any) -> None:
+def test_unknown_format_is_refused(name: Any) -> None:
     """The error names the format and those that are known."""
     error = rf"for the format {re.escape(repr(name))}, only for 'json', 'msgpack'; add"
     with pytest.raises(SerializerDoesNotExist, match=error) as caught:
@@ -401,13 +426,13 @@ def test_unknown_format_is_told(name: Any) -> None:
 
 @pytest.mark.parametrize("value", [int, JSONSerializer(), None, "json", Encoder])
 def test_serializer_is_a_class(value: Any) -> None:
-    """What has not both methods of a serializer cannot be registered."""
+    """A class that lacks one of the two methods cannot be registered."""
     error = r"a class with the methods serialize\(\) and deserialize\(\), .*, not "
     with pytest.raises(TypeError, match=error + re.escape(repr(value))):
         SerializersRegistry().register_serializer("name", value)
 
 
-def test_format_may_lack_its_library() -> None:
+def test_format_can_lack_its_library() -> None:
     """Using it raises the exception of its class, or an ImportError that names it."""
 
     class MissingXML(MissingSerializer):
@@ -433,8 +458,10 @@ def test_format_may_lack_its_library() -> None:
         ("json", b'{"a": 1, "__asgi_channel__": ["b", "\xff", "\xc3\xa9"]}'),
     ],
 )
-def test_list_of_channels_with_other_bytes(serializer_format: str, data: bytes) -> None:
-    """Names that no channel has are left out of a list that Redis has completed."""
+def test_names_that_no_channel_has_are_left_out(
+    serializer_format: str, data: bytes
+) -> None:
+    """Redis can have completed the list of channels with any bytes."""
     serializer = registry.get_serializer(serializer_format)
     assert serializer.deserialize(data) == {"a": 1, "__asgi_channel__": ["b"]}
 

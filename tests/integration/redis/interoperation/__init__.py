@@ -1,0 +1,1 @@
+"""Our layers beside those of channels_redis, which Django processes use."""

@@ -1,0 +1,104 @@
+"""A layer of ours and one of Django's on the same servers, in each combination."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from fast_channels.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
+from tests.integration.redis.peer import Django, Message, django_process, find_python
+from tests.redis_servers.binary import ServerBinary
+from tests.redis_servers.server import RedisServer
+
+from .sides import MESSAGE, BothWays, Kind, Options, Side
+
+_LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the installation of Django Channels out of the first test's time limit."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(30, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def three_redis_servers(
+    redis_server: RedisServer, redis_binary: ServerBinary
+) -> Iterator[list[RedisServer]]:
+    """The server of all tests and two more, which they do no harm either."""
+    with RedisServer(redis_binary) as second, RedisServer(redis_binary) as third:
+        yield [redis_server, second, third]
+
+
+@pytest.fixture(scope="session")
+def django_python() -> Path:
+    """An interpreter that has Django Channels, installed if need be."""
+    return find_python()
+
+
+@pytest.fixture(params=[1, 3], ids=["one_host", "three_hosts"])
+def servers(
+    request: pytest.FixtureRequest, three_redis_servers: list[RedisServer], prefix: str
+) -> Iterator[list[RedisServer]]:
+    """One server, and three that share channels and groups."""
+    servers = three_redis_servers[: request.param]
+    yield servers
+    for server in servers:
+        server.delete_keys(prefix)
+
+
+@pytest.fixture(params=["msgpack", "json"])
+def serializer_format(request: pytest.FixtureRequest) -> str:
+    """Each of the formats."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=[None, ["secret"]], ids=["plain", "encrypted"])
+def options(
+    request: pytest.FixtureRequest,
+    servers: list[RedisServer],
+    serializer_format: str,
+    prefix: str,
+) -> Options:
+    """The options of both layers."""
+    return {
+        "hosts": [server.url for server in servers],
+        "prefix": prefix,
+        "serializer_format": serializer_format,
+        "symmetric_encryption_keys": request.param,
+    }
+
+
+@pytest.fixture
+async def ours(kind: Kind, options: Options) -> AsyncIterator[Side]:
+    """Our layer, of the kind that the module tests."""
+    async with _LAYERS[kind](**options) as layer:
+        yield layer
+
+
+@pytest.fixture
+async def django(
+    kind: Kind, options: Options, django_python: Path
+) -> AsyncIterator[Django]:
+    """Django's layer, with the encryption keys in the opposite order."""
+    keys = options["symmetric_encryption_keys"]
+    options = {**options, "symmetric_encryption_keys": keys and keys[::-1]}
+    async with django_process(django_python, kind, **options) as layer:
+        yield layer
+
+
+@pytest.fixture
+def both_ways(ours: Side, django: Django) -> BothWays:
+    """Who sends and who receives: Django first, then we."""
+    return [(django, ours), (ours, django)]
+
+
+@pytest.fixture
+def messages(serializer_format: str) -> list[Message]:
+    """Messages with every type of value that the format carries."""
+    messages = [MESSAGE, *({"type": "count", "n": n} for n in range(10))]
+    if serializer_format == "msgpack":
+        messages.append({"type": "bytes", "bytes": bytes(range(256)), "none": b""})
+    return messages
