@@ -1,24 +1,25 @@
 """The life of a connection, the same for everything that talks to Redis or Sentinel.
 
-Command connections, inboxes, subscribers and watches differ in what they do with a
-connection. What happens around that is here, and happens to each of them::
+Command connections, inboxes, subscribers and master watches differ in how they use a
+connection. Everything around that is the same::
 
-                +------------- pause <-------------+
-                v                                  |
-    wake() --> open --> use --> broken, dropped or silent
-                |                                  ^
-                +-- refused, or no answer ---------+      close() --> closed, anywhere
+    wake() --> open --> use --> broken, dropped or silent ---+
+                ^  |                                         |
+                |  +--> refused, or no reply ----------------+
+                |                                            |
+                +-------------------- pause <----------------+
 
 The rules:
 
 1. One task opens a connection and uses it. When the connection breaks, for any reason,
-   the task opens the next one, until the link is closed or not wanted any more.
-2. ``drop()`` ends the use of a connection in any state, and also ends a pause.
-3. Pauses grow from attempt to attempt, with jitter, until a connection has worked. An
-   attempt that took longer than the longest pause is followed by another one at once.
-4. However often attempts fail, an outage is logged once, and its end is, too.
+   the task opens the next one, until the link is closed or no longer wanted.
+2. ``drop()`` and ``close()`` work in every state, also during a pause.
+3. Pauses grow with each attempt, with jitter, until a connection works. An attempt that
+   took longer than the longest pause is followed by another one at once.
+4. However many attempts fail, an outage is logged once when it begins, and once when it
+   ends.
 5. Only silence means that a server is gone. Bytes that arrive, however slowly, show
-   that it is alive, and an event loop that was blocked first reads what has arrived.
+   that it is alive. An event loop that was blocked first reads what has arrived.
 """
 
 import asyncio
@@ -61,14 +62,14 @@ class Link:
     """Keeps a connection in use, in one event loop.
 
     Args:
-        use: Opens a connection and uses it until it breaks; raises the reason. What it
-            passes to ``own()`` and ``spawn()`` ends with it.
+        use: Opens a connection, uses it until it breaks, and raises the reason. What
+            it passes to ``own()`` and ``spawn()`` ends with it.
         timing: When to act.
         outage: Logs failures; None if callers learn of each one.
         wanted: Returns whether to connect again; by default, until ``close()``.
         ended: Called after each connection and each failed attempt, with the reason;
             None for one that was dropped deliberately.
-        closed: Called when the link has ended, and starts anew at the next ``wake()``.
+        closed: Called when the task has ended; the next ``wake()`` starts another one.
     """
 
     def __init__(
