@@ -1,6 +1,7 @@
 """What every test stands on: both event loops, and nothing left behind."""
 
 import asyncio
+import asyncio.constants
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 from fast_channels.layers import channel_layers
 
 pytest_plugins = ["tests.redis_servers.fixtures"]
+
+# Frames that asyncio's debug mode keeps of the origin of each future and task. Its ten
+# take an eighth of the time of unit tests, and the innermost ones show what is wrong.
+setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 # typed as constant
 
 # What hypothesis makes up: always the same, however slow the machine is; or much more,
 # with --hypothesis-profile=long.
@@ -63,8 +68,12 @@ def empty_registry() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 async def no_task_left() -> AsyncIterator[None]:
     """Fail a test that leaves a task running."""
+    loop = asyncio.get_running_loop()
     # What blocks is noticed above; a busy machine is not to add lines to the log.
-    asyncio.get_running_loop().slow_callback_duration = 60
+    loop.slow_callback_duration = 60
+    if isinstance(loop, uvloop.Loop):
+        # asyncio's debug mode takes half the time of a test. One event loop is enough.
+        loop.set_debug(False)
     yield
     # A task that was cancelled in the last line of a test needs a moment to end.
     for _ in range(3):

@@ -64,6 +64,23 @@ async def test_many_tasks(own_redis_server: RedisServer) -> None:
     await until(lambda: own_redis_server.clients() == [], pause=PAUSE)
 
 
+async def test_discard_by_django_outlasts_the_first_reader(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    """A member that another program removes is not restored by the first connect."""
+    group = f"{prefix}:group:room"
+    async with RedisChannelLayer([redis_server.url], prefix=prefix) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_add("hall", channel)
+        assert redis_server.command("ZREM", group, channel) == 1
+        await layer.send(channel, MESSAGE)
+        # The first reader connects, and would have restored it before it reads.
+        assert await layer.receive(channel) == MESSAGE
+        await layer.group_discard("hall", channel)
+        assert redis_server.command("EXISTS", group) == 0
+
+
 async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> None:
     """Each call of async_to_sync() opens a connection, and leaves none behind."""
     layer = RedisChannelLayer([own_redis_server.url], capacity=1000)
