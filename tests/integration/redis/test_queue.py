@@ -9,7 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from fast_channels.layers.redis import RedisChannelLayer
-from fast_channels.layers.redis.queue import inbox
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer
@@ -155,7 +155,8 @@ async def test_permissions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """These commands are all that a layer needs, also for a check now and then."""
-    monkeypatch.setattr(inbox, "_INTERVAL", 0.05)
+    timing = InboxTiming(check=0.05, idle=0.05, patience=0.1)
+    monkeypatch.setattr(Inbox, "timing", timing)
     allowed = [*SENDING, *RECEIVING, *FLUSHING]
     async with restricted(redis_server, prefix, *allowed) as layer:
         await use(layer)
