@@ -69,6 +69,10 @@ class InboxTiming(Timing):
     """Time until Redis is asked again to report changes."""
     refused: float = 0.5
     """Time until a queue is read again after a refusal."""
+    batch: int = 100
+    """Maximum number of messages per request."""
+    quick: float = 0.001
+    """Time per message within which a quick reader of a plain channel asks again."""
 
 
 class Inbox:
@@ -118,7 +122,13 @@ class Inbox:
         self._name = name
         self._timing = timing or self.timing
         self._terms = Terms(
-            prefix, receiver, expiry, self._timing.lease, max_deliveries
+            prefix,
+            receiver,
+            expiry,
+            self._timing.lease,
+            max_deliveries,
+            batch=self._timing.batch,
+            quick=self._timing.quick,
         )
         self._deliver = deliver
         self._waiting = waiting

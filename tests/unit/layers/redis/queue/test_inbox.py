@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-from fast_channels.layers.redis.queue import batches, plain_queue
 from fast_channels.layers.redis.queue.inbox import InboxTiming
 from tests.waiting import turn, until
 
@@ -122,10 +121,10 @@ async def test_all_queues_are_read_together(server: FakeRedis, reader: Reader) -
 # Batches
 
 
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(batch=2)])
 async def test_each_request_names_the_last_batch_and_none_is_in_vain(
-    server: FakeRedis, reader: Reader, monkeypatch: pytest.MonkeyPatch
+    server: FakeRedis, reader: Reader
 ) -> None:
-    monkeypatch.setattr(batches, "BATCH", 2)
     server.add(MINE, b"1", b"2", b"3", b"4", b"5")
     reader.inbox.want("mine!")
     await until(lambda: reader.values == [b"1", b"2", b"3", b"4", b"5"])
@@ -200,17 +199,16 @@ async def plain(server: FakeRedis, reader: Reader) -> Reader:
 
 
 @pytest.mark.parametrize(
-    ("quick", "expected"),
-    [(0, [1, 1, 1, 1]), (math.inf, [1, 2, 4, 8, 16, 32, 64, 100, 73])],
+    ("inbox_timing", "expected"),
+    [
+        (InboxTiming(quick=0), [1, 1, 1, 1]),
+        (InboxTiming(quick=math.inf), [1, 2, 4, 8, 16, 32, 64, 100, 73]),
+    ],
     ids=["slow", "quick"],
 )
 async def test_a_reader_that_comes_back_fast_gets_more_and_more_at_a_time(
-    plain: Reader,
-    monkeypatch: pytest.MonkeyPatch,
-    quick: float,
-    expected: list[int],
+    plain: Reader, expected: list[int]
 ) -> None:
-    monkeypatch.setattr(plain_queue, "_QUICK", quick)
     plain.inbox.want("plain")
     assert [await take(plain) for _ in expected] == expected
     assert plain.values == [b"%03d" % number for number in range(sum(expected))]
@@ -342,12 +340,12 @@ async def test_a_server_with_older_data_gets_acknowledgements_again(
     await until(lambda: b"000" not in server.queues[held])
 
 
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(quick=0)])
 @pytest.mark.parametrize("readers", [0, 1])
 async def test_a_message_that_is_given_back_is_there_for_the_next_reader(
-    server: FakeRedis, plain: Reader, readers: int, monkeypatch: pytest.MonkeyPatch
+    server: FakeRedis, plain: Reader, readers: int
 ) -> None:
     """It goes back to its place in the queue."""
-    monkeypatch.setattr(plain_queue, "_QUICK", 0)
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
