@@ -331,11 +331,11 @@ async def test_reconnect_begins_to_connect_anew(server: EchoServer) -> None:
     server.stalls.add("connect")
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with impatient(server, 0.4) as redis:
+    async with impatient(server, 1) as redis:
         reply = redis.submit("A", deadline=began + 10)
-        await until(lambda: loop.time() > began + 0.3)
+        await until(lambda: loop.time() > began + 0.9)
         redis.reconnect()
-        await until(lambda: loop.time() > began + 0.45)
+        await until(lambda: loop.time() > began + 1)
         server.go_on.set()
         assert await reply == "A"
         assert len(server.attempts) == 2

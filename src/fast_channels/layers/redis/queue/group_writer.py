@@ -154,7 +154,10 @@ class GroupWriter:
         Raises:
             ResponseError: Redis cannot store the group, for a permanent reason.
         """
-        if not (self._behind or self._away()):
+        if self._behind or self._away():
+            # Others get a turn, even if a task joins groups in an endless loop.
+            await asyncio.sleep(0)
+        else:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[ResponseError | None] = loop.create_future()
             self._waiting.append((self._changes, waiter))
