@@ -1,6 +1,7 @@
 """What every test stands on: both event loops, and nothing left behind."""
 
 import asyncio
+import asyncio.constants
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 from fast_channels.layers import channel_layers
 
 pytest_plugins = ["tests.redis_servers.fixtures"]
+
+# Frames that asyncio's debug mode keeps of the origin of each future and task. Its ten
+# take an eighth of the time of unit tests, and the innermost ones show what is wrong.
+setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 # typed as constant
 
 # What hypothesis makes up: always the same, however slow the machine is; or much more,
 # with --hypothesis-profile=long.
@@ -42,7 +47,19 @@ def pytest_asyncio_loop_factories(
     return {"asyncio": asyncio.new_event_loop}
 
 
-@pytest.fixture(autouse=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit the time of tests on uvloop in another way.
+
+    It doesn't notice a signal while it has nothing to do. A thread for each test is
+    slower.
+    """
+    in_thread = pytest.mark.timeout(method="thread")
+    for item in items:
+        if "uvloop" in item.name:
+            item.add_marker(in_thread)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def no_blocking_call() -> Iterator[None]:
     """Fail a test in which fast_channels blocks the event loop."""
     with blockbuster_ctx("fast_channels") as blockbuster:
@@ -61,10 +78,21 @@ def empty_registry() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-async def no_task_left() -> AsyncIterator[None]:
-    """Fail a test that leaves a task running."""
+def no_task_left(request: pytest.FixtureRequest) -> None:
+    """Fail a test with an event loop that leaves a task running."""
+    if request.node.get_closest_marker("asyncio") is not None:
+        request.getfixturevalue("no_task_left_in_the_loop")
+
+
+@pytest.fixture
+async def no_task_left_in_the_loop() -> AsyncIterator[None]:
+    """Prepare the event loop of a test, and fail if a task still runs at the end."""
+    loop = asyncio.get_running_loop()
     # What blocks is noticed above; a busy machine is not to add lines to the log.
-    asyncio.get_running_loop().slow_callback_duration = 60
+    loop.slow_callback_duration = 60
+    if isinstance(loop, uvloop.Loop):
+        # asyncio's debug mode takes half the time of a test. One event loop is enough.
+        loop.set_debug(False)
     yield
     # A task that was cancelled in the last line of a test needs a moment to end.
     for _ in range(3):

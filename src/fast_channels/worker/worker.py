@@ -20,7 +20,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fast_channels.consumer.base import AsyncConsumer
 from fast_channels.exceptions import StopConsumer
@@ -39,10 +39,6 @@ from fast_channels.type_defs import (
 __all__ = ["Worker"]
 
 _logger = logging.getLogger(__name__)
-
-# First and maximum seconds between two attempts to take from a layer that fails. The
-# delay doubles each time, and has jitter.
-_BACKOFF = (0.1, 5.0)
 
 
 class Worker:
@@ -86,6 +82,10 @@ class Worker:
         ValueError: ``channels`` is empty, or names a channel that belongs to a process
             or that the router has no application for; or a number is out of range.
     """
+
+    # First and maximum seconds between two attempts to take from a layer that fails.
+    # The delay doubles each time, and has jitter.
+    _backoff: ClassVar[tuple[float, float]] = (0.1, 5.0)
 
     def __init__(
         self,
@@ -218,12 +218,12 @@ class Worker:
             except Exception:
                 delay = self._delays.get(channel)
                 if delay is None:
-                    delay = _BACKOFF[0]
+                    delay, _ = self._backoff
                     _logger.exception(
                         "cannot take from channel %r; trying again until it can",
                         channel,
                     )
-                self._delays[channel] = min(2 * delay, _BACKOFF[1])
+                self._delays[channel] = min(2 * delay, self._backoff[1])
                 await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
             else:
                 break

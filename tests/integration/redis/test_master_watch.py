@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis import master_watch
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.hosts import parse_hosts
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.master_watch import MasterWatch
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from tests.redis_servers.sentinel import Sentinels, SentinelServer
@@ -27,10 +27,10 @@ def master_of(sentinels: Sentinels) -> Master:
 class Watched:
     """A watch, and how often it told of a new master."""
 
-    def __init__(self, sentinels: Sentinels) -> None:
+    def __init__(self, sentinels: Sentinels, timing: Timing) -> None:
         self.switches = 0
         self.master = master_of(sentinels)
-        self.watch = MasterWatch(self.master, self._switched)
+        self.watch = MasterWatch(self.master, self._switched, timing=timing)
 
     def _switched(self) -> None:
         self.switches += 1
@@ -53,8 +53,10 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watching(sentinels: Sentinels) -> AsyncGenerator[Watched]:
-    watched = Watched(sentinels)
+async def watching(
+    sentinels: Sentinels, timing: Timing = MasterWatch.timing
+) -> AsyncGenerator[Watched]:
+    watched = Watched(sentinels, timing)
     watched.watch.start()
     try:
         await watched.listens_to(sentinels.sentinels[0])
@@ -143,14 +145,11 @@ async def test_sentinel_dies(breakable_sentinels: Sentinels) -> None:
         await watched.told()
 
 
-async def test_sentinel_freezes(
-    breakable_sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_sentinel_freezes(breakable_sentinels: Sentinels) -> None:
     """When the Sentinel that it listens to freezes, it listens to the next."""
-    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.2)
-    monkeypatch.setattr(master_watch, "_PATIENCE", 0.3)
     first, second, _ = breakable_sentinels.sentinels
-    async with watching(breakable_sentinels) as watched:
+    timing = Timing(idle=0.2, patience=0.3)
+    async with watching(breakable_sentinels, timing) as watched:
         first.pause()
         await watched.listens_to(second)
         first.resume()

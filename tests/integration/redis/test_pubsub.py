@@ -8,7 +8,8 @@ import pytest
 
 from fast_channels.consumer import AsyncWebsocketConsumer
 from fast_channels.layers import RedisPubSubChannelLayer, register_channel_layer
-from fast_channels.layers.redis.pubsub import subscriber
+from fast_channels.layers.redis.link import Timing
+from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
@@ -166,8 +167,7 @@ async def test_connection_that_listens_to_nothing(
     redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is kept: the server's answers show that it works."""
-    monkeypatch.setattr(subscriber, "_PING_EVERY", 0.02)
-    monkeypatch.setattr(subscriber, "_PATIENCE", 0.1)
+    monkeypatch.setattr(Subscriber, "timing", Timing(idle=0.02, patience=0.1))
     async with RedisPubSubChannelLayer([redis_server.url], prefix) as layer:
         await layer.group_add("room", "member")
         await layer.group_discard("room", "member")

@@ -9,7 +9,7 @@ import pytest
 from asgiref.sync import async_to_sync
 
 from fast_channels.layers.redis import RedisChannelLayer
-from fast_channels.layers.redis.queue import inbox
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.resp import Connection
 from tests.redis_servers.server import RedisServer
@@ -62,6 +62,23 @@ async def test_many_tasks(own_redis_server: RedisServer) -> None:
         assert len(own_redis_server.clients()) == 3
         assert layer.statistics()["dropped"] == 0
     await until(lambda: own_redis_server.clients() == [], pause=PAUSE)
+
+
+async def test_discard_by_django_outlasts_the_first_reader(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    """A member that another program removes is not restored by the first connect."""
+    group = f"{prefix}:group:room"
+    async with RedisChannelLayer([redis_server.url], prefix=prefix) as layer:
+        channel = await layer.new_channel()
+        await layer.group_add("room", channel)
+        await layer.group_add("hall", channel)
+        assert redis_server.command("ZREM", group, channel) == 1
+        await layer.send(channel, MESSAGE)
+        # The first reader connects, and would have restored it before it reads.
+        assert await layer.receive(channel) == MESSAGE
+        await layer.group_discard("hall", channel)
+        assert redis_server.command("EXISTS", group) == 0
 
 
 async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> None:
@@ -138,7 +155,8 @@ async def test_permissions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """These commands are all that a layer needs, also for a check now and then."""
-    monkeypatch.setattr(inbox, "_INTERVAL", 0.05)
+    timing = InboxTiming(check=0.05, idle=0.05, patience=0.1)
+    monkeypatch.setattr(Inbox, "timing", timing)
     allowed = [*SENDING, *RECEIVING, *FLUSHING]
     async with restricted(redis_server, prefix, *allowed) as layer:
         await use(layer)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterator
 import pytest
 
 from fast_channels.layers.redis import RedisChannelLayer
-from fast_channels.layers.redis.queue import inbox
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer
 from tests.waiting import PAUSE, until
@@ -189,7 +189,8 @@ async def test_commands_of_a_waiting_receiver(
     own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a receiver waits, nothing is asked of Redis but a check now and then."""
-    monkeypatch.setattr(inbox, "_INTERVAL", 0.2)
+    timing = InboxTiming(check=0.5, idle=0.1, patience=0.1)
+    monkeypatch.setattr(Inbox, "timing", timing)
     async with RedisChannelLayer([own_redis_server.url]) as layer:
         receiving = asyncio.create_task(layer.receive(await layer.new_channel()))
 

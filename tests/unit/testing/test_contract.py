@@ -1,10 +1,13 @@
 """The contract finds what is wrong with a layer, in a pytest of its own."""
 
+import asyncio
 import re
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+from fast_channels.testing.contract.base import refusal
 
 _ROOT = Path(__file__).parents[3]
 
@@ -96,11 +99,16 @@ FAULTS = {
         "test_flush_empties_a_layer",
         "test_flush_leaves_receivers_waiting",
         "test_member_whose_message_expired_stays_in_its_group",
-        "test_message_arrives_as_it_was_sent",
+        "test_messages_arrive_as_they_were_sent",
         "test_statistics",
         "test_values_arrive_as_builtin_types",
     },
 }
+
+
+async def test_call_that_is_accepted_has_no_refusal() -> None:
+    """refusal() returns nothing that an expected error would match."""
+    assert await refusal(asyncio.sleep(0)) == ""
 
 
 def test_each_fault_is_found(tmp_path: Path) -> None:

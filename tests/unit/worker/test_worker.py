@@ -26,7 +26,6 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 from fast_channels.worker import Worker
-from fast_channels.worker import worker as module
 from tests.waiting import turn, until
 
 # After so many seconds a test fails that would wait for ever.
@@ -273,15 +272,16 @@ class Broken(InMemoryChannelLayer):
         return await super().receive(channel)
 
 
-async def test_broken_layer(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_broken_layer(caplog: pytest.LogCaptureFixture) -> None:
     """A layer that raises is tried again; once it is logged, and once when it works."""
-    monkeypatch.setattr(module, "_BACKOFF", (0.001, 0.002))
+
+    class Impatient(Worker):
+        _backoff = (0.001, 0.002)
+
     layer = Broken()
     jobs = Jobs()
     jobs.finish(2)
-    async with running(Worker(jobs, ["a"], layer)):
+    async with running(Impatient(jobs, ["a"], layer)):
         await send(layer, "a", 0, 1)
         await until(lambda: len(jobs.ended) == 2)
     lines = [record.getMessage() for record in caplog.records]

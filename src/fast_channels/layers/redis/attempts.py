@@ -14,14 +14,12 @@ from .wire import Connection
 
 __all__ = ["open_connection"]
 
-# Seconds between unanswered attempts.
-_AGAIN = 0.3
 # Maximum number of simultaneous attempts: the first one, and the latest.
 _AT_ONCE = 3
 
 
 async def open_connection(
-    connect: Callable[[], Connection], timeout: float
+    connect: Callable[[], Connection], timeout: float, *, another: float
 ) -> Connection:
     """Return the first connection that opens.
 
@@ -30,6 +28,7 @@ async def open_connection(
     Args:
         connect: Returns a new redis-py connection, not open yet.
         timeout: Seconds to keep trying.
+        another: Seconds between unanswered attempts.
 
     Raises:
         TimeoutError: No attempt was answered in time.
@@ -44,7 +43,7 @@ async def open_connection(
                     connection = connect()
                     attempts[asyncio.create_task(connection.connect())] = connection
                 done, _ = await asyncio.wait(
-                    attempts, timeout=_AGAIN, return_when=asyncio.FIRST_COMPLETED
+                    attempts, timeout=another, return_when=asyncio.FIRST_COMPLETED
                 )
                 for attempt in done:
                     attempt.result()

@@ -17,32 +17,25 @@ The rules:
 
 import asyncio
 import math
-import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.waking import wake
 
-from .trouble import describe, is_refusal
+from .link import Link, Timing
 from .wire import (
     AuthenticationError,
     Connection,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    describe,
+    is_refusal,
     pack,
 )
 
 __all__ = ["CommandConnection"]
-
-# Seconds between attempts to connect: from the first to the second, with jitter.
-_BACKOFF = (0.01, 0.5)
-# Seconds to try to connect after all previous attempts have failed.
-_SHORT = 0.5
-# Seconds for an event loop that was blocked to read replies that arrived meanwhile.
-_GRACE = 0.05
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
 # A reply and its deadline, on the event loop's clock.
@@ -61,7 +54,10 @@ class CommandConnection:
         name: Name of the server in error messages.
         timeout: Seconds until a command without a reply fails, and until a connection
             with pending commands on which no reply arrives is dropped.
+        timing: When to do the rest; by default the class attribute.
     """
+
+    timing: ClassVar[Timing] = Timing()
 
     def __init__(
         self,
@@ -69,40 +65,44 @@ class CommandConnection:
         name: str,
         *,
         timeout: float = 5.0,
+        timing: Timing | None = None,
     ) -> None:
         self._connect = connect
         self.name: str = name
         """Name of the server in error messages."""
         self._timeout = timeout
+        self._timing = timing or self.timing
         # The rest of the timeout is for the second check, see _look().
-        self._patience = timeout - _GRACE
+        self._patience = timeout - self._timing.grace
         # Time of the last reply, or of a write while no reply was pending.
         self._heard = 0.0
         # Commands that are not written yet.
         self._outbox: list[tuple[bytes, _Pending]] = []
         # The pending replies of written commands, in the order of the commands.
         self._written: deque[_Pending] = deque()
-        # Task that connects, writes and reads while there is a command or a connection.
-        self._owner: asyncio.Task[None] | None = None
-        # Future that the owner waits on while there is nothing to write.
-        self._sleeper: asyncio.Future[None] | None = None
-        # Timeout around the use of a connection, which expires to drop it; the reason.
-        self._lease: asyncio.Timeout | None = None
-        self._dropped: Exception = _closed()
+        self._link = Link(
+            self._use,
+            timing=self._timing,
+            wanted=lambda: bool(self._outbox),
+            ended=self._ended,
+            closed=lambda: self._fail_all(_closed()),
+        )
         # Timer that checks the deadlines: one for all commands, as a timer for each
         # would cost more than the command.
         self._watch: asyncio.TimerHandle | None = None
         # Error of the latest failed attempt to connect; None after a success.
         self._problem: Exception | None = None
-        # Whether the latest attempts to connect have failed, or are still under way.
+        # Whether the latest attempts to connect have failed, or are still under way;
+        # when to end them.
         self._away = False
+        self._give_up: float | None = None
         self.connects: int = 0
         """Number of connections opened."""
 
     @property
     def connected(self) -> bool:
         """Whether a connection is open, or being opened."""
-        return self._owner is not None
+        return self._link.running
 
     def deadline(self) -> float:
         """Return the deadline of a command that is submitted now.
@@ -133,13 +133,7 @@ class CommandConnection:
         self._outbox.append((pack(command), (reply, deadline)))
         if self._watch is None or (sooner and deadline < self._watch.when()):
             self._look_at(deadline)
-        if self._owner is None:
-            owner = asyncio.create_task(self._own())
-            # A task that starts eagerly can have ended already.
-            if not owner.done():
-                self._owner = owner
-        else:
-            self._wake()
+        self._link.wake()
         return reply
 
     async def execute(
@@ -160,113 +154,56 @@ class CommandConnection:
 
         Commands that wait for a reply fail; the others are sent on a new connection.
         """
-        self._drop(ConnectionAbortedError("the connection was dropped"))
+        # Another server may accept sooner.
+        self._give_up = None
+        self._link.drop(ConnectionAbortedError("the connection was dropped"))
 
     async def close(self) -> None:
         """Close the connection; all pending commands fail."""
-        owner = self._owner
-        if owner is not None:
-            owner.cancel()
-            await asyncio.wait([owner])
-            if self._owner is owner:
-                # The task was cancelled before it started.
-                self._end(_closed())
+        await self._link.close()
 
-    def _drop(self, why: Exception) -> None:
-        if self._lease is not None and not self._lease.expired():
-            self._dropped = why
-            self._lease.reschedule(0)
-
-    async def _own(self) -> None:
-        """Use one connection after the other, as long as there are commands."""
-        try:
-            while self._outbox:
-                await self._use_connection()
-            self._owner = None
-            self._stop_looking()
-        except asyncio.CancelledError:
-            self._end(_closed())
-            raise
-        except Exception as exc:  # noqa: BLE001 # no command may wait forever
-            self._end(exc)
-
-    async def _use_connection(self) -> None:
-        """Send commands on one connection until it breaks or is dropped."""
-        lease = asyncio.timeout(None)
-        try:
-            async with lease:
-                self._lease = lease
-                connection = await self._open()
-                try:
-                    await self._serve(connection)
-                except Exception as exc:  # noqa: BLE001 # uvloop has a RuntimeError for it
-                    self._fail_written(exc)
-                finally:
-                    await connection.disconnect(nowait=True)
-        except TimeoutError:
-            if not lease.expired():
-                raise
-            self._fail_written(self._dropped)
-        finally:
-            self._lease = None
-
-    async def _open(self) -> Connection:
+    async def _use(self) -> None:
+        """Connect, and send commands until the connection breaks."""
         loop = asyncio.get_running_loop()
-        patience = min(self._timeout, _SHORT) if self._away else self._timeout
-        give_up = loop.time() + patience
-        self._away = True
-        delay, longest = _BACKOFF
-        problem: Exception | None = None
-        while True:
-            connection = self._connect()
-            try:
-                # redis-py's timeout for connecting does not cover its handshake.
-                async with asyncio.timeout_at(give_up):
-                    await connection.connect()
-            except (AuthenticationError, ResponseError):
-                # For example a wrong password: retrying would not help.
-                raise
-            except (RedisError, OSError) as exc:
-                # An earlier error is more informative than a timeout.
-                problem = exc if problem is None or str(exc) else problem
-                self._problem = problem
-                if loop.time() + delay > give_up:
-                    raise problem from None
+        if self._give_up is None:
+            retry = min(self._timeout, self._timing.retry)
+            self._give_up = loop.time() + (retry if self._away else self._timeout)
+            self._away = True
+        connection = self._connect()
+        self._link.own(connection)
+        # redis-py's timeout for connecting does not cover its handshake.
+        async with asyncio.timeout_at(self._give_up):
+            await connection.connect()
+        self._away = False
+        self._give_up = self._problem = None
+        self.connects += 1
+        self._link.works()
+        reader = self._link.spawn(self._read(connection))
+        while not reader.done():
+            if self._outbox:
+                batch, self._outbox = self._outbox, []
+                if not self._written:
+                    self._heard = loop.time()
+                self._written.extend(pending for _, pending in batch)
+                packed = b"".join(command for command, _ in batch)
+                await connection.send_packed_command(packed, check_health=False)
             else:
-                self._away = False
-                self._problem = None
-                self.connects += 1
-                return connection
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
-            delay = min(2 * delay, longest)
+                await self._link.sleeper()
+        await reader
 
-    async def _serve(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.create_task(self._read(connection))
-        reader.add_done_callback(self._wake)
-        try:
-            while not reader.done():
-                if self._outbox:
-                    batch, self._outbox = self._outbox, []
-                    if not self._written:
-                        self._heard = loop.time()
-                    self._written.extend(pending for _, pending in batch)
-                    packed = b"".join(command for command, _ in batch)
-                    await connection.send_packed_command(packed, check_health=False)
-                else:
-                    self._sleeper = loop.create_future()
-                    try:
-                        await self._sleeper
-                    finally:
-                        self._sleeper = None
-            await reader
-        finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-
-    def _wake(self, _: object = None) -> None:
-        if self._sleeper is not None:
-            wake(self._sleeper)
+    def _ended(self, why: Exception | None) -> None:
+        """Fail the commands that the end of a connection, or of an attempt, affects."""
+        assert why is not None
+        if self._give_up is None:
+            # There was a connection, or another server is to be connected to.
+            self._fail_written(why)
+            return
+        # An earlier error is more informative than a timeout.
+        if self._problem is None or str(why):
+            self._problem = why
+        now = asyncio.get_running_loop().time()
+        if not _can_pass(why) or now + self._link.pause > self._give_up:
+            self._fail_all(self._problem)
 
     def _look_at(self, when: float, seen: float = -math.inf) -> None:
         self._stop_looking()
@@ -292,7 +229,7 @@ class CommandConnection:
         late = TimeoutError(f"it did not reply for {self._timeout:g} seconds")
         overdue = self._written and self._written[0][1] <= seen
         if overdue and self._heard + self._patience <= now:
-            self._drop(late)
+            self._link.drop(late)
         self._fail((each for each in self._written if each[1] <= seen), late)
         unsent = [pending for _, pending in self._outbox if pending[1] <= seen]
         if unsent:
@@ -305,7 +242,7 @@ class CommandConnection:
         if due:
             first = min(due)
             if first <= now:
-                self._look_at(now + _GRACE, now)
+                self._look_at(now + self._timing.grace, now)
             else:
                 self._look_at(first)
 
@@ -338,9 +275,8 @@ class CommandConnection:
         written, self._written = self._written, deque()
         self._fail(written, error)
 
-    def _end(self, error: BaseException) -> None:
-        """Fail all commands, and prepare for new ones."""
-        self._owner = None
+    def _fail_all(self, error: BaseException) -> None:
+        self._give_up = None
         self._stop_looking()
         self._fail_written(error)
         outbox, self._outbox = self._outbox, []
@@ -359,6 +295,14 @@ class CommandConnection:
 
 def _closed() -> ConnectionError:
     return ConnectionAbortedError("the layer was closed")
+
+
+def _can_pass(error: Exception) -> bool:
+    """Return whether another attempt to connect can succeed."""
+    # For example, another attempt does not help against a wrong password.
+    return isinstance(error, RedisError | OSError) and not isinstance(
+        error, AuthenticationError | ResponseError
+    )
 
 
 def _is_from_replica(error: RedisError) -> bool:

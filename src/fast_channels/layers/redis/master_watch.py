@@ -16,23 +16,18 @@ lost. But Sentinels publish each change of the master as soon as it is made
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
+from typing import ClassVar
 
+from .link import Link, Timing
 from .outage import Outage
+from .progress import Progress
 from .sentinel import Master
-from .wire import Connection, Reply, ask, plain_connection, read
+from .wire import ask, plain_connection
 
 __all__ = ["MasterWatch"]
 
 _logger = logging.getLogger(__name__)
-
-# Seconds of silence after which a Sentinel gets a PING, and seconds to wait for the
-# reply.
-_PING_EVERY = 10.0
-_PATIENCE = 5.0
-# Seconds between two attempts, growing from the first value to the second, with jitter.
-_BACKOFF = (0.01, 1.0)
 
 _CHANNEL = "+switch-master"
 
@@ -44,92 +39,65 @@ class MasterWatch:
         master: The master.
         switched: Called when another server has become the master; must drop all
             connections.
+        timing: When to do it; by default the class attribute.
     """
 
-    def __init__(self, master: Master, switched: Callable[[], None]) -> None:
+    timing: ClassVar[Timing] = Timing(backoff=(0.01, 1.0), idle=10.0)
+
+    def __init__(
+        self,
+        master: Master,
+        switched: Callable[[], None],
+        *,
+        timing: Timing | None = None,
+    ) -> None:
         self._master = master
         self._switched = switched
-        # Failures since the last successful subscription.
-        self._failures = 0
-        self._outage = Outage(
-            _logger, f"The Sentinel service of {master.host}", "listened to"
+        self._timing = timing or self.timing
+        outage = Outage(
+            _logger,
+            f"The Sentinel service of {master.host}",
+            "listened to",
+            attempts=len(master.sentinels),
         )
-        self._task: asyncio.Task[None] | None = None
+        self._link = Link(
+            self._listen, timing=self._timing, outage=outage, ended=self._ended
+        )
 
     def start(self) -> None:
         """Start listening; do nothing if it has started already."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._watch())
+        self._link.wake()
 
     async def close(self) -> None:
         """Stop listening."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _watch(self) -> None:
-        delay, longest = _BACKOFF
-        while True:
-            try:
-                await self._listen()
-            except Exception as exc:  # noqa: BLE001 # uvloop has a RuntimeError for it
-                if self._failures == 0:
-                    delay, _ = _BACKOFF
-                self._count_failure(exc)
-            self._master.sentinels.rotate(-1)
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
-            delay = min(2 * delay, longest)
+        await self._link.close()
 
     async def _listen(self) -> None:
-        """Report the changes that the first Sentinel publishes, until it goes away.
-
-        Raises:
-            Exception: The Sentinel has gone away, or cannot be reached.
-        """
+        """Report the changes that the first Sentinel publishes, until it goes away."""
         sentinel = self._master.sentinels[0]
         connection = plain_connection(sentinel)
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                await connection.connect()
-                await ask(connection, "SUBSCRIBE", _CHANNEL)
-            # Changes published from now on are read below.
-            master = await self._master.ask(sentinel)
-            if self._master.reached - {master}:
-                self._tell()
-            self._count_success()
-            while True:
-                kind, *_, content = await _next(connection)
-                if kind == b"message":
-                    name, _ = content.decode().split(" ", 1)
-                    if name == self._master.host.master_name:
-                        self._tell()
-        finally:
-            await connection.disconnect(nowait=True)
+        self._link.own(connection)
+        async with asyncio.timeout(self._timing.patience):
+            await connection.connect()
+            await ask(connection, "SUBSCRIBE", _CHANNEL)
+        # Changes published from now on are read below.
+        master = await self._master.ask(sentinel)
+        if self._master.reached - {master}:
+            self._tell()
+        self._link.works()
+        self._link.spawn(self._link.keep_alive(connection, Progress(connection)))
+        while True:
+            kind, *_, content = await connection.read_response(
+                disconnect_on_error=False
+            )
+            if kind == b"message":
+                name, _ = content.decode().split(" ", 1)
+                if name == self._master.host.master_name:
+                    self._tell()
+
+    def _ended(self, _: Exception | None) -> None:
+        self._master.sentinels.rotate(-1)
 
     def _tell(self) -> None:
         self._master.reached.clear()
         self._switched()
-
-    def _count_failure(self, problem: Exception) -> None:
-        self._failures += 1
-        if self._failures == len(self._master.sentinels):
-            self._outage.begin(problem)
-
-    def _count_success(self) -> None:
-        self._outage.end()
-        self._failures = 0
-
-
-async def _next(connection: Connection) -> Reply:
-    """Return the next message of a Sentinel, or its reply to a PING after silence.
-
-    Raises:
-        TimeoutError: The Sentinel does not reply.
-    """
-    try:
-        async with asyncio.timeout(_PING_EVERY):
-            return await read(connection)
-    except TimeoutError:
-        async with asyncio.timeout(_PATIENCE):
-            return await ask(connection, "PING")

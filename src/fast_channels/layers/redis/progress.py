@@ -10,15 +10,12 @@ socket, however many replies that read contains.
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable
-from typing import cast
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import SupportsIndex, cast
 
 from .wire import Connection, stream_of
 
 __all__ = ["Progress", "limit_silence"]
-
-# Seconds for an event loop that was blocked to read bytes that arrived meanwhile.
-_GRACE = 0.05
 
 
 class Progress:
@@ -46,12 +43,23 @@ class Progress:
         """
         return self._stream.heard
 
+    def refresh(self) -> None:
+        """Count bytes that arrived earlier, and are still read, as arriving now."""
+        self._stream.heard = self._stream.clock()
+
 
 @contextlib.asynccontextmanager
-async def limit_silence(progress: Progress, seconds: float) -> AsyncGenerator[None]:
+async def limit_silence(
+    progress: Progress, seconds: float, grace: float
+) -> AsyncGenerator[None]:
     """Raise TimeoutError in the block after this many seconds without a byte.
 
     A reply is never interrupted while its bytes arrive, however long it takes.
+
+    Args:
+        progress: When bytes last arrived.
+        seconds: The limit.
+        grace: Seconds for an event loop that was blocked to read what has arrived.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -66,7 +74,7 @@ async def limit_silence(progress: Progress, seconds: float) -> AsyncGenerator[No
                 limit.reschedule(loop.time())
             else:
                 again = functools.partial(look, last=True)
-                timers[:] = [loop.call_later(_GRACE, again)]
+                timers[:] = [loop.call_later(grace, again)]
 
         timers.append(loop.call_later(seconds, look))
         try:
@@ -81,6 +89,6 @@ class _TimedStream(asyncio.StreamReader):
     clock: Callable[[], float]
     heard: float
 
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # it gets bytes
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         self.heard = self.clock()
         asyncio.StreamReader.feed_data(self, data)

@@ -24,22 +24,21 @@ from .wire import (
 
 __all__ = ["Address", "Master", "make_connection"]
 
-# Seconds to wait for one Sentinel before asking the next one.
-_PATIENCE = 1.0
-
 
 class Master:
     """A master whose address Sentinels know. Belongs to one event loop.
 
     Args:
         host: The host that stands for the master, of the kind "sentinel".
+        patience: Seconds to wait for one Sentinel before asking the next one.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, patience: float = 1.0) -> None:
         self.host: Host = host
         """The host that stands for the master."""
         assert host.master_name is not None
         self._name = host.master_name
+        self._patience = patience
         self.sentinels: deque[Host] = deque(host.sentinels)
         """The Sentinels, in the order in which they are asked.
 
@@ -74,7 +73,7 @@ class Master:
         Raises:
             Exception: The Sentinel does not answer, or does not know the master.
         """
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(self._patience):
             address = await _ask_once(
                 sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name
             )

@@ -1,8 +1,7 @@
 """What the layers use of redis-py, typed, with every option set.
 
-redis-py opens connections, authenticates, and parses replies; :class:`Connection` has
-the few methods that the layers need. No other module imports redis-py, except
-``utils``, whose functions from release 1 return objects of redis-py.
+redis-py opens connections, authenticates, and parses replies. No other module imports
+it, except ``utils``, whose functions from release 1 return objects of redis-py.
 
 redis-py's defaults differ between releases: 8.0 introduced a timeout for every read,
 RESP3, and automatic retries of commands that may already have been executed. Every
@@ -17,22 +16,18 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, cast
 
+from redis import exceptions
 from redis.asyncio import connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    BusyLoadingError,
-    ClusterDownError,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
-    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
-    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -41,26 +36,23 @@ from .hosts import Host
 __all__ = [
     "Address",
     "AuthenticationError",
-    "AuthenticationWrongNumberOfArgsError",
-    "BusyLoadingError",
-    "ClusterDownError",
     "Connection",
     "MasterDownError",
     "NoPermissionError",
     "NoScriptError",
-    "OutOfMemoryError",
     "ReadOnlyError",
     "RedisConnectionError",
     "RedisError",
     "Reply",
     "ResponseError",
-    "TryAgainError",
+    "Word",
     "ask",
     "connection_options",
+    "describe",
+    "is_refusal",
     "located_connection",
     "pack",
     "plain_connection",
-    "read",
     "starting_with",
     "stream_of",
 ]
@@ -106,23 +98,11 @@ class Connection(Protocol):
     async def disconnect(self, nowait: bool) -> None:
         """Close; ``nowait``, always True, means not to wait for the transport."""
 
-    async def send_command(self, *words: Word, check_health: bool) -> None:
-        """Send a command; ``check_health`` is always False."""
-
     async def send_packed_command(self, command: bytes, check_health: bool) -> None:
         """Send the bytes of commands; ``check_health`` is always False."""
 
     async def read_response(self, *, disconnect_on_error: bool) -> Reply:
         """Return the next reply; ``disconnect_on_error`` is always False."""
-
-
-async def read(connection: Connection) -> Reply:
-    """Return the next reply.
-
-    Raises:
-        ResponseError: The reply is an error.
-    """
-    return await connection.read_response(disconnect_on_error=False)
 
 
 async def ask(connection: Connection, *words: Word) -> Reply:
@@ -131,7 +111,7 @@ async def ask(connection: Connection, *words: Word) -> Reply:
     Raises:
         ResponseError: The reply is an error.
     """
-    await connection.send_command(*words, check_health=False)
+    await connection.send_packed_command(pack(words), check_health=False)
     return await connection.read_response(disconnect_on_error=False)
 
 
@@ -301,3 +281,52 @@ _WILD = re.compile(r"([*?\[\]\\^-])")
 def starting_with(prefix: str) -> str:
     """Return the pattern of ``SCAN`` and ``PSUBSCRIBE`` for names with this prefix."""
     return _WILD.sub(r"\\\1", prefix) + "*"
+
+
+# Errors
+
+# Redis refuses commands for many reasons: too few replicas, a full disk, no memory, a
+# script that runs too long, a restart, an access list. Each reason has its own error
+# code, and ends when an operator has dealt with it.
+_WRONG_LOGIN = (AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
+# redis-py has classes for some codes and removes those codes from the text.
+_REFUSALS = (
+    *_WRONG_LOGIN,
+    exceptions.BusyLoadingError,
+    exceptions.ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    exceptions.OutOfMemoryError,
+    ReadOnlyError,
+    exceptions.TryAgainError,
+)
+# Other codes are in the text: at its start, or, for an error inside a script before
+# Redis 7, after a "-". Redis 7 words ACL refusals inside a script differently.
+_CODES = re.compile(
+    r"(?:^|-)(?:BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOAUTH|NOPERM|NOREPLICAS|"
+    r"OOM|READONLY|TRYAGAIN|UNKILLABLE|WRONGPASS)\b"
+    r"|can't access at least one of the keys|max number of clients reached"
+    r"|No permissions to access a key"
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether Redis refused a command for a temporary reason.
+
+    Trying again later can succeed; trying again at once cannot. False for errors that
+    need a change of our code or of the data: a key of the wrong type, a script that
+    Redis does not know.
+    """
+    return isinstance(error, _REFUSALS) or (
+        isinstance(error, ResponseError) and _CODES.search(str(error)) is not None
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of a failure for logs and errors, never empty."""
+    text = str(error)
+    if isinstance(error, _WRONG_LOGIN):
+        return f"it refuses the username or the password ({text})"
+    if isinstance(error, TimeoutError) and not text:
+        return "it did not reply in time"
+    return text or type(error).__name__

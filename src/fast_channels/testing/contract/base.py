@@ -209,6 +209,16 @@ class ContractBase:
         return str(vars(layer)["prefix"]) if self.prefixes_channels else ""
 
 
+async def refusal(call: Awaitable[object]) -> str:
+    """Return the text of the TypeError that a call raises; an empty one if none."""
+    try:
+        async with asyncio.timeout(LIMIT):
+            await call
+    except TypeError as exc:
+        return str(exc)
+    return ""
+
+
 def held_by(layer: BaseChannelLayer) -> dict[str, int]:
     """Return the numbers of channels, groups and messages that a layer holds."""
     held = layer.statistics()

@@ -1,22 +1,19 @@
 """Which names of channels and groups are valid."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-
 from fast_channels.layers import BaseChannelLayer
 
-from .base import LIMIT, ContractBase, LayerPair
+from .base import ContractBase, LayerPair, refusal
 
 __all__ = ["NameTests"]
 
 MESSAGE = {"type": "test.message"}
 USES_OF_A_CHANNEL: dict[str, Callable[[BaseChannelLayer, Any], Awaitable[object]]] = {
     "send": lambda layer, name: layer.send(name, MESSAGE),
-    "receive": lambda layer, name: asyncio.wait_for(layer.receive(name), LIMIT),
+    "receive": lambda layer, name: layer.receive(name),
     "group_add": lambda layer, name: layer.group_add("group", name),
     "group_discard": lambda layer, name: layer.group_discard("group", name),
 }
@@ -27,7 +24,7 @@ USES_OF_A_GROUP: dict[str, Callable[[BaseChannelLayer, Any], Awaitable[object]]]
 }
 # Names that only some layers accept.
 FREE = ["Weekly Sync", "a/b", "caf\u00e9", "\u4f1a\u8b70\u5ba4", "x" * 100]
-FREE_IDS = ["space", "slash", "accent", "CJK", "long"]
+REFUSAL = r"must be (a str of ASCII|shorter than)"
 # Names that no layer accepts.
 NEVER: list[Any] = ["", None, 5, b"bytes"]
 
@@ -35,70 +32,66 @@ NEVER: list[Any] = ["", None, 5, b"bytes"]
 class NameTests(ContractBase):
     """Names that are accepted, and names that are refused."""
 
-    @pytest.mark.parametrize("name", NEVER, ids=repr)
-    @pytest.mark.parametrize("use", USES_OF_A_CHANNEL)
     async def test_invalid_name_of_a_channel_is_refused(
-        self, layer: BaseChannelLayer, use: str, name: Any
+        self, layer: BaseChannelLayer
     ) -> None:
         """Every method that takes a channel explains what is wrong with the name."""
-        error = rf"{re.escape(repr(name))} is not a channel name: it must be a .*str"
-        with pytest.raises(TypeError, match=error):
-            await USES_OF_A_CHANNEL[use](layer, name)
+        for use, call in USES_OF_A_CHANNEL.items():
+            for name in NEVER:
+                said = await refusal(call(layer, name))
+                expected = f"{name!r} is not a channel name: it must be a "
+                assert said.startswith(expected), use
+                assert "str" in said
 
-    @pytest.mark.parametrize("name", NEVER, ids=repr)
-    @pytest.mark.parametrize("use", USES_OF_A_GROUP)
     async def test_invalid_name_of_a_group_is_refused(
-        self, layer: BaseChannelLayer, use: str, name: Any
+        self, layer: BaseChannelLayer
     ) -> None:
         """Every method that takes a group explains what is wrong with the name."""
-        error = rf"{re.escape(repr(name))} is not a group name: it must be a .*str"
-        with pytest.raises(TypeError, match=error):
-            await USES_OF_A_GROUP[use](layer, name)
+        for use, call in USES_OF_A_GROUP.items():
+            for name in NEVER:
+                said = await refusal(call(layer, name))
+                expected = f"{name!r} is not a group name: it must be a "
+                assert said.startswith(expected), use
+                assert "str" in said
 
-    @pytest.mark.parametrize("name", ["A.b_c-9", "x" * 99], ids=["characters", "long"])
-    async def test_names_that_every_layer_accepts(
-        self, pair: LayerPair, name: str
-    ) -> None:
+    async def test_names_that_every_layer_accepts(self, pair: LayerPair) -> None:
         """Names of ASCII letters, digits and ``._-`` work for channels and groups."""
-        channel = await pair.layer.new_channel()
-        await pair.layer.group_add(name, channel)
-        await pair.other.group_send(name, MESSAGE)
-        assert await pair.rest(channel) == [MESSAGE]
-        received = await pair.next_after(pair.other.send, name, MESSAGE, name)
-        assert received == MESSAGE
-
-    @pytest.mark.parametrize("name", FREE, ids=FREE_IDS)
-    async def test_free_name_of_a_group_works_or_is_refused(
-        self, pair: LayerPair, name: str
-    ) -> None:
-        """Other characters work everywhere, or every method refuses them."""
-        if self.any_name_is_valid:
+        for name in ("A.b_c-9", "x" * 99):
             channel = await pair.layer.new_channel()
             await pair.layer.group_add(name, channel)
             await pair.other.group_send(name, MESSAGE)
             assert await pair.rest(channel) == [MESSAGE]
-            await pair.layer.group_discard(name, channel)
-            return
-        for use in USES_OF_A_GROUP.values():
-            with pytest.raises(
-                TypeError, match=r"must be (a str of ASCII|shorter than)"
-            ):
-                await use(pair.layer, name)
-
-    @pytest.mark.parametrize("name", FREE, ids=FREE_IDS)
-    async def test_free_name_of_a_channel_works_or_is_refused(
-        self, pair: LayerPair, name: str
-    ) -> None:
-        """Other characters work everywhere, or every method refuses them."""
-        if self.any_name_is_valid:
             received = await pair.next_after(pair.other.send, name, MESSAGE, name)
             assert received == MESSAGE
-            channel = await pair.layer.new_channel(name)
-            assert channel.startswith(self.start_of_names(pair.layer) + name)
-            return
-        error = r"must be (a str of ASCII|shorter than)"
-        for use in USES_OF_A_CHANNEL.values():
-            with pytest.raises(TypeError, match=error):
-                await use(pair.layer, name)
-        with pytest.raises(TypeError, match=error):
-            await pair.layer.new_channel(name)
+
+    async def test_other_names_of_groups_work_or_are_refused(
+        self, pair: LayerPair
+    ) -> None:
+        """Names with other characters work everywhere, or every method refuses them."""
+        channel = await pair.layer.new_channel()
+        for name in FREE:
+            if self.any_name_is_valid:
+                await pair.layer.group_add(name, channel)
+                await pair.other.group_send(name, MESSAGE)
+                assert await pair.rest(channel) == [MESSAGE], name
+                await pair.layer.group_discard(name, channel)
+                continue
+            for use, call in USES_OF_A_GROUP.items():
+                said = await refusal(call(pair.layer, name))
+                assert re.search(REFUSAL, said), (use, name)
+
+    async def test_other_names_of_channels_work_or_are_refused(
+        self, pair: LayerPair
+    ) -> None:
+        """Names with other characters work everywhere, or every method refuses them."""
+        for name in FREE:
+            if self.any_name_is_valid:
+                received = await pair.next_after(pair.other.send, name, MESSAGE, name)
+                assert received == MESSAGE
+                channel = await pair.layer.new_channel(name)
+                assert channel.startswith(self.start_of_names(pair.layer) + name)
+                continue
+            for use, call in USES_OF_A_CHANNEL.items():
+                said = await refusal(call(pair.layer, name))
+                assert re.search(REFUSAL, said), (use, name)
+            assert re.search(REFUSAL, await refusal(pair.layer.new_channel(name))), name

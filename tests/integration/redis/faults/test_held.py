@@ -6,6 +6,7 @@ import pytest
 
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis.keys import private_key
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.server import RedisServer
 
 from .conftest import MakeLayer
@@ -110,7 +111,7 @@ async def test_private_keys_of_the_wrong_type(
     kind: str,
 ) -> None:
     """What a dead receiver held is not lost when its recovery fails half-way."""
-    monkeypatch.setattr("fast_channels.layers.redis.queue.inbox._INTERVAL", 0.2)
+    monkeypatch.setattr(Inbox, "timing", InboxTiming(check=0.2))
     layer = make_layer(redis_server, expiry=600)
     queue = layer.prefix + CHANNEL
     count = 5

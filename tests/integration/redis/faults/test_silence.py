@@ -7,7 +7,7 @@ import time
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis.queue import inbox
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.redis_servers.server import RedisServer
 
 from .conftest import MakeLayer
@@ -28,7 +28,8 @@ async def test_nobody_sends(
     own: bool,
 ) -> None:
     """A receiver that waits for three times every timeout keeps its connections."""
-    monkeypatch.setattr(inbox, "_INTERVAL", _TIMEOUT)
+    timing = InboxTiming(check=_TIMEOUT, idle=_TIMEOUT, patience=_TIMEOUT)
+    monkeypatch.setattr(Inbox, "timing", timing)
     options = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
     where = redis_server if tells else url_without_tracking
     layer = make_layer(where, connection_kwargs=options)

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from fast_channels.layers import RedisChannelLayer
+from fast_channels.layers import RedisChannelLayer, RedisPubSubChannelLayer
 from fast_channels.type_defs import ChannelMessage
-from tests.redis_servers.server import RedisServer
+from tests.redis_servers.server import RedisServer, free_port
 
 from .conftest import MakeLayer, Storm
 from .killer import kill
@@ -256,3 +256,26 @@ async def test_a_server_that_was_busy(
         async with asyncio.timeout(LIMIT):
             while not any("t" in c["flags"] for c in own_redis_server.clients()):  # noqa: ASYNC110 # a server has no events
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", [RedisChannelLayer, RedisPubSubChannelLayer])
+async def test_joining_while_redis_is_away_gives_others_a_turn(
+    kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
+) -> None:
+    """A task that joins one group after the other doesn't block the event loop."""
+    layer = kind([f"redis://127.0.0.1:{free_port()}"])
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    turns: list[None] = []
+
+    async def take_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(None)
+
+    others = asyncio.create_task(take_turns())
+    for number in range(100):
+        await layer.group_add(f"room{number}", channel)
+    others.cancel()
+    assert len(turns) >= 90
+    await layer.close()

@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis.queue import inbox
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 
 __all__ = ["LEASE", "shorten_leases"]
 
@@ -19,8 +19,7 @@ LEASE = 3.0
 
 def shorten_leases() -> None:
     """Have this process take over soon what another has left behind."""
-    inbox._LEASE = LEASE  # pyright: ignore[reportPrivateUsage] # half a minute is too long for a test
-    inbox._INTERVAL = LEASE / 3  # pyright: ignore[reportPrivateUsage] # as above
+    Inbox.timing = InboxTiming(check=LEASE / 3, lease=LEASE)
 
 
 def say(word: object) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.waiting import turn, until
 
 from .queue.fake_redis import FakeRedis
@@ -18,8 +19,13 @@ async def server() -> FakeRedis:
 
 
 @pytest.fixture
-async def reader(server: FakeRedis) -> AsyncIterator[Reader]:
-    async with reading(server) as reader:
+def inbox_timing() -> InboxTiming:
+    return Inbox.timing
+
+
+@pytest.fixture
+async def reader(server: FakeRedis, inbox_timing: InboxTiming) -> AsyncIterator[Reader]:
+    async with reading(server, timing=inbox_timing) as reader:
         yield reader
 
 

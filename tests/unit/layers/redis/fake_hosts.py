@@ -5,19 +5,19 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import pytest
-from redis.asyncio.connection import AbstractConnection
 
 from fast_channels.layers import RedisChannelLayer, RedisPubSubChannelLayer
 from fast_channels.layers.redis import shards
 from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.sentinel import Master
 from fast_channels.layers.redis.shards import Shard
+from fast_channels.layers.redis.wire import Connection
 
 
 class Server(Protocol):
     """A fake server."""
 
-    def connect(self) -> AbstractConnection: ...
+    def connect(self) -> Connection: ...
 
 
 S = TypeVar("S", bound=Server)
@@ -57,7 +57,7 @@ class FakeHosts(Generic[S]):
         """Return the servers of a layer, in order."""
         return [self.servers[str(host)] for host in layer.hosts]
 
-    def _make_connection(self, place: Host | Master) -> AbstractConnection:
+    def _make_connection(self, place: Host | Master) -> Connection:
         host = place.host if isinstance(place, Master) else place
         return self.servers[str(host)].connect()
 

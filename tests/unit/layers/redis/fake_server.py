@@ -1,44 +1,136 @@
-"""A server, and redis-py's connections to it, that fail and stall as a test asks."""
+"""A server and its connections, which refuse, stall and break as a test asks.
 
+Servers of other kinds differ in what they answer: in a queue layer, in a pub/sub layer,
+and behind Sentinels.
+"""
+
+import abc
 import asyncio
 from collections import deque
-from typing import TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
+from fast_channels.layers.redis.link import Timing
+from fast_channels.layers.redis.wire import RedisConnectionError
 
-Outcome: TypeAlias = "str | BaseException"
+# Pauses of no time at all: a link only lets other tasks run.
+NO_PAUSE = Timing(jitter=lambda _, __: 0)
 
 
-class Server:
-    """A server that stalls where a test wants it to.
+class FakeConnection:
+    """Stands in for a connection of redis-py."""
 
-    It answers each command with the words of the command, if `answers` is true.
+    def __init__(self, server: "FakeServer[Any]") -> None:
+        self.server = server
+        self.is_connected = False
+        self.replies: asyncio.Queue[Any] = asyncio.Queue()
+        # What redis-py reads from: fed with every reply, and never read.
+        self._reader = asyncio.StreamReader()
+
+    async def connect(self) -> None:
+        self.server.attempts.append(asyncio.get_running_loop().time())
+        await self.server.stall("connect")
+        if self.server.unreachable:
+            raise RedisConnectionError("refused")
+        if self.server.refusals:
+            raise self.server.refusals.popleft()
+        self.server.connections.append(self)
+        self.is_connected = True
+
+    async def disconnect(self, nowait: bool) -> None:
+        assert nowait
+        self.is_connected = False
+
+    async def send_packed_command(self, command: bytes, check_health: bool) -> None:
+        assert self.is_connected
+        assert not check_health
+        commands = unpack(command)
+        self.server.writes.append("".join(f"{text(words)};" for words in commands))
+        await self.server.stall("send")
+        if self.server.broken_writes:
+            raise self.server.broken_writes.popleft()
+        for words in commands:
+            self.server.obey(self, words)
+
+    async def read_response(self, *, disconnect_on_error: bool) -> Any:
+        assert not disconnect_on_error
+        await self.server.stall("read")
+        reply = await self.replies.get()
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+    def reply(self, reply: object) -> None:
+        """Send a reply, or break as a reader sees it."""
+        self.send_part()
+        self.replies.put_nowait(reply)
+
+    def send_part(self) -> None:
+        """Send some bytes of a reply whose end is still to come."""
+        self._reader.feed_data(b"?")
+
+    def fail(self, error: BaseException | None = None) -> None:
+        """Break, as a reader sees it."""
+        self.reply(error or RedisConnectionError("the line was cut"))
+
+
+C = TypeVar("C", bound=FakeConnection)
+
+
+class FakeServer(abc.ABC, Generic[C]):
+    """A server that refuses, stalls and breaks as a test asks.
+
+    Args:
+        kind: The class of its connections.
     """
 
-    def __init__(self) -> None:
-        self.answers = True
-        # At which of "connect", "send" and "read" it stalls.
+    def __init__(self, kind: Callable[["FakeServer[C]"], C]) -> None:
+        self._kind = kind
+        # At which of "connect", "send" and "read" it stalls, until the event is set.
         self.stalls: set[str] = set()
-        # Where somebody waits for it.
-        self.stalled: list[str] = []
         self.go_on = asyncio.Event()
+        # Where tasks wait for it.
+        self.stalled: list[str] = []
         # How the next attempts to connect fail, and the next writes.
         self.refusals: deque[BaseException] = deque()
         self.broken_writes: deque[BaseException] = deque()
-        # When each attempt to connect was made.
+        # Whether it refuses all attempts to connect.
+        self.unreachable = False
+        # Whether it answers at all.
+        self.answers = True
+        # Commands that get an error, that get no answer, and that once get none and
+        # break the connection.
+        self.refuses: dict[str, Exception] = {}
+        self.silent: set[str] = set()
+        self.loses: set[str] = set()
+        # When each attempt to connect was made; the connections that were opened.
         self.attempts: list[float] = []
+        self.connections: list[C] = []
+        # The commands of each write, and all of them.
         self.writes: list[str] = []
-        self.connections: list[Connection] = []
+        self.told: list[list[str]] = []
 
-    def connect(self) -> AbstractConnection:
-        # What the command connection uses of redis-py is all there is.
-        return cast("AbstractConnection", Connection(self))
+    def connect(self) -> C:
+        return self._kind(self)
 
     @property
-    def connection(self) -> "Connection":
+    def connection(self) -> C:
         """The connection that was opened last."""
         return self.connections[-1]
+
+    @property
+    def open(self) -> list[C]:
+        """The connections that are open."""
+        return [each for each in self.connections if each.is_connected]
+
+    def asked(self, name: str) -> list[list[str]]:
+        """Return the commands with a name."""
+        return [words for words in self.told if name_of(words) == name]
+
+    def cut(self, error: BaseException | None = None) -> None:
+        """Break all connections, as a reader sees it."""
+        for connection in self.open:
+            connection.fail(error)
 
     async def stall(self, where: str) -> None:
         if where in self.stalls:
@@ -49,59 +141,54 @@ class Server:
             finally:
                 self.stalled.remove(where)
 
+    def obey(self, connection: Any, words: list[bytes]) -> None:
+        name = name_of(decoded(words))
+        self.told.append(decoded(words))
+        if name in self.refuses:
+            connection.reply(self.refuses[name])
+            return
+        replies = self.answer(connection, words)
+        if name in self.loses:
+            self.loses.remove(name)
+            connection.fail()
+        elif self.answers and name not in self.silent:
+            for reply in replies:
+                connection.reply(reply)
 
-class Connection:
-    """Stands in for a connection of redis-py."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.open = False
-        self.replies: asyncio.Queue[Outcome] = asyncio.Queue()
-
-    async def connect(self) -> None:
-        self.server.attempts.append(asyncio.get_running_loop().time())
-        await self.server.stall("connect")
-        if self.server.refusals:
-            raise self.server.refusals.popleft()
-        self.server.connections.append(self)
-        self.open = True
-
-    async def send_packed_command(self, command: bytes, check_health: bool) -> None:
-        assert self.open
-        assert not check_health
-        commands = unpack(command)
-        self.server.writes.append("".join(f"{words};" for words in commands))
-        await self.server.stall("send")
-        if self.server.broken_writes:
-            raise self.server.broken_writes.popleft()
-        if self.server.answers:
-            for words in commands:
-                self.replies.put_nowait(words)
-
-    async def read_response(self, disconnect_on_error: bool) -> str:
-        assert not disconnect_on_error
-        await self.server.stall("read")
-        reply = await self.replies.get()
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
-
-    async def disconnect(self, nowait: bool) -> None:
-        assert nowait
-        assert self.open, "it is closed once"
-        self.open = False
-
-    def fail(self, error: BaseException | None = None) -> None:
-        """Break, as a reader sees it."""
-        self.replies.put_nowait(error or RedisConnectionError("the line was cut"))
+    @abc.abstractmethod
+    def answer(self, connection: C, words: list[bytes]) -> list[Any]:
+        """Return the replies to a command."""
 
 
-def unpack(packed: bytes) -> list[str]:
-    """Return the words of each command that is sent, with a space between them."""
+class EchoServer(FakeServer[FakeConnection]):
+    """A server that answers each command with the words of the command."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeConnection)
+
+    def answer(self, connection: FakeConnection, words: list[bytes]) -> list[Any]:
+        del connection
+        return [text(words)]
+
+
+def decoded(words: list[bytes]) -> list[str]:
+    return [word.decode(errors="replace") for word in words]
+
+
+def text(words: list[bytes]) -> str:
+    return " ".join(decoded(words))
+
+
+def name_of(words: list[str]) -> str:
+    return " ".join(words[: 2 if words[0] == "CLIENT" else 1])
+
+
+def unpack(packed: bytes) -> list[list[bytes]]:
+    """Return the words of each command that is sent."""
     lines = packed.split(b"\r\n")
-    commands: list[str] = []
+    commands: list[list[bytes]] = []
     while lines[0]:
         count = 2 * int(lines[0][1:])
-        commands.append(b" ".join(lines[2 : count + 1 : 2]).decode())
+        commands.append(lines[2 : count + 1 : 2])
         del lines[: count + 1]
     return commands

@@ -1,4 +1,4 @@
-"""What a bare ``loop.close()`` leaves: readers that the garbage collector finds."""
+"""What a bare ``loop.close()`` leaves: connections that the garbage collector finds."""
 
 import asyncio
 import gc
@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from tests.waiting import until
 
+from .fake_server import EchoServer
 from .pubsub.fake_pubsub import FakePubSub, Log, hear
 from .queue.fake_redis import FakeRedis
 from .queue.reader import Reader
@@ -18,7 +20,7 @@ from .queue.reader import Reader
 
 async def read() -> object:
     """Let an inbox read, with a connection that hears of changes."""
-    reader = Reader(FakeRedis(), 5)
+    reader = Reader(FakeRedis())
     reader.inbox.want("mine!")
     await until(lambda: reader.connected == 1)
     return reader
@@ -27,17 +29,10 @@ async def read() -> object:
 async def connect() -> object:
     """Let an inbox connect, in vain."""
     server = FakeRedis()
-    connecting = asyncio.Event()
-
-    class Connection:
-        async def connect(self) -> None:
-            connecting.set()
-            await asyncio.Event().wait()
-
-    server.connect = Connection  # type: ignore[assignment,method-assign] # pyright: ignore[reportAttributeAccessIssue] # all of it that is used
-    reader = Reader(server, 5)
+    server.stalls.add("connect")
+    reader = Reader(server)
     reader.inbox.want("mine!")
-    await connecting.wait()
+    await until(lambda: server.stalled)
     return reader
 
 
@@ -56,14 +51,22 @@ async def listen() -> object:
     return subscriber
 
 
-@pytest.mark.parametrize("begin", [read, connect, listen])
-def test_bare_close(
+async def send() -> object:
+    """Send a command that gets no reply."""
+    server = EchoServer()
+    server.answers = False
+    redis = CommandConnection(server.connect, "redis-1")
+    redis.submit("PING").add_done_callback(lambda reply: reply.exception())
+    await until(lambda: server.writes)
+    return redis
+
+
+@pytest.mark.parametrize("begin", [read, connect, listen, send])
+def test_readers_end_silently_after_a_bare_loop_close(
     begin: Callable[[], Awaitable[object]],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They end without an error, a word in the log of ours, or another attempt."""
-
     async def get(replies: asyncio.Queue[object]) -> object:
         # That of asyncio fails when it is thrown away, other than a real connection.
         while replies.empty():  # noqa: ASYNC110 # it is woken by nothing

@@ -1,378 +1,234 @@
-"""Who notices that the master has changed, without a network."""
+"""How a change of the master is noticed, without a network."""
 
 import asyncio
-import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from dataclasses import replace
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
 
 from fast_channels.layers.redis import master_watch
-from fast_channels.layers.redis.hosts import Host, parse_hosts
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.master_watch import MasterWatch
-from fast_channels.layers.redis.sentinel import Address, Master
+from fast_channels.layers.redis.sentinel import Master
+from fast_channels.layers.redis.wire import (
+    Address,
+    RedisConnectionError,
+    ResponseError,
+)
 from tests.waiting import until
 
-OLD: Address = ("10.0.0.1", 7000)
-NEW = ("10.0.0.2", 7000)
-LOST = "cannot be listened to: refused; trying again until it can"
+from .fake_sentinel import NEW, OLD, Network, master_of
+from .fake_server import NO_PAUSE
+
 NAMES = ("a", "b", "c")
+AT_ONCE = replace(MasterWatch.timing, jitter=NO_PAUSE.jitter)
+IMPATIENT = replace(AT_ONCE, idle=0.02, patience=0.02)
 
 
 def refused() -> RedisConnectionError:
     return RedisConnectionError("refused")
 
 
-class Sentinel:
-    """A Sentinel that fails and stalls where a test asks it to."""
+class Switches:
+    """How many changes of the master were reported."""
 
-    def __init__(self) -> None:
-        self.master = OLD
-        # What is raised to those who connect, subscribe, or ask for the master.
-        self.errors: dict[str, BaseException] = {}
-        # To which of them, or to PING, it says nothing.
-        self.silent: set[str] = set()
-        self.log: list[tuple[str, ...]] = []
-        self.attempts: list[float] = []
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        """What the last connection reads."""
+    count = 0
 
-    async def act(self, what: str) -> None:
-        await asyncio.sleep(0)
-        self.log.append((what,))
-        if what in self.silent:
-            await asyncio.Event().wait()
-        if what in self.errors:
-            raise self.errors[what]
-
-    def publish(self, name: str, new: Address) -> None:
-        host, port = new
-        text = f"{name} {OLD[0]} {OLD[1]} {host} {port}"
-        self.inbox.put_nowait([b"message", b"+switch-master", text.encode()])
-
-
-class Connection:
-    """Stands in for a connection of redis-py to a Sentinel."""
-
-    def __init__(self, network: "Network", name: str) -> None:
-        self._network = network
-        self._name = name
-        self._sentinel = network.sentinels[name]
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def connect(self) -> None:
-        self._network.open.append(self._name)
-        self._sentinel.attempts.append(asyncio.get_running_loop().time())
-        await self._sentinel.act("connect")
-        self._sentinel.inbox = self._inbox
-
-    async def send_command(self, *command: str, check_health: bool) -> None:
-        assert not check_health
-        match command:
-            case "SUBSCRIBE", channel:
-                await self._sentinel.act("subscribe")
-                reply = [b"subscribe", channel.encode(), 1]
-            case _:
-                assert command == ("PING",)
-                await self._sentinel.act("ping")
-                reply = [b"pong", b""]
-        self._inbox.put_nowait(reply)
-
-    async def read_response(self, disconnect_on_error: bool) -> Any:
-        assert not disconnect_on_error
-        reply = await self._inbox.get()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def disconnect(self, nowait: bool) -> None:
-        assert nowait
-        self._network.open.remove(self._name)
-
-
-class Network:
-    """Three Sentinels, and what a watch makes of them."""
-
-    def __init__(self) -> None:
-        self.sentinels = {name: Sentinel() for name in NAMES}
-        self.open: list[str] = []
-        """To which Sentinels there are connections."""
-        self.switches = 0
-        """How many changes of the master were told of."""
-
-    def switched(self) -> None:
-        self.switches += 1
-
-    def connect(self, host: Host) -> Connection:
-        return Connection(self, host.options["host"])
-
-    async def ask(self, host: Host) -> Address:
-        sentinel = self.sentinels[host.options["host"]]
-        await sentinel.act("ask")
-        return sentinel.master
-
-    def ready(self, name: str) -> Callable[[], bool]:
-        """Return whether a watch listens to a Sentinel, as a condition."""
-        return lambda: self.open == [name] and ("ask",) in self.sentinels[name].log
-
-    def switch(self, *names: str) -> None:
-        for name in names:
-            self.sentinels[name].master = NEW
+    def __call__(self) -> None:
+        self.count += 1
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    network = Network()
-    monkeypatch.setattr(master_watch, "plain_connection", network.connect)
-
-    async def ask(_: Master, sentinel: Host) -> Address:
-        return await network.ask(sentinel)
-
-    monkeypatch.setattr(Master, "ask", ask)
-    return network
+async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch, *NAMES)
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.02)
-    monkeypatch.setattr(master_watch, "_PATIENCE", 0.02)
+def switches() -> Switches:
+    return Switches()
 
 
 @pytest.fixture
 def master() -> Master:
-    places = [(name, 26379) for name in NAMES]
-    (host,) = parse_hosts([{"sentinels": places, "master_name": "main"}])
-    return Master(host)
+    return master_of(*NAMES)
 
 
 @pytest.fixture
-async def watch(network: Network, master: Master) -> AsyncIterator[MasterWatch]:
-    watch = MasterWatch(master, network.switched)
+def timing() -> Timing:
+    return AT_ONCE
+
+
+@pytest.fixture
+async def watch(
+    network: Network, master: Master, switches: Switches, timing: Timing
+) -> AsyncIterator[MasterWatch]:
+    watch = MasterWatch(master, switches, timing=timing)
     yield watch
     await watch.close()
     assert network.open == []
 
 
+def ready(network: Network, name: str) -> Callable[[], bool]:
+    """Return whether the watch listens to a Sentinel, as a condition."""
+    return lambda: network.open == [name] and bool(network[name].asked("SENTINEL"))
+
+
+async def break_off(network: Network, name: str, trouble: object) -> None:
+    """Wait until a Sentinel is listened to, and end that."""
+    await until(ready(network, name))
+    network[name].told.clear()
+    network[name].open[0].reply(trouble)
+
+
 # Rule 1: one Sentinel is listened to
 
 
-async def test_switch(network: Network, watch: MasterWatch) -> None:
-    """Each change of the master is told of, and no change of another master."""
+async def test_each_change_of_the_master_is_reported_and_no_other(
+    network: Network, watch: MasterWatch, switches: Switches
+) -> None:
     watch.start()
-    await until(network.ready("a"))
+    await until(ready(network, "a"))
     network.switch(*NAMES)
-    sentinel = network.sentinels["a"]
+    sentinel = network["a"]
     sentinel.publish("other", NEW)
+    # As after a PING.
+    sentinel.open[0].reply([b"pong", b""])
     sentinel.publish("main", NEW)
-    await until(sentinel.inbox.empty)
-    await until(lambda: network.switches)
-    sentinel.master = OLD
+    await until(sentinel.open[0].replies.empty)
+    await until(lambda: switches.count)
     sentinel.publish("main", OLD)
-    await until(lambda: network.switches > 1)
-    assert network.switches == 2
+    await until(lambda: switches.count > 1)
+    assert switches.count == 2
     assert network.open == ["a"]
 
 
-async def test_start_and_close(network: Network, watch: MasterWatch) -> None:
-    """It may be started twice, closed twice, and used again."""
+async def test_a_watch_can_be_started_and_closed_twice_and_used_again(
+    network: Network, watch: MasterWatch
+) -> None:
     await watch.close()
     for _ in range(2):
         watch.start()
         watch.start()
-        await until(network.ready("a"))
+        await until(ready(network, "a"))
         await asyncio.gather(watch.close(), watch.close())
         assert network.open == []
-    assert len(network.sentinels["a"].attempts) == 2
+    assert len(network["a"].asked("SUBSCRIBE")) == 2
 
 
 @pytest.mark.parametrize(
-    "trouble",
-    [
-        pytest.param(refused(), id="redis-py"),
-        pytest.param(OSError("cut"), id="OSError"),
-        # What uvloop raises when it knows of the end and the stream does not yet.
-        pytest.param(RuntimeError("the handler is closed"), id="RuntimeError"),
-        pytest.param([b"message", b"+switch-master", b"main"], id="nonsense"),
-    ],
+    "trouble", [refused(), [b"message", b"+switch-master", b"main"]]
 )
-async def test_broken(network: Network, watch: MasterWatch, trouble: object) -> None:
-    """When a Sentinel goes away, the next is listened to, and the first after all."""
+async def test_when_a_sentinel_goes_away_the_next_one_is_listened_to(
+    network: Network, watch: MasterWatch, switches: Switches, trouble: object
+) -> None:
+    """After the last one the first one; a Sentinel that talks nonsense goes too."""
     watch.start()
     for name in (*NAMES, "a"):
-        await until(network.ready(name))
-        network.sentinels[name].log.clear()
-        network.sentinels[name].inbox.put_nowait(trouble)
-    await until(network.ready("b"))
-    assert network.switches == 0
+        await break_off(network, name, trouble)
+    await until(ready(network, "b"))
+    assert switches.count == 0
 
 
-@pytest.mark.parametrize("where", ["connect", "subscribe", "ask"])
+@pytest.mark.parametrize("where", ["connect", "SUBSCRIBE", "SENTINEL"])
 @pytest.mark.parametrize(
     "error", [refused(), OSError("refused"), ResponseError("NOPERM no permissions")]
 )
-async def test_skipped(
+async def test_a_sentinel_that_is_of_no_use_is_skipped(
     network: Network, watch: MasterWatch, where: str, error: Exception
 ) -> None:
-    """A Sentinel that is of no use is skipped."""
-    network.sentinels["a"].errors[where] = error
+    if where == "connect":
+        network["a"].refusals.append(error)
+    else:
+        network["a"].refuses[where] = error
     watch.start()
-    await until(network.ready("b"))
+    await until(ready(network, "b"))
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("where", ["connect", "subscribe", "ping"])
-async def test_frozen(network: Network, watch: MasterWatch, where: str) -> None:
-    """A Sentinel that says nothing any more is skipped, whenever it froze."""
-    network.sentinels["a"].silent.add(where)
-    watch.start()
-    await until(network.ready("b"))
-    network.switch(*NAMES)
-    network.sentinels["b"].publish("main", NEW)
-    await until(lambda: network.switches)
-
-
-async def test_quiet_sentinel(
-    network: Network, watch: MasterWatch, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("timing", [IMPATIENT])
+@pytest.mark.parametrize("where", ["connect", "SUBSCRIBE", "PING"])
+async def test_a_sentinel_that_is_silent_is_skipped_whenever_it_froze(
+    network: Network, watch: MasterWatch, switches: Switches, where: str
 ) -> None:
-    """A Sentinel that has nothing to tell, but answers, is listened to for ever."""
-    # Not "impatient": a machine that is busy takes its time for an answer.
-    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.02)
+    network["a"].stalls.add(where)
+    network["a"].silent.add(where)
     watch.start()
-    sentinel = network.sentinels["a"]
-    await until(lambda: sentinel.log.count(("ping",)) == 3)
+    await until(ready(network, "b"))
     network.switch(*NAMES)
-    sentinel.publish("main", NEW)
-    await until(lambda: network.switches)
-    assert len(sentinel.attempts) == 1
+    network["b"].publish("main", NEW)
+    await until(lambda: switches.count)
 
 
-async def test_backoff(
+async def test_an_outage_is_logged_when_all_sentinels_are_away(
     network: Network, watch: MasterWatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sentinels that cannot be reached are tried ever less often, and logged once."""
     caplog.set_level(logging.INFO, master_watch.__name__)
-    for sentinel in network.sentinels.values():
-        sentinel.errors["connect"] = refused()
+    for name in ("a", "b"):
+        network[name].refusals.append(refused())
     watch.start()
-    # After one second at the most the next one is tried.
-    await until(lambda: len(network.sentinels["a"].attempts) == 3)
-    times = sorted(
-        itertools.chain(*(each.attempts for each in network.sentinels.values()))
-    )
-    pauses = [end - start for start, end in itertools.pairwise(times)]
-    # They are shortened by up to a half; clocks of event loops are a bit wrong.
-    shortest = [0.005 * 2**number - 0.002 for number in range(len(pauses))]
-    assert all(map(float.__gt__, pauses, shortest))
-    for sentinel in network.sentinels.values():
-        del sentinel.errors["connect"]
-    # asyncio may have to say something too, on a machine that is busy.
-    own = [master_watch.__name__]
-    await until(lambda: [each[0] for each in caplog.record_tuples].count(*own) == 2)
-    place = "sentinel://a:26379,b:26379,c:26379/main?db=0"
-    assert [each for each in caplog.record_tuples if each[0] in own] == [
-        (
-            master_watch.__name__,
-            logging.WARNING,
-            f"The Sentinel service of {place} {LOST}",
-        ),
-        (
-            master_watch.__name__,
-            logging.WARNING,
-            f"The Sentinel service of {place} can be listened to again",
-        ),
+    await until(ready(network, "c"))
+    assert caplog.messages == []
+    for name in NAMES:
+        network[name].refusals.extend([refused()] * 5)
+    network["c"].cut()
+    await until(lambda: not any(each.refusals for each in network.servers.values()))
+    await until(lambda: len(caplog.messages) == 2)
+    service = "The Sentinel service of sentinel://a:26379,b:26379,c:26379/main?db=0"
+    assert caplog.messages == [
+        f"{service} cannot be listened to: refused; trying again until it can",
+        f"{service} can be listened to again",
     ]
 
 
-async def test_backoff_begins_anew(network: Network, watch: MasterWatch) -> None:
-    """A Sentinel that could be listened to makes the next attempts quick again."""
+# Rule 2: changes that were not heard
+
+
+async def test_a_change_that_was_not_heard_is_reported_once(
+    network: Network, watch: MasterWatch, master: Master, switches: Switches
+) -> None:
     watch.start()
-    for name in NAMES * 4:
-        await until(network.ready(name))
-        network.sentinels[name].log.clear()
-        network.sentinels[name].inbox.put_nowait(refused())
-    await until(network.ready("a"))
-    times = [
-        attempt for each in network.sentinels.values() for attempt in each.attempts
-    ]
-    # Delays that doubled would be twenty seconds.
-    assert max(times) - min(times) < 10
-
-
-# Rule 2: what nobody listened to
-
-
-async def test_missed(network: Network, watch: MasterWatch, master: Master) -> None:
-    """A change that was published while nobody listened is told of once."""
-    watch.start()
-    await until(network.ready("a"))
+    await until(ready(network, "a"))
     master.reached.add(OLD)
-    assert network.switches == 0
     network.switch(*NAMES)
-    network.sentinels["a"].inbox.put_nowait(refused())
-    await until(lambda: network.switches)
+    await break_off(network, "a", refused())
+    await until(lambda: switches.count)
     master.reached.add(NEW)
-    network.sentinels["b"].inbox.put_nowait(refused())
-    await until(network.ready("c"))
-    assert network.switches == 1
+    await break_off(network, "b", refused())
+    await until(ready(network, "c"))
+    assert switches.count == 1
 
 
 @pytest.mark.parametrize(
-    ("reached", "switches"),
+    ("reached", "reported"),
     [([], 0), ([NEW], 0), ([OLD], 1), ([OLD, NEW], 1)],
-    ids=["nobody", "new", "old", "both"],
+    ids=["none", "new", "old", "both"],
 )
-async def test_missed_before_it_began(
+async def test_a_change_before_the_watch_is_reported_if_a_connection_is_concerned(
     network: Network,
     watch: MasterWatch,
     master: Master,
+    switches: Switches,
     reached: list[Address],
-    switches: int,
+    reported: int,
 ) -> None:
-    """A change between connecting and the first listening is told of, if it matters."""
     master.reached.update(reached)
     network.switch(*NAMES)
     watch.start()
-    await until(network.ready("a"))
-    network.sentinels["a"].inbox.put_nowait(refused())
-    await until(network.ready("b"))
-    assert network.switches == switches
+    await break_off(network, "a", refused())
+    await until(ready(network, "b"))
+    assert switches.count == reported
 
 
 # Rule 3: Sentinels learn of a change one after the other
 
 
-async def test_late_sentinel(
-    network: Network, watch: MasterWatch, master: Master
+async def test_new_connections_ask_the_sentinel_that_has_reported_the_change(
+    network: Network, watch: MasterWatch, master: Master, switches: Switches
 ) -> None:
-    """Who connects when a change is told of asks the Sentinel that told of it."""
-    network.sentinels["a"].errors["connect"] = refused()
+    network["a"].refusals.append(refused())
     watch.start()
-    await until(network.ready("b"))
+    await until(ready(network, "b"))
     network.switch("b")
-    network.sentinels["b"].publish("main", NEW)
-    await until(lambda: network.switches)
+    network["b"].publish("main", NEW)
+    await until(lambda: switches.count)
     assert await master.find() == NEW
-
-
-# close()
-
-
-@pytest.mark.parametrize("where", ["connect", "subscribe", "ask", "ping"])
-async def test_close(
-    network: Network,
-    watch: MasterWatch,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-) -> None:
-    """close() ends it, wherever it waits."""
-    monkeypatch.setattr(master_watch, "_PING_EVERY", 0.01)
-    sentinel = network.sentinels["a"]
-    sentinel.silent.add(where)
-    watch.start()
-    await until(lambda: (where,) in sentinel.log)
-    await watch.close()
-    assert network.open == []
-    assert network.switches == 0

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from fast_channels.layers.redis.outage import Outage
+from fast_channels.layers.redis.wire import RedisError
 
 _logger = logging.getLogger("fast_channels.test")
 
@@ -74,3 +75,39 @@ def test_an_outage_after_a_quiet_time_counts_as_the_first(
     assert caplog.messages == [
         "redis://one:6379/0 cannot be read: reset; trying again until it can"
     ]
+
+
+def test_several_failures_in_a_row_can_make_an_outage(
+    clock: _Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage(_logger, "The Sentinel service", "asked", attempts=3, clock=clock)
+    for _ in range(2):
+        outage.begin(OSError("refused"))
+    outage.end()
+    for _ in range(2):
+        outage.begin(OSError("refused"))
+    assert not outage.lasts
+    assert caplog.messages == []
+    outage.begin(OSError("refused"))
+    assert outage.lasts
+    assert len(caplog.messages) == 1
+
+
+def test_the_log_shows_where_a_failure_comes_from_that_no_server_can_cause(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    why = TypeError("no such argument")
+    outage.begin(why)
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.message.startswith("redis://one:6379/0 cannot be read: no such arg")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is why
+
+
+@pytest.mark.parametrize("why", [OSError(), RedisError(), RuntimeError()], ids=repr)
+def test_the_log_has_no_traceback_of_a_failure_that_a_server_can_cause(
+    outage: Outage, caplog: pytest.LogCaptureFixture, why: Exception
+) -> None:
+    outage.begin(why)
+    assert [record.exc_info for record in caplog.records] == [None]

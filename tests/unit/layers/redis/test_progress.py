@@ -8,12 +8,10 @@ from typing import Any, cast
 
 import pytest
 from redis import _parsers  # pyright: ignore[reportPrivateUsage] # nowhere else
-from redis.asyncio.connection import AbstractConnection
 
-from fast_channels.layers.redis import progress as module
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.progress import Progress, limit_silence
-from fast_channels.layers.redis.wire import plain_connection
+from fast_channels.layers.redis.wire import Connection, plain_connection
 from tests.waiting import turn, until
 
 LARGE = [b"message", b"room", b"x" * 300_000]
@@ -29,7 +27,7 @@ async def stream() -> asyncio.StreamReader:
 @pytest.fixture(params=["_AsyncHiredisParser", "_AsyncRESP2Parser"])
 async def connection(
     request: pytest.FixtureRequest, stream: asyncio.StreamReader
-) -> AbstractConnection:
+) -> Connection:
     """Give a test a connection that is open, as far as reading goes."""
     parser = getattr(_parsers, request.param)
     [host] = parse_hosts([{"host": "a", "parser_class": parser}])
@@ -48,14 +46,14 @@ async def pass_time() -> float:
     return clock()
 
 
-async def read(connection: AbstractConnection) -> Any:
-    return cast("Any", await connection.read_response(disconnect_on_error=False))
+async def read(connection: Connection) -> Any:
+    return await connection.read_response(disconnect_on_error=False)
 
 
-async def test_parts_of_a_reply(
-    stream: asyncio.StreamReader, connection: AbstractConnection
+async def test_each_part_of_a_reply_counts_when_it_arrives(
+    stream: asyncio.StreamReader, connection: Connection
 ) -> None:
-    """Each part of a reply counts when it arrives, and the reply comes out whole."""
+    """The reply comes out whole."""
     begun = await pass_time()
     progress = Progress(connection)
     first = progress.heard()
@@ -72,30 +70,38 @@ async def test_parts_of_a_reply(
     assert await reading == LARGE
 
 
-async def test_silence(connection: AbstractConnection) -> None:
-    """Without bytes it is the time when it was made, however long that is ago."""
+async def test_without_bytes_it_is_the_time_of_its_creation(
+    connection: Connection,
+) -> None:
     progress = Progress(connection)
     made = progress.heard()
     await pass_time()
     assert progress.heard() == made
 
 
-async def test_two_of_one_connection(
-    stream: asyncio.StreamReader, connection: AbstractConnection
+async def test_bytes_that_are_still_read_count_as_arriving(
+    connection: Connection,
 ) -> None:
-    """Whatever uses a connection may have one of its own."""
+    progress = Progress(connection)
+    now = await pass_time()
+    progress.refresh()
+    assert progress.heard() >= now
+
+
+async def test_a_connection_can_have_two_of_them(
+    stream: asyncio.StreamReader, connection: Connection
+) -> None:
     first, second = Progress(connection), Progress(connection)
     now = await pass_time()
     stream.feed_data(b"+")
     assert first.heard() == second.heard() >= now
 
 
-async def test_leaves_no_cycle() -> None:
-    """A connection that is dropped is freed at once, without the garbage collector."""
+async def test_a_connection_is_freed_without_the_garbage_collector() -> None:
     stream = asyncio.StreamReader()
     freed = weakref.ref(stream)
     connection = SimpleNamespace(_reader=stream)
-    progress = Progress(cast("AbstractConnection", connection))
+    progress = Progress(cast("Connection", connection))
     gc.disable()
     try:
         del stream, connection, progress
@@ -104,8 +110,7 @@ async def test_leaves_no_cycle() -> None:
         gc.enable()
 
 
-async def test_connection_that_is_not_open() -> None:
-    """A connection without a stream is a fault, and its error says what it may be."""
+async def test_a_connection_that_is_not_open_is_a_bug() -> None:
     [host] = parse_hosts(["redis://:secret@a"])
     with pytest.raises(AssertionError, match="has no stream") as info:
         Progress(plain_connection(host))
@@ -115,16 +120,16 @@ async def test_connection_that_is_not_open() -> None:
 # A limit of silence
 
 
-async def test_silence_ends_a_block(connection: AbstractConnection) -> None:
-    """A block in which nothing is heard for too long raises TimeoutError."""
+async def test_a_block_without_bytes_ends_with_a_timeout(
+    connection: Connection,
+) -> None:
     progress = Progress(connection)
     with pytest.raises(TimeoutError):
-        async with limit_silence(progress, 0.01):
+        async with limit_silence(progress, 0.01, grace=0.01):
             await asyncio.get_running_loop().create_future()
 
 
-async def test_a_reply_that_takes_long() -> None:
-    """A block goes on while bytes arrive, also for several times the limit."""
+async def test_a_block_goes_on_while_bytes_arrive() -> None:
     clock = asyncio.get_running_loop().time
     looks: list[float] = []
 
@@ -132,20 +137,17 @@ async def test_a_reply_that_takes_long() -> None:
         looks.append(clock())
         return looks[-1]
 
-    async with limit_silence(cast("Progress", SimpleNamespace(heard=heard)), 0.005):
+    progress = cast("Progress", SimpleNamespace(heard=heard))
+    async with limit_silence(progress, 0.005, grace=0.01):
         await until(lambda: len(looks) > 3)
 
 
-async def test_a_blocked_event_loop(
-    stream: asyncio.StreamReader,
-    connection: AbstractConnection,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_arrived_while_the_event_loop_was_blocked_is_read_first(
+    stream: asyncio.StreamReader, connection: Connection
 ) -> None:
-    """What has arrived while the event loop was blocked is read before it counts."""
-    monkeypatch.setattr(module, "_GRACE", 5)
     progress = Progress(connection)
     loop = asyncio.get_running_loop()
-    async with limit_silence(progress, 0.01):
+    async with limit_silence(progress, 0.01, grace=5):
         # By then its time is over, and it waits for what is there to be read.
         blocked_until = loop.time() + 0.02
         while loop.time() < blocked_until:

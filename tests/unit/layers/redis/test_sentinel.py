@@ -1,7 +1,7 @@
-"""Whom the Sentinels call the master, without a network."""
+"""The server that Sentinels call the master, without a network."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio.connection import (
@@ -10,184 +10,102 @@ from redis.asyncio.connection import (
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fast_channels.layers.redis import sentinel
-from fast_channels.layers.redis.hosts import Host, parse_hosts
-from fast_channels.layers.redis.sentinel import Master, make_connection
+from fast_channels.layers.redis.hosts import parse_hosts
+from fast_channels.layers.redis.sentinel import make_connection
+from fast_channels.layers.redis.wire import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisConnectionError,
+    ResponseError,
+)
+from tests.waiting import until
+
+from .fake_sentinel import NEW, OLD, FakeSentinel, Network, master_of
 
 PASSWORD = "secret"  # noqa: S105 # of these tests alone
-HANG = object()
-FOUND = [b"10.0.0.1", b"7000"]
-
-
-def master_of(*sentinels: str, **options: Any) -> Master:
-    (host,) = parse_hosts(
-        [
-            {
-                "sentinels": [(name, 26379) for name in sentinels],
-                "master_name": "main",
-                **options,
-            }
-        ]
-    )
-    return Master(host)
-
-
-async def play(act: object) -> Any:
-    """Do as a server does: reply, fail, or stay silent."""
-    if act is HANG:
-        await asyncio.Event().wait()
-    if isinstance(act, Exception):
-        raise act
-    return act
-
-
-class Network:
-    """Stands for all servers: does what it is told, and notes what happens."""
-
-    def __init__(self) -> None:
-        self.connecting: dict[str, object] = {}
-        """What happens to those who connect to a server, if not nothing."""
-        self.replies: dict[str, object] = {}
-        """What a server replies."""
-        self.log: list[tuple[str, ...]] = []
-        self.open: list[str] = []
-
-    @property
-    def asked(self) -> list[str]:
-        """The servers that got a command."""
-        return [entry[0] for entry in self.log]
-
-
-class FakeConnection:
-    """A connection to one of the Sentinels."""
-
-    def __init__(self, network: Network, name: str) -> None:
-        self._network = network
-        self._name = name
-
-    async def connect(self) -> None:
-        self._network.open.append(self._name)
-        await play(self._network.connecting.get(self._name))
-
-    async def send_command(self, *command: str, check_health: bool) -> None:
-        assert not check_health
-        self._network.log.append((self._name, *command))
-
-    async def read_response(self, *, disconnect_on_error: bool) -> Any:
-        assert not disconnect_on_error
-        return await play(self._network.replies[self._name])
-
-    async def disconnect(self, *, nowait: bool) -> None:
-        assert nowait
-        self._network.open.remove(self._name)
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
-    network = Network()
-
-    def fake(host: Host) -> FakeConnection:
-        return FakeConnection(network, host.options["host"])
-
-    monkeypatch.setattr(sentinel, "plain_connection", fake)
-    return network
-
-
-@pytest.fixture
-def masters(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Fake redis-py's connections too; places such as "10.0.0.1:7000" name them."""
-
-    def place(self: Connection) -> str:
-        return f"{self.host}:{self.port}"
-
-    async def connect(self: Connection) -> None:
-        await play(network.connecting.get(place(self)))
-        network.open.append(place(self))
-
-    async def send_command(self: Connection, *command: str, check_health: bool) -> None:
-        assert not check_health
-        network.log.append((place(self), *command))
-
-    async def read_response(self: Connection, *, disconnect_on_error: bool) -> Any:
-        assert not disconnect_on_error
-        return await play(network.replies[place(self)])
-
-    async def disconnect(self: Connection, *, nowait: bool) -> None:
-        assert nowait
-        network.open.remove(place(self))
-
-    for fake in (connect, send_command, read_response, disconnect):
-        monkeypatch.setattr(Connection, fake.__name__, fake)
-    return network
+async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch, *"abcd")
 
 
 # Asking the Sentinels
 
 
-async def test_first_sentinel(network: Network) -> None:
-    """The first Sentinel that knows the master is asked, and no other."""
-    network.replies = {"a": FOUND, "b": [b"10.0.0.2", b"7000"]}
-    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
-    assert network.log == [("a", "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")]
+async def test_the_first_sentinel_that_knows_the_master_is_asked_and_no_other(
+    network: Network,
+) -> None:
+    network.switch("b")
+    assert await master_of("a", "b").find() == OLD
+    assert network["a"].told == [["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]]
+    assert network.asked == ["a"]
     assert network.open == []
 
 
-TROUBLE: list[tuple[str, object]] = [
-    ("unreachable", OSError("no route")),
-    ("refused", RedisConnectionError("refused")),
-    ("slow to accept", RedisTimeoutError("too slow")),
-    ("login", AuthenticationError("wrong password")),
-    ("hangs", HANG),
-]
-TROUBLED = pytest.mark.parametrize(
-    "act", [act for _, act in TROUBLE], ids=[name for name, _ in TROUBLE]
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no route"),
+        RedisConnectionError("refused"),
+        RedisTimeoutError("too slow"),
+        AuthenticationError("wrong password"),
+        None,
+    ],
+    ids=repr,
 )
-
-
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentinel, "_PATIENCE", 0.01)
-
-
-@TROUBLED
-async def test_skipped_connecting(
-    network: Network, monkeypatch: pytest.MonkeyPatch, act: object
+async def test_a_sentinel_that_cannot_be_connected_to_is_skipped(
+    network: Network, error: Exception | None
 ) -> None:
-    """A Sentinel that cannot be connected to is skipped."""
-    impatient(monkeypatch)
-    network.connecting = {"a": act}
-    network.replies = {"b": FOUND}
-    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
+    if error is None:
+        network["a"].stalls.add("connect")
+    else:
+        network["a"].refusals.append(error)
+    assert await master_of("a", "b", patience=0.01).find() == OLD
     assert network.asked == ["b"]
     assert network.open == []
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [ResponseError("unknown command"), ConnectionResetError("reset"), HANG, None],
-    ids=["error", "reset", "hangs", "unknown"],
+    "error",
+    [ResponseError("unknown command"), ConnectionResetError("reset"), None],
+    ids=repr,
 )
-async def test_skipped_replying(
-    network: Network, monkeypatch: pytest.MonkeyPatch, reply: object
+async def test_a_sentinel_that_does_not_reply_or_replies_an_error_is_skipped(
+    network: Network, error: Exception | None
 ) -> None:
-    """A Sentinel that replies nothing, an error, or knows no master is skipped."""
-    impatient(monkeypatch)
-    network.replies = {"a": reply, "b": FOUND}
-    assert await master_of("a", "b").find() == ("10.0.0.1", 7000)
+    if error is None:
+        network["a"].silent.add("SENTINEL")
+    else:
+        network["a"].refuses["SENTINEL"] = error
+    assert await master_of("a", "b", patience=0.01).find() == OLD
     assert network.asked == ["a", "b"]
     assert network.open == []
 
 
-async def test_no_master(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what is wrong with each Sentinel, and shows no password."""
-    impatient(monkeypatch)
-    network.connecting = {"a": OSError("no route"), "b": HANG}
-    network.replies = {"c": None, "d": ResponseError("too busy")}
+async def test_a_sentinel_that_does_not_know_the_master_is_skipped(
+    network: Network,
+) -> None:
+    network["a"].master = None
+    assert await master_of("a", "b").find() == OLD
+    assert network.open == []
+
+
+async def test_the_error_says_what_is_wrong_with_each_sentinel(
+    network: Network,
+) -> None:
+    """It shows no password."""
+    network["a"].refusals.append(OSError("no route"))
+    network["b"].stalls.add("connect")
+    network["c"].master = None
+    network["d"].refuses["SENTINEL"] = ResponseError("too busy")
     master = master_of(
-        *"abcd", password=PASSWORD, sentinel_kwargs={"password": PASSWORD}
+        *"abcd",
+        patience=0.01,
+        password=PASSWORD,
+        sentinel_kwargs={"password": PASSWORD},
     )
     with pytest.raises(RedisConnectionError) as info:
         await master.find()
@@ -200,12 +118,12 @@ async def test_no_master(network: Network, monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
-async def test_cancelled(network: Network) -> None:
-    """Who is cancelled asks no other Sentinel, and leaves no connection open."""
-    network.replies = {"a": HANG, "b": FOUND}
+async def test_cancelling_asks_no_other_sentinel_and_leaves_no_connection(
+    network: Network,
+) -> None:
+    network["a"].silent.add("SENTINEL")
     task = asyncio.create_task(master_of("a", "b").find())
-    while not network.asked:  # noqa: ASYNC110 # the fake tells nobody
-        await asyncio.sleep(0)
+    await until(lambda: network.asked)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -213,12 +131,13 @@ async def test_cancelled(network: Network) -> None:
     assert network.open == []
 
 
-async def test_order(network: Network) -> None:
-    """Sentinels are asked in the order that was last said."""
-    network.replies = {"a": FOUND, "b": [b"10.0.0.2", b"7000"]}
+async def test_sentinels_are_asked_in_the_order_that_was_set_last(
+    network: Network,
+) -> None:
+    network.switch("b")
     master = master_of("a", "b")
     master.sentinels.rotate(-1)
-    assert await master.find() == ("10.0.0.2", 7000)
+    assert await master.find() == NEW
     assert network.asked == ["b"]
 
 
@@ -233,15 +152,15 @@ async def test_order(network: Network) -> None:
         ("unix:///a", UnixDomainSocketConnection),
     ],
 )
-def test_plain_kinds(spelling: str, kind: type[AbstractConnection]) -> None:
-    """A host without Sentinels gets the connection that redis-py has for it."""
+def test_a_host_without_sentinels_gets_a_plain_connection(
+    spelling: str, kind: type[AbstractConnection]
+) -> None:
     (host,) = parse_hosts([spelling])
     assert type(make_connection(host)) is kind
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_sentinel_kinds(tls: bool) -> None:
-    """A connection to a master has the options of the master, and TLS if it has."""
+def test_a_connection_to_a_master_has_the_options_of_the_master(tls: bool) -> None:
     connection = make_connection(
         master_of("a", db=2, password=PASSWORD, client_name="name", ssl=tls)
     )
@@ -252,62 +171,88 @@ def test_sentinel_kinds(tls: bool) -> None:
     assert not connection.is_connected
 
 
+@pytest.fixture
+def servers(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Fake redis-py's connections to masters too."""
+    network.servers |= {host: FakeSentinel() for host, _ in (OLD, NEW)}
+    fakes: dict[str, Any] = {}
+
+    async def connect(self: Connection) -> None:
+        fakes[self.host] = network[self.host].connect()
+        await fakes[self.host].connect()
+
+    async def send_packed_command(
+        self: Connection, command: bytes, check_health: bool
+    ) -> None:
+        await fakes[self.host].send_packed_command(command, check_health)
+
+    async def read_response(self: Connection, *, disconnect_on_error: bool) -> Any:
+        return await fakes[self.host].read_response(
+            disconnect_on_error=disconnect_on_error
+        )
+
+    async def disconnect(self: Connection, *, nowait: bool) -> None:
+        await fakes[self.host].disconnect(nowait=nowait)
+
+    for fake in (connect, send_packed_command, read_response, disconnect):
+        monkeypatch.setattr(Connection, fake.__name__, fake)
+    return network
+
+
 @pytest.mark.parametrize("tls", [False, True])
-async def test_asks_anew(masters: Network, tls: bool) -> None:
-    """Each time that it connects, a connection asks where the master is."""
+async def test_a_connection_asks_where_the_master_is_each_time_it_connects(
+    servers: Network, tls: bool
+) -> None:
     master = master_of("a", ssl=tls)
     connection = make_connection(master)
-    for number in (1, 2):
-        place = f"10.0.0.{number}:7000"
-        masters.replies = {
-            "a": [b"10.0.0.%d" % number, b"7000"],
-            place: [b"master", 0, []],
-        }
+    for address in (OLD, NEW):
+        servers["a"].master = address
+        host, _ = address
         await connection.connect()
-        assert masters.log[-2:] == [
-            ("a", "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"),
-            (place, "ROLE"),
-        ]
-        assert masters.open == [place]
+        assert cast("Connection", connection).port == 7000
+        assert servers[host].told == [["ROLE"]]
+        assert servers.open == [host]
         await connection.disconnect(nowait=True)
-    assert master.reached == {("10.0.0.1", 7000), ("10.0.0.2", 7000)}
+    assert servers.asked == ["a", "a"]
+    assert master.reached == {OLD, NEW}
 
 
-async def test_replica(masters: Network) -> None:
-    """A server that says it is a replica is refused, and the connection closed."""
-    masters.replies = {"a": FOUND, "10.0.0.1:7000": [b"slave", b"10.0.0.2", 7000]}
+async def test_a_server_that_is_a_replica_is_refused(servers: Network) -> None:
+    servers[OLD[0]].role = b"slave"
     with pytest.raises(
         RedisConnectionError,
         match=r"^10\.0\.0\.1:7000, which Sentinel calls the master 'main', is a slave$",
     ):
         await make_connection(master_of("a")).connect()
-    assert masters.open == []
+    assert servers.open == []
 
 
-async def test_role_not_permitted(masters: Network) -> None:
-    """A user who may not ask for the role trusts the Sentinels."""
-    masters.replies = {"a": FOUND, "10.0.0.1:7000": NoPermissionError("may not")}
+async def test_a_server_whose_role_may_not_be_asked_for_is_trusted(
+    servers: Network,
+) -> None:
+    servers[OLD[0]].refuses["ROLE"] = NoPermissionError("may not")
     await make_connection(master_of("a")).connect()
-    assert masters.open == ["10.0.0.1:7000"]
+    assert servers.open == [OLD[0]]
 
 
-async def test_role_unknown(masters: Network) -> None:
-    """A server that does not tell its role is left, and the connection closed."""
-    masters.replies = {"a": FOUND, "10.0.0.1:7000": ResponseError("too busy")}
+async def test_a_server_that_does_not_tell_its_role_is_refused(
+    servers: Network,
+) -> None:
+    servers[OLD[0]].refuses["ROLE"] = ResponseError("too busy")
     with pytest.raises(ResponseError, match=r"^too busy$"):
         await make_connection(master_of("a")).connect()
-    assert masters.open == []
+    assert servers.open == []
 
 
-@pytest.mark.parametrize(
-    ("accepts", "known"),
-    [(RedisConnectionError("refused"), FOUND), (None, None)],
-    ids=["refused", "unknown"],
-)
-async def test_no_connection(masters: Network, accepts: object, known: object) -> None:
-    """Without a master, or one that accepts, there is an error and no connection."""
-    masters.connecting = {"10.0.0.1:7000": accepts}
-    masters.replies = {"a": known}
+@pytest.mark.parametrize("known", [True, False])
+async def test_without_a_master_that_accepts_there_is_an_error_and_no_connection(
+    servers: Network, known: bool
+) -> None:
+    """An address counts as reached from the attempt on: a switch concerns it."""
+    master = master_of("a")
+    servers[OLD[0]].unreachable = True
+    servers["a"].master = OLD if known else None
     with pytest.raises(RedisConnectionError):
-        await make_connection(master_of("a")).connect()
-    assert masters.open == []
+        await make_connection(master).connect()
+    assert servers.open == []
+    assert master.reached == ({OLD} if known else set())

@@ -16,14 +16,25 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import (
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    OutOfMemoryError,
+)
 
 from fast_channels.layers.redis import wire
 from fast_channels.layers.redis.hosts import Host, parse_hosts
 from fast_channels.layers.redis.wire import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
     Pack,
+    ReadOnlyError,
+    RedisConnectionError,
+    ResponseError,
     connection_options,
+    describe,
+    is_refusal,
     pack,
     starting_with,
 )
@@ -49,10 +60,9 @@ def connection_to(host: Host) -> AbstractConnection:
         ("unix:///a?db=2", UnixDomainSocketConnection, {"path": "/a", "db": 2}),
     ],
 )
-def test_kind(
+def test_a_connection_is_of_the_kind_and_to_the_place_of_its_host(
     spelling: object, kind: type[AbstractConnection], place: dict[str, object]
 ) -> None:
-    """The connection is of the kind, and to the place, that the host says."""
     connection = connection_to(host_of(spelling))
     assert type(connection) is kind
     assert {name: getattr(connection, name) for name in place} == place
@@ -60,8 +70,7 @@ def test_kind(
 
 
 @pytest.mark.parametrize("place", [{"host": "a"}, {"path": "/a"}])
-def test_user_options(place: dict[str, str]) -> None:
-    """The options of a user reach redis-py."""
+def test_the_options_of_a_user_reach_redis_py(place: dict[str, str]) -> None:
     options = {
         "db": 3,
         "username": "user",
@@ -73,8 +82,8 @@ def test_user_options(place: dict[str, str]) -> None:
     assert {name: getattr(connection, name) for name in options} == options
 
 
-def test_tls_options() -> None:
-    """The options of TLS reach redis-py, which looks at certificates by default."""
+def test_the_options_of_tls_reach_redis_py() -> None:
+    """It checks host names in certificates by default."""
     connection = connection_to(
         host_of({"host": "a", "ssl": True, "ssl_ca_certs": "/ca", "ssl_keyfile": "/k"})
     )
@@ -86,14 +95,14 @@ def test_tls_options() -> None:
     assert not lax.check_hostname
 
 
-def test_connect_timeout() -> None:
-    """Unless the user says otherwise, connecting may take five seconds."""
+def test_connecting_can_take_five_seconds_by_default() -> None:
     assert connection_to(host_of("redis://a")).socket_connect_timeout == 5
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
-def test_idle_connections(scheme: str) -> None:
-    """TCP probes idle connections, when and whether the user says so."""
+def test_tcp_probes_idle_connections_unless_the_user_says_otherwise(
+    scheme: str,
+) -> None:
     mine = connection_to(host_of(f"{scheme}://a"))
     assert isinstance(mine, Connection)
     assert mine.socket_keepalive
@@ -108,8 +117,9 @@ def test_idle_connections(scheme: str) -> None:
         assert not silent.socket_keepalive
 
 
-def test_idle_connections_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the option has another name, that is set."""
+def test_tcp_probes_idle_connections_on_macos_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(socket, "TCP_KEEPIDLE")
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
     connection = connection_to(host_of("redis://a"))
@@ -139,8 +149,7 @@ THEIRS: dict[str, Any] = {
     ],
     ids=["default", "parsed", "tcp", "tls", "unix"],
 )
-async def test_our_options(host: Host) -> None:
-    """What the layers rely on is so, whatever the user or redis-py would have."""
+async def test_what_the_layers_rely_on_cannot_be_changed(host: Host) -> None:
     connection = connection_to(host)
     assert connection.protocol == 2
     assert connection.socket_timeout is None
@@ -161,8 +170,7 @@ async def test_our_options(host: Host) -> None:
     assert len(attempts) == 1
 
 
-def test_host_unchanged() -> None:
-    """The options of the host stay as they are, and are shared by no connections."""
+def test_connections_do_not_share_the_options_of_their_host() -> None:
     host = host_of("redis://a:1/2")
     before = dict(host.options)
     connection_options(host)["db"] = 9
@@ -170,8 +178,8 @@ def test_host_unchanged() -> None:
     assert connection_options(host)["db"] == 2
 
 
-async def test_nothing_read() -> None:
-    """Making a connection reads no file, which would block the event loop."""
+async def test_making_a_connection_reads_no_file() -> None:
+    """That would block the event loop."""
     for spelling in ("redis://a", "rediss://a", "unix:///a"):
         connection_to(host_of(spelling))
 
@@ -200,8 +208,9 @@ async def greet(connection: AbstractConnection) -> None:
 
 
 @pytest.mark.parametrize("name", ["on_connect", "on_connect_sync"])
-async def test_greeting_of_the_user(name: str) -> None:
-    """What the user wants done first is done, whether it is a coroutine or not."""
+async def test_redis_connect_func_is_called_whether_it_is_a_coroutine_or_not(
+    name: str,
+) -> None:
     own = Greeting(None)
     connection = connection_to(
         host_of({"host": "a", "redis_connect_func": getattr(own, name)})
@@ -227,7 +236,6 @@ async def test_greeting_of_the_user(name: str) -> None:
 async def test_no_error_quotes_the_password(
     monkeypatch: pytest.MonkeyPatch, error: Exception, shown: str
 ) -> None:
-    """What a server says about a command that it does not know has no arguments."""
     greeting = Greeting(error)
 
     async def on_connect(connection: AbstractConnection) -> None:
@@ -275,8 +283,9 @@ def fallback(monkeypatch: pytest.MonkeyPatch) -> Pack:
     ],
     ids=["word", "text", "bytes", "long", "int", "float"],
 )
-def test_same_bytes(command: tuple[str | bytes | float, ...], fallback: Pack) -> None:
-    """A command has the same bytes with hiredis and without it."""
+def test_a_command_has_the_same_bytes_with_hiredis_and_without_it(
+    command: tuple[str | bytes | float, ...], fallback: Pack
+) -> None:
     words = [bytes_or_text(word) for word in command]
     expected = b"*%d\r\n" % len(words)
     expected += b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
@@ -284,8 +293,7 @@ def test_same_bytes(command: tuple[str | bytes | float, ...], fallback: Pack) ->
     assert fallback(command) == expected
 
 
-def test_hiredis_is_used() -> None:
-    """Where hiredis is installed it packs commands."""
+def test_hiredis_packs_commands_where_it_is_installed() -> None:
     assert wire.pack is vars(hiredis)["pack_command"]
 
 
@@ -293,6 +301,69 @@ def test_hiredis_is_used() -> None:
     ("prefix", "pattern"),
     [("asgi", "asgi*"), ("a*b?[c]", r"a\*b\?\[c\]*"), ("a-b\\^", r"a\-b\\\^*")],
 )
-def test_prefix_is_taken_literally(prefix: str, pattern: str) -> None:
-    """What has a meaning in a pattern stands for itself."""
+def test_a_prefix_is_taken_literally_in_a_pattern(prefix: str, pattern: str) -> None:
     assert starting_with(prefix) == pattern
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AuthenticationError("invalid username-password pair or user is disabled."),
+        AuthenticationWrongNumberOfArgsError("wrong number of arguments"),
+        BusyLoadingError("Redis is loading the dataset in memory"),
+        NoPermissionError("this user has no permissions to run the command"),
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ReadOnlyError("You can't write against a read only replica."),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        ResponseError("MISCONF Redis is configured to save RDB snapshots, but..."),
+        ResponseError("BUSY Redis is busy running a script."),
+        ResponseError("NOAUTH Authentication required."),
+        ResponseError(
+            "The user executing the script can't access at least one of the keys "
+            "mentioned in the script: script: 0e37, on @user_script:1."
+        ),
+        ResponseError(
+            "Error running script (call to f_1): @user_script:5: -OOM command not "
+            "allowed when used memory > 'maxmemory'."
+        ),
+        ResponseError("max number of clients reached"),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{str(error)[:10]}",
+)
+def test_a_refusal_that_can_pass(error: Exception) -> None:
+    assert is_refusal(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResponseError("WRONGTYPE Operation against a key holding the wrong kind"),
+        ResponseError("ERR unknown command 'BUSY'"),
+        NoScriptError("No matching script."),
+        TimeoutError(),
+        ConnectionResetError(),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{str(error)[:10]}",
+)
+def test_what_is_no_refusal(error: Exception) -> None:
+    assert not is_refusal(error)
+
+
+def test_a_wrong_password_is_named_as_such() -> None:
+    error = AuthenticationError("invalid username-password pair")
+    assert describe(error) == (
+        "it refuses the username or the password (invalid username-password pair)"
+    )
+
+
+def test_a_timeout_without_a_text_says_what_happened() -> None:
+    assert describe(TimeoutError()) == "it did not reply in time"
+    assert describe(TimeoutError("it did not answer")) == "it did not answer"
+
+
+def test_an_error_without_a_text_is_described_by_its_class() -> None:
+    assert describe(ConnectionResetError()) == "ConnectionResetError"
+    assert describe(ConnectionResetError("reset by peer")) == "reset by peer"

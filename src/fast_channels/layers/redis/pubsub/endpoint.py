@@ -184,6 +184,8 @@ class PubSubEndpoint(Endpoint):
         """Wait until Redis has confirmed a subscription, unless Redis is away."""
         while (pending := subscriber.pending(name)) is not None:
             if subscriber.away:
+                # Others get a turn, even if a task joins groups in an endless loop.
+                await asyncio.sleep(0)
                 return
             await asyncio.wait([pending], timeout=self._patience)
 

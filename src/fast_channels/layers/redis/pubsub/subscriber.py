@@ -18,28 +18,20 @@ import asyncio
 import itertools
 import logging
 import math
-import random
 from collections.abc import Callable
+from typing import ClassVar
 
 from fast_channels.layers.redis.attempts import open_connection
+from fast_channels.layers.redis.link import Link, Timing
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.progress import Progress
-from fast_channels.layers.redis.wire import Connection, RedisError, pack
-from fast_channels.waking import wake
+from fast_channels.layers.redis.wire import Connection, pack
+from fast_channels.waking import resolve
 
 __all__ = ["Pattern", "Subscriber"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds of silence after which the server gets a PING, and seconds it has to reply.
-# The latter also limit the wait for a confirmation while the server is silent.
-_PING_EVERY = 5.0
-_PATIENCE = 2.0
-# Seconds in which a loop that was blocked can read what was sent meanwhile.
-_GRACE = 0.05
-# Seconds between two attempts to connect: they grow, with jitter. Half a second after a
-# server is back, so are all subscriptions.
-_BACKOFF = (0.01, 0.35)
 # Maximum number of names in one command, and of names sent before other tasks can run.
 _CHUNK = 1000
 _TURN = 10_000
@@ -66,7 +58,11 @@ class Subscriber:
         lost: Called when a connection that had all subscriptions has broken.
         restored: Called when a later connection has all subscriptions.
         timeout: Seconds to wait for a connection.
+        timing: When to do the rest; by default the class attribute.
     """
+
+    timing: ClassVar[Timing] = Timing(backoff=(0.01, 0.35), patience=2.0)
+    """Half a second after a server is back, so are all subscriptions."""
 
     def __init__(
         self,
@@ -77,6 +73,7 @@ class Subscriber:
         lost: Callable[[], None],
         restored: Callable[[], None],
         timeout: float,
+        timing: Timing | None = None,
     ) -> None:
         self._connect = connect
         self._name = name
@@ -84,6 +81,7 @@ class Subscriber:
         self._lost = lost
         self._restored = restored
         self._timeout = timeout
+        self._timing = timing or self.timing
         # The number of listeners of each name.
         self._wanted: dict[str, int] = {}
         # Names that may have to be subscribed to or unsubscribed from.
@@ -94,24 +92,20 @@ class Subscriber:
         self._unconfirmed: dict[str, int] = {}
         # The futures that callers await until a name is confirmed.
         self._waiters: dict[str, asyncio.Future[None]] = {}
-        self._task: asyncio.Task[None] | None = None
-        # The timeout in which the task uses a connection; it expires to drop that.
-        self._serving: asyncio.Timeout | None = None
-        # The reason why the connection was dropped; None for a deliberate reconnect.
-        self._why: Exception | None = None
-        # The future that the task awaits while there are no changes to send.
-        self._sleeper: asyncio.Future[None] | None = None
         # When the connection last received bytes; None without a connection.
         self._progress: Progress | None = None
-        # When the last full run of messages was read.
-        self._read_at = 0.0
         # The time since which there are unconfirmed changes; None if there are none.
         self._behind: float | None = None
         # Since when the server seems silent, and when that was noticed.
         self._suspected: tuple[float, float] | None = None
-        # Whether all wanted names have once been confirmed on this connection.
-        self._complete = False
         self._outage = Outage(_logger, name, "listened to")
+        self._link = Link(
+            self._use,
+            timing=self._timing,
+            outage=self._outage,
+            ended=self._ended,
+            closed=self._closed,
+        )
         self.connects: int = 0
         """Number of connections opened so far."""
 
@@ -124,13 +118,14 @@ class Subscriber:
         if self._outage.lasts or self._behind is None:
             return self._outage.lasts
         now = asyncio.get_running_loop().time()
-        silent_since = max(self._behind, self._last_heard())
-        if now - silent_since <= _PATIENCE:
+        heard = -math.inf if self._progress is None else self._progress.heard()
+        silent_since = max(self._behind, heard)
+        if now - silent_since <= self._timing.patience:
             return False
         if self._suspected is None or self._suspected[0] != silent_since:
             # The event loop may have been blocked, and what came is still to be read.
             self._suspected = silent_since, now
-        return now - self._suspected[1] >= _GRACE
+        return now - self._suspected[1] >= self._timing.grace
 
     def listen(self, name: str) -> None:
         """Add a listener to a channel or a pattern."""
@@ -158,149 +153,61 @@ class Subscriber:
         elif wanted:
             del self._wanted[name]
             self._change(name)
-            _resolve(self._waiters.pop(name, None))
+            self._resolve(name)
 
     def reconnect(self) -> None:
         """Replace the connection with a new one."""
-        self._drop(None)
+        self._link.drop()
 
     async def close(self) -> None:
         """Disconnect, and remove all listeners."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        self._wanted.clear()
-        self._changed.clear()
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            _resolve(waiter)
-
-    def _drop(self, why: Exception | None) -> None:
-        if self._serving is not None and not self._serving.expired():
-            self._why = why
-            self._serving.reschedule(0)
-
-    def _last_heard(self) -> float:
-        """Return when the server last sent anything, on the clock of the event loop."""
-        if self._progress is None:
-            return -math.inf
-        return max(self._progress.heard(), self._read_at)
+        await self._link.close()
 
     def _change(self, name: str) -> None:
         self._changed[name] = None
         if self._behind is None:
             self._behind = asyncio.get_running_loop().time()
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        elif self._sleeper is not None:
-            wake(self._sleeper)
+        self._link.wake()
 
     # The task
 
-    async def _run(self) -> None:
-        """Connect and listen; repeat when the connection breaks."""
-        delay, longest = _BACKOFF
-        loop = asyncio.get_running_loop()
-        while True:
-            begun = loop.time()
-            why: Exception | None = None
-            serving = self._serving = asyncio.timeout(None)
-            try:
-                async with serving:
-                    await self._serve()
-            except Exception as exc:  # noqa: BLE001 # whatever it is, others go on
-                why = self._why if serving.expired() else exc
-                self._fail(why)
-            finally:
-                self._serving = None
-            if self._complete:
-                self._complete = False
-                delay = _BACKOFF[0]
-                self._lost()
-            # An attempt that has timed out needs no further pause.
-            if not isinstance(why, TimeoutError) or loop.time() - begun < longest:
-                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
-            delay = min(2 * delay, longest)
-
-    def _fail(self, why: Exception | None) -> None:
-        """Log why the connection broke, or could not be opened.
-
-        Args:
-            why: The reason; None for a deliberate reconnect, which is not logged.
-        """
-        if why is None:
-            return
-        # RuntimeError: uvloop raises it for a transport that was closed.
-        known = isinstance(why, RedisError | OSError | RuntimeError)
-        if not known and not self._outage.lasts:
-            _logger.error("a fault in the subscriber to %s", self._name, exc_info=why)
-        self._outage.begin(why)
-
-    async def _serve(self) -> None:
+    async def _use(self) -> None:
         """Connect, and listen until the connection breaks."""
-        loop = asyncio.get_running_loop()
-        connection = await open_connection(self._connect, self._timeout)
-        try:
-            self.connects += 1
-            self._changed = dict.fromkeys(self._wanted)
-            if self._behind is None:
-                self._behind = loop.time()
-            self._progress = Progress(connection)
-            reader = asyncio.create_task(self._read(connection))
-            reader.add_done_callback(self._stop_sleeping)
-            watch = asyncio.create_task(self._watch(connection))
-            self._settle()
-            try:
-                while not reader.done():
-                    if self._changed:
-                        await self._tell(connection)
-                    else:
-                        self._sleeper = loop.create_future()
-                        try:
-                            await self._sleeper
-                        finally:
-                            self._sleeper = None
-                await reader
-            finally:
-                # Closed: the garbage collector runs this after a bare loop.close().
-                if not loop.is_closed():
-                    for task in (reader, watch):
-                        task.cancel()
-                    await asyncio.gather(reader, watch, return_exceptions=True)
-        finally:
-            self._progress = None
-            self._told.clear()
-            self._unconfirmed.clear()
-            if not loop.is_closed():
-                await connection.disconnect(nowait=True)
+        connection = await open_connection(
+            self._connect, self._timeout, another=self._timing.another
+        )
+        self._link.own(connection)
+        self.connects += 1
+        self._changed = dict.fromkeys(self._wanted)
+        if self._behind is None:
+            self._behind = asyncio.get_running_loop().time()
+        progress = self._progress = Progress(connection)
+        reader = self._link.spawn(self._read(connection, progress))
+        self._link.spawn(self._link.keep_alive(connection, progress))
+        self._settle()
+        while not reader.done():
+            if self._changed:
+                await self._tell(connection)
+            else:
+                await self._link.sleeper()
+        await reader
 
-    def _stop_sleeping(self, _: object) -> None:
-        if self._sleeper is not None:
-            wake(self._sleeper)
+    def _ended(self, _: Exception | None) -> None:
+        self._forget_connection()
+        if self._link.worked:
+            self._lost()
 
-    async def _watch(self, connection: Connection) -> None:
-        """Send a PING to a silent server; drop the connection if it stays silent."""
-        loop = asyncio.get_running_loop()
-        while True:
-            heard = self._last_heard()
-            silent = loop.time() - heard
-            if silent < _PING_EVERY:
-                await asyncio.sleep(_PING_EVERY - silent)
-                continue
-            # In a task, since sending blocks if the server does not read either.
-            asking = asyncio.create_task(
-                connection.send_command("PING", check_health=False)
-            )
-            try:
-                await asyncio.sleep(_PATIENCE)
-                await asyncio.sleep(_GRACE)
-            finally:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
-            if self._last_heard() == heard:
-                self._drop(TimeoutError(f"it did not answer for {_PATIENCE} seconds"))
-                return
+    def _closed(self) -> None:
+        self._forget_connection()
+        self._wanted.clear()
+        self._changed.clear()
+        for name in list(self._waiters):
+            self._resolve(name)
+
+    def _forget_connection(self) -> None:
+        self._progress = None
+        self._told.clear()
+        self._unconfirmed.clear()
 
     async def _tell(self, connection: Connection) -> None:
         """Send the changes to the server, at most ``_TURN`` of them."""
@@ -330,8 +237,7 @@ class Subscriber:
         if self._changed:
             await asyncio.sleep(0)
 
-    async def _read(self, connection: Connection) -> None:
-        loop = asyncio.get_running_loop()
+    async def _read(self, connection: Connection, progress: Progress) -> None:
         received = self._received
         in_a_row = 0
         while True:
@@ -347,7 +253,7 @@ class Subscriber:
             in_a_row += 1
             if in_a_row >= _RUN:
                 in_a_row = 0
-                self._read_at = loop.time()
+                progress.refresh()
                 await asyncio.sleep(0)
 
     def _confirm(self, name: str) -> None:
@@ -358,7 +264,7 @@ class Subscriber:
             return
         del self._unconfirmed[name]
         if name in self._told:
-            _resolve(self._waiters.pop(name, None))
+            self._resolve(name)
         self._settle()
 
     def _settle(self) -> None:
@@ -366,14 +272,14 @@ class Subscriber:
         if self._unconfirmed or self._changed:
             return
         self._behind = None
-        if self._complete:
+        if self._link.worked:
             return
-        self._complete = True
-        self._outage.end()
+        self._link.works()
         if self.connects > 1:
             self._restored()
 
-
-def _resolve(waiter: "asyncio.Future[None] | None") -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+    def _resolve(self, name: str) -> None:
+        """Resume the callers that wait for the confirmation of a name."""
+        waiter = self._waiters.pop(name, None)
+        if waiter is not None:
+            resolve(waiter)

@@ -29,8 +29,6 @@ from fast_channels.layers.redis.keys import private_key, queue_key
 from fast_channels.layers.redis.scripts import POP, Script
 
 __all__ = [
-    "BATCH",
-    "BATCH_BYTES",
     "Call",
     "Outcome",
     "Popped",
@@ -43,24 +41,23 @@ __all__ = [
 Call: TypeAlias = tuple[Script, list[str], list[str | bytes | float]]
 """A script to run, its keys and its arguments."""
 
-BATCH: int = 100
-"""Maximum number of messages per request."""
-BATCH_BYTES: int = 1_000_000
-"""Maximum number of bytes per request, unless a single message is larger."""
 _KEPT = 100.0
 """Extra seconds to keep a batch after its messages could have expired."""
-_REMEMBERED = 10_000
-"""Size of each of two sets of remembered messages; the older one is dropped."""
 
 _numbers = itertools.count(1)
 
 
 class Recent:
-    """Remembers which messages were received lately, by a hash of each."""
+    """Remembers which messages were received lately, by a hash of each.
 
-    __slots__ = ("_latest", "_older")
+    Args:
+        size: Size of each of two sets of messages; the older one is dropped.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_latest", "_older", "_size")
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
         self._latest: set[int] = set()
         self._older: set[int] = set()
 
@@ -75,7 +72,7 @@ class Recent:
         if key in self._latest or key in self._older:
             return False
         self._latest.add(key)
-        if len(self._latest) >= _REMEMBERED:
+        if len(self._latest) >= self._size:
             self._older, self._latest = self._latest, set()
         return True
 
@@ -102,6 +99,12 @@ class Terms:
 
     0 means no limit.
     """
+    batch: int = 100
+    """Maximum number of messages per request."""
+    batch_bytes: int = 1_000_000
+    """Maximum number of bytes per request, unless a single message is larger."""
+    quick: float = 0.001
+    """Seconds per message within which a quick reader of a plain channel asks again."""
     recent: Recent = field(default_factory=Recent, compare=False)
     """What was received lately, also by queues that were given up meanwhile."""
 
@@ -272,7 +275,7 @@ class ProcessQueue(Queue):
 
     @override
     def ask(self, now: float) -> list[Call]:
-        call = self._pop(BATCH if self.readers else 0, now)
+        call = self._pop(self._terms.batch if self.readers else 0, now)
         self._sent()
         return [call]
 
@@ -307,7 +310,7 @@ class ProcessQueue(Queue):
                 next(_numbers),
                 self._last,
                 count,
-                BATCH_BYTES,
+                self._terms.batch_bytes,
                 self._terms.expiry,
                 self._drops_old(now),
                 self._kept,

@@ -291,10 +291,13 @@ class QueueEndpoint(Endpoint):
         return 0 if mailbox is None else len(mailbox)
 
     def _connected(self, shard: Shard) -> None:
-        if self._inboxes[shard].connects > 1:
+        again = self._inboxes[shard].connects > 1
+        if again:
             self._layer.counters.count_reconnect()
-        # The server may have restarted without its data.
-        self._flushed(shard)
+        # The server may have restarted without its data. Not after the first connect,
+        # which can come after Django has discarded one of our channels.
+        if again or shard.commands.connects > 1:
+            self._flushed(shard)
 
     def _flushed(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)

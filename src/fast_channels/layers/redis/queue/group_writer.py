@@ -78,8 +78,8 @@ class GroupWriter:
         process: Name of the process.
         members: Returns all pairs that should be in Redis.
         is_member: Returns whether a pair should be in Redis.
-        listed: Called with pairs that Redis has added, except those of groups in
-            ``wrong``, and the epoch in which this was requested.
+        listed: Called with pairs that were added, unless their group is ``wrong``, and
+            the epoch in which that was requested.
         away: Returns whether the shard is known, and logged, to be unreachable.
         timing: When to write.
     """
@@ -101,6 +101,7 @@ class GroupWriter:
         self._prefix = prefix
         self._group_expiry = group_expiry
         self._process = process
+        self._processes = processes_key(prefix)
         self._members = members
         self._is_member = is_member
         self._listed = listed
@@ -160,7 +161,10 @@ class GroupWriter:
         Raises:
             ResponseError: Redis cannot store the group, for a permanent reason.
         """
-        if not (self._behind or self._away()):
+        if self._behind or self._away():
+            # Others get a turn, even if a task joins groups in an endless loop.
+            await asyncio.sleep(0)
+        else:
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[ResponseError | None] = loop.create_future()
             self._waiting.append((self._changes, waiter))
@@ -390,10 +394,6 @@ class GroupWriter:
         for channels in by_group.values():
             words += [len(channels), *channels]
         return [*by_group], [self._key(group) for group in by_group], words
-
-    @property
-    def _processes(self) -> str:
-        return processes_key(self._prefix)
 
     def _key(self, group: str) -> str:
         return group_key(self._prefix, group)

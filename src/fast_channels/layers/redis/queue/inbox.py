@@ -20,50 +20,59 @@ connections. The rules:
 import asyncio
 import logging
 import math
-import random
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.link import Link, Timing
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.progress import Progress, limit_silence
 from fast_channels.layers.redis.scripts import run
-from fast_channels.layers.redis.trouble import is_refusal
 from fast_channels.layers.redis.wire import (
     Connection,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
-    RedisError,
     ResponseError,
     ask,
+    is_refusal,
     pack,
-    read,
 )
-from fast_channels.waking import wake
 
 from .batches import Call, Popped, ProcessQueue, Queue, Terms
 from .plain_queue import PlainQueue
 
-__all__ = ["Inbox", "Popped"]
+__all__ = ["Inbox", "InboxTiming", "Popped"]
 
 _logger = logging.getLogger(__name__)
 
-# Seconds between checks of all queues, which limit how long silent failures last: a
-# lost push, a frozen server. Checks also renew leases.
-_INTERVAL = 5.0
-# Seconds without renewal after which a receiver counts as dead. As leases are renewed
-# at each check, its event loop can be blocked for half a minute.
-_LEASE = 35.0
-# Seconds between attempts to connect: from the first to the second, with jitter.
-_BACKOFF = (0.01, 0.5)
-# Seconds between polls where Redis does not report changes.
-_POLL = 0.1
-# Seconds until Redis is asked again to report changes.
-_TRACK_AGAIN = 60.0
-# Seconds until a queue is read again after a refusal.
-_REFUSED = 0.5
+
+@dataclass(frozen=True, slots=True)
+class InboxTiming(Timing):
+    """When an inbox acts; times are in seconds."""
+
+    check: float = 5.0
+    """Interval between checks of all queues, which also renew leases.
+
+    It limits how long a lost push delays a message.
+    """
+    lease: float = 35.0
+    """Time without a check after which a receiver counts as dead.
+
+    Its event loop can be blocked for half a minute.
+    """
+    poll: float = 0.1
+    """Interval between polls where Redis does not report changes."""
+    track_again: float = 60.0
+    """Time until Redis is asked again to report changes."""
+    refused: float = 0.5
+    """Time until a queue is read again after a refusal."""
+    batch: int = 100
+    """Maximum number of messages per request."""
+    quick: float = 0.001
+    """Time per message within which a quick reader of a plain channel asks again."""
 
 
 class Inbox:
@@ -86,7 +95,10 @@ class Inbox:
         connected: Called after each connect.
         flushed: Called when all keys of the server have been deleted.
         timeout: Seconds without a byte after which a pending reply is given up.
+        timing: When to do the rest; by default the class attribute.
     """
+
+    timing: ClassVar[InboxTiming] = InboxTiming()
 
     def __init__(
         self,
@@ -103,36 +115,37 @@ class Inbox:
         connected: Callable[[], None],
         flushed: Callable[[], None],
         timeout: float,
+        timing: InboxTiming | None = None,
     ) -> None:
         self._connect = connect
         self._commands = commands
         self._name = name
-        self._terms = Terms(prefix, receiver, expiry, _LEASE, max_deliveries)
+        self._timing = timing or self.timing
+        self._terms = Terms(
+            prefix,
+            receiver,
+            expiry,
+            self._timing.lease,
+            max_deliveries,
+            batch=self._timing.batch,
+            quick=self._timing.quick,
+        )
         self._deliver = deliver
         self._waiting = waiting
         self._connected = connected
         self._flushed = flushed
         self._timeout = timeout
         self._queues: dict[str, Queue] = {}
-        self._task: asyncio.Task[None] | None = None
-        # Timeout around the use of the connections, which expires to drop them.
-        self._reading: asyncio.Timeout | None = None
-        # Future that the task waits on while no queue has changed.
-        self._sleeper: asyncio.Future[None] | None = None
         # Whether Redis reports changes on these connections, and whether its refusal
         # was logged.
         self._tracks = False
         self._refusal_logged = False
-        # When the connection for changes last received anything, and when it last sent
-        # a PING.
-        self._heard = self._pinged = 0.0
         # When to check all queues next, changed or not.
         self._next_check = 0.0
         # Whether to send scripts in full, as the server does not know them.
         self._whole_scripts = False
-        # Whether all requests on this connection have succeeded.
-        self._works = False
         self._outage = Outage(_logger, name, "read")
+        self._link = Link(self._use, timing=self._timing, outage=self._outage)
         # Earliest time to ask again after a refusal that does not depend on the queue.
         self._ask_again = 0.0
         # Outages of single queues: Redis denies access, or the key has another type.
@@ -169,22 +182,15 @@ class Inbox:
 
     def wake(self) -> None:
         """Check the queues soon."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        elif self._sleeper is not None:
-            wake(self._sleeper)
+        self._link.wake()
 
     def reconnect(self) -> None:
         """Reopen the connections."""
-        if self._reading is not None and not self._reading.expired():
-            self._reading.reschedule(0)
+        self._link.drop()
 
     async def stop(self) -> None:
         """Stop reading; nothing is delivered after that."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._link.close()
 
     async def close(self) -> None:
         """Stop reading, and give back messages that were not handled, if possible."""
@@ -206,91 +212,49 @@ class Inbox:
     def _make_queue(self, name: str) -> Queue:
         if name.endswith("!"):
             return ProcessQueue(name, self._terms)
-        return PlainQueue(name, self._terms, self._waiting, self._wake_if_open)
-
-    def _wake_if_open(self) -> None:
-        # After close() an acknowledgement is useless: the message was given back.
-        if self._task is not None:
-            self.wake()
+        return PlainQueue(name, self._terms, self._waiting, self._link.resume)
 
     # The task
 
-    async def _run(self) -> None:
-        """Connect and read; reconnect after each failure."""
-        delay, longest = _BACKOFF
-        while True:
-            self._works = False
-            reading = self._reading = asyncio.timeout(None)
-            try:
-                async with reading:
-                    await self._read()
-            except (RedisError, OSError, RuntimeError) as exc:
-                # uvloop raises RuntimeError for a closed transport.
-                if not reading.expired():
-                    self._outage.begin(exc)
-            except Exception:
-                # A bug in this library, but reading goes on.
-                _logger.exception("%s cannot be read", self._name)
-            finally:
-                self._reading = None
-            if self._works:
-                delay = _BACKOFF[0]
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 # jitter
-            delay = min(2 * delay, longest)
-
-    async def _read(self) -> None:
-        """Connect, and read until the connection breaks."""
+    async def _use(self) -> None:
+        """Connect, and read until a connection breaks."""
         pops, changes = self._connect(), self._connect()
+        self._link.own(pops, changes)
+        async with asyncio.timeout(self._timeout):
+            await self._open(pops, changes)
         listener: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._open(pops, changes)
-            if self._tracks:
-                listener = asyncio.create_task(self._listen(changes))
-            for queue in self._queues.values():
-                queue.reconnected()
-            self._heard = self._pinged = loop.time()
-            self._next_check = self._heard + _INTERVAL
-            self.connects += 1
-            self._connected()
-            await self._serve(pops, changes, listener)
-        finally:
-            # It is if a bare loop.close() left this to the garbage collector.
-            if not loop.is_closed():
-                # First, because this cannot be interrupted: it does not wait.
-                for connection in (pops, changes):
-                    await connection.disconnect(nowait=True)
-                if listener is not None:
-                    listener.cancel()
-                    await asyncio.gather(listener, return_exceptions=True)
+        if self._tracks:
+            listener = self._link.spawn(self._listen(changes))
+            self._link.spawn(self._link.keep_alive(changes, Progress(changes)))
+        for queue in self._queues.values():
+            queue.reconnected()
+        self._next_check = asyncio.get_running_loop().time() + self._timing.check
+        self.connects += 1
+        self._connected()
+        await self._serve(pops, listener)
 
     async def _serve(
-        self,
-        pops: Connection,
-        changes: Connection,
-        listener: "asyncio.Task[None] | None",
+        self, pops: Connection, listener: "asyncio.Task[None] | None"
     ) -> None:
-        """Send the requests that are due, until the connection breaks."""
+        """Send the requests that are due, until a connection breaks."""
         loop = asyncio.get_running_loop()
-        track_again = loop.time() + _TRACK_AGAIN
+        track_again = loop.time() + self._timing.track_again
         progress = Progress(pops)
         while listener is None or not listener.done():
             now = loop.time()
             if now >= self._next_check:
-                await self._check(changes)
+                self._check(now)
             due = [queue for queue in self._queues.values() if queue.due(now)]
             if due:
-                async with limit_silence(progress, self._timeout):
+                async with limit_silence(progress, self._timeout, self._timing.grace):
                     await self._exchange(pops, due)
                 continue
             if now >= self._ask_again:
-                self._works = True
-                self._outage.end()
+                self._link.works()
             if listener is None and now >= track_again:
                 # Reconnect, as Redis may report changes by now.
                 return
-            await self._sleep(listener, now)
+            await self._sleep(now, polls=listener is None)
         await listener
 
     async def _open(self, pops: Connection, changes: Connection) -> None:
@@ -298,7 +262,10 @@ class Inbox:
         await pops.connect()
         await changes.connect()
         try:
-            await self._track(pops, changes)
+            told = await ask(changes, "CLIENT", "ID")
+            await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
+            # NOLOOP: skip notifications for keys that this connection pops.
+            await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
             self._tracks = True
             self._refusal_logged = False
         except ResponseError as exc:
@@ -315,21 +282,14 @@ class Inbox:
                     "every %s seconds",
                     self._name,
                     exc,
-                    _POLL,
+                    self._timing.poll,
                 )
-
-    async def _track(self, pops: Connection, changes: Connection) -> None:
-        told = await ask(changes, "CLIENT", "ID")
-        await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
-        # NOLOOP: skip notifications for keys that this connection pops.
-        await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
 
     async def _listen(self, changes: Connection) -> None:
         """Record which queues change, until the connection breaks."""
         loop = asyncio.get_running_loop()
         while True:
-            push = await read(changes)
-            self._heard = loop.time()
+            push = await changes.read_response(disconnect_on_error=False)
             if push[0] != b"message":
                 continue
             if push[2] is None:
@@ -341,9 +301,9 @@ class Inbox:
             for name in names:
                 queue = self._queues.get(name)
                 if queue is not None:
-                    queue.note_change(self._heard)
-                    if queue.readers and self._sleeper is not None:
-                        wake(self._sleeper)
+                    queue.note_change(loop.time())
+                    if queue.readers:
+                        self._link.resume()
 
     # Requests
 
@@ -398,7 +358,7 @@ class Inbox:
                 "them has died, or has not reached Redis for %s seconds",
                 queue.recovered,
                 queue.name,
-                _LEASE,
+                self._terms.lease,
             )
         if queue.dead_letters:
             _logger.error(
@@ -419,7 +379,7 @@ class Inbox:
             self._whole_scripts = True
         elif "WRONGTYPE" in str(error) or _is_about_keys(error):
             # Asking again soon would not help, but other queues can be read.
-            queue.ask_again = now + _INTERVAL
+            queue.ask_again = now + self._timing.check
             use = f"asked for channel {queue.name!r}"
             refused = self._refused.setdefault(
                 queue.name, Outage(_logger, self._name, use)
@@ -428,7 +388,7 @@ class Inbox:
         elif is_refusal(error) and not isinstance(
             error, ReadOnlyError | MasterDownError
         ):
-            queue.ask_again = self._ask_again = now + _REFUSED
+            queue.ask_again = self._ask_again = now + self._timing.refused
             self._outage.begin(error)
         else:
             # Another server is the master, or a new connection may help.
@@ -439,48 +399,31 @@ class Inbox:
 
     # Waiting
 
-    async def _sleep(self, listener: "asyncio.Task[None] | None", now: float) -> None:
+    async def _sleep(self, now: float, *, polls: bool) -> None:
         """Wait until a queue changes, a reader comes, or the next request is due.
 
         Args:
-            listener: Ends when the connection has broken.
             now: The time at which no queue was due.
+            polls: Whether queues can change without a report of Redis.
         """
-        loop = asyncio.get_running_loop()
-        sleeper = self._sleeper = loop.create_future()
-
-        def stop(_: object = None) -> None:
-            if not sleeper.done():
-                sleeper.set_result(None)
-
         times = [queue.ask_again for queue in self._queues.values()]
         until = min([each for each in times if each > now], default=math.inf)
         until = min(until, self._next_check)
-        if listener is None:
-            until = min(until, now + _POLL)
-        timer = loop.call_at(until, stop)
-        if listener is not None:
-            listener.add_done_callback(stop)
+        if polls:
+            until = min(until, now + self._timing.poll)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(until, self._link.resume)
         try:
-            await sleeper
+            await self._link.sleeper()
         finally:
-            self._sleeper = None
             timer.cancel()
-            if listener is not None:
-                listener.remove_done_callback(stop)
-        if listener is None:
+        if polls:
             for queue in self._queues.values():
                 queue.changed = True
 
-    async def _check(self, changes: Connection) -> None:
-        """Check all queues, and whether the server still answers."""
-        now = asyncio.get_running_loop().time()
-        if self._tracks:
-            if self._heard < self._pinged:
-                raise TimeoutError(f"it did not answer for {_INTERVAL} seconds")
-            self._pinged = now
-            await changes.send_command("PING", check_health=False)
-        self._next_check = now + _INTERVAL
+    def _check(self, now: float) -> None:
+        """Check all queues, changed or not, and forget those that are not in use."""
+        self._next_check = now + self._timing.check
         for name, queue in list(self._queues.items()):
             queue.changed = queue.checks = True
             if queue.idle:

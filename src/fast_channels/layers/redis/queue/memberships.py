@@ -87,6 +87,9 @@ class Memberships:
         """
         if self.note_joined(group, channel):
             await self._writer(group).written(group)
+        else:
+            # Others get a turn, even if a task joins groups in an endless loop.
+            await asyncio.sleep(0)
 
     def note_joined(self, group: str, channel: str, *, by_name: bool = False) -> bool:
         """Add a channel to a group, to be written soon.

@@ -18,12 +18,10 @@ from typing_extensions import override
 
 from fast_channels.layers.redis.scripts import RECOVER, TAKE
 
-from .batches import BATCH, BATCH_BYTES, Call, Outcome, Popped, Queue, Terms
+from .batches import Call, Outcome, Popped, Queue, Terms
 
 __all__ = ["PlainQueue"]
 
-_QUICK = 0.001
-"""Seconds per message within which a quick reader of a plain channel asks again."""
 _DEATHS_KEPT = 86_400.0
 """Seconds to keep the number of receivers that died with a message."""
 _DEAD_LETTERS_KEPT, _MOST_DEAD_LETTERS = 7 * 86_400.0, 1000
@@ -83,9 +81,10 @@ class PlainQueue(Queue):
     def ask(self, now: float) -> list[Call]:
         count = 0
         if self.readers and not self._waiting(self.name):
-            quick = now - self._taken_at < _QUICK * self._ahead
-            self._ahead = min(2 * self._ahead, BATCH) if quick else 1
-            count = min(max(self.readers, self._ahead), BATCH)
+            terms = self._terms
+            quick = now - self._taken_at < terms.quick * self._ahead
+            self._ahead = min(2 * self._ahead, terms.batch) if quick else 1
+            count = min(max(self.readers, self._ahead), terms.batch)
         calls = [self._recover(receiver) for receiver in self.dead]
         calls.append(self._take(count, now))
         if count:
@@ -178,7 +177,7 @@ class PlainQueue(Queue):
                 terms.expiry,
                 self._drops_old(now),
                 count,
-                BATCH_BYTES,
+                terms.batch_bytes,
                 len(self._taken) - len(self._settling),
                 len(done),
                 len(unread),

@@ -1,53 +1,54 @@
 """A Redis that publishes, and that stalls, refuses and breaks as a test asks."""
 
-import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
-from tests.unit.layers.redis.queue.fake_redis import unpack
+from tests.unit.layers.redis.fake_server import NO_PAUSE, FakeConnection, FakeServer
 from tests.waiting import until
 
+# Connects again at once, and makes one attempt at a time.
+ONCE = replace(Subscriber.timing, jitter=NO_PAUSE.jitter, another=1000)
 
-class FakePubSub:
-    """The server: who has subscribed to what, and how it fails."""
+
+class PubSubConnection(FakeConnection):
+    """A connection that can subscribe."""
+
+    def __init__(self, server: "FakeServer[Any]") -> None:
+        super().__init__(server)
+        self.names: dict[str, str] = {}
+        """What it has subscribed to, with the verb."""
+
+    def push(self, name: str, data: bytes) -> int:
+        """Send a message once for each subscription, and return how many there are."""
+        count = 0
+        for subscription, verb in self.names.items():
+            if verb == "SUBSCRIBE" and subscription == name:
+                self.reply([b"message", name.encode(), data])
+            elif verb == "PSUBSCRIBE" and _matches(name, subscription):
+                pattern = subscription.encode()
+                self.reply([b"pmessage", pattern, name.encode(), data])
+            else:
+                continue
+            count += 1
+        return count
+
+
+class FakePubSub(FakeServer[PubSubConnection]):
+    """The server: what is subscribed to, and what it confirms."""
 
     def __init__(self) -> None:
-        self.connections: list[Connection] = []
-        # When each attempt to connect was made.
-        self.attempts: list[float] = []
-        # Each command but PING, and how many writes and PINGs there were.
-        self.told: list[list[str]] = []
-        self.writes = 0
-        self.pings = 0
+        super().__init__(PubSubConnection)
         # Whether confirmations are held back, and those that are.
         self.holds = False
-        self.held: deque[tuple[Connection, list[Any]]] = deque()
+        self.held: deque[tuple[PubSubConnection, list[Any]]] = deque()
         # Names that are refused, and what the answer is.
         self.forbidden: dict[str, Exception] = {}
-        # Whether nobody can connect; how the next attempts fail, and the next writes.
-        self.unreachable = False
-        self.refusals: deque[BaseException] = deque()
-        self.broken_writes: deque[BaseException] = deque()
-        # At which of "connect", "send" and "pong" it stalls for ever.
-        self.stalls: set[str] = set()
-        # How many wait for it at this moment.
-        self.stalled = 0
-
-    def connect(self) -> AbstractConnection:
-        # What is used of redis-py's connections is all there is.
-        return cast("AbstractConnection", Connection(self))
-
-    @property
-    def open(self) -> list["Connection"]:
-        """The connections that are open."""
-        return [connection for connection in self.connections if connection.open]
 
     @property
     def subscribed(self) -> list[str]:
@@ -65,118 +66,27 @@ class FakePubSub:
             connection, reply = self.held.popleft()
             connection.reply(reply)
 
-    def cut(self, error: BaseException | None = None) -> None:
-        """Break all connections, as a reader sees it."""
-        for connection in self.open:
-            connection.reply(error or RedisConnectionError("the line was cut"))
-
-    async def stall(self, where: str) -> None:
-        if where in self.stalls:
-            self.stalled += 1
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                self.stalled -= 1
-
-
-class Connection:
-    """Stands in for a connection of redis-py."""
-
-    def __init__(self, server: FakePubSub) -> None:
-        self.server = server
-        self.open = False
-        self.names: dict[str, str] = {}
-        """What it has subscribed to, with the verb."""
-        self._replies: asyncio.Queue[Any] = asyncio.Queue()
-        # What redis-py reads from: fed with every reply, and never read.
-        self._reader = asyncio.StreamReader()
-
-    @property
-    def is_connected(self) -> bool:
-        return self.open
-
-    def reply(self, reply: Any) -> None:
-        """Send a reply, or break as a reader sees it."""
-        self._reader.feed_data(b"?")
-        self._replies.put_nowait(reply)
-
-    def send_part(self) -> None:
-        """Send some bytes of a reply whose end is still to come."""
-        self._reader.feed_data(b"?")
-
-    async def connect(self) -> None:
-        self.server.attempts.append(asyncio.get_running_loop().time())
-        await self.server.stall("connect")
-        if self.server.unreachable:
-            raise RedisConnectionError("refused")
-        if self.server.refusals:
-            raise self.server.refusals.popleft()
-        self.server.connections.append(self)
-        self.open = True
-
-    async def disconnect(self, nowait: bool) -> None:
-        assert nowait
-        self.open = False
-
-    async def send_command(self, *command: str, check_health: bool) -> None:
-        assert command == ("PING",)
-        assert not check_health
-        await self.server.stall("send")
-        self.server.pings += 1
-        if "pong" not in self.server.stalls:
-            # As Redis answers whoever has subscribed to something, and who has not.
-            self.reply([b"pong", b""] if self.names else b"PONG")
-
-    async def send_packed_command(self, command: bytes, check_health: bool) -> None:
-        assert self.open
-        assert not check_health
-        self.server.writes += 1
-        await self.server.stall("send")
-        if self.server.broken_writes:
-            raise self.server.broken_writes.popleft()
-        for words in unpack(command):
-            self._obey(words)
-
-    async def read_response(self, disconnect_on_error: bool) -> Any:
-        assert not disconnect_on_error
-        reply = await self._replies.get()
-        if isinstance(reply, BaseException):
-            raise reply
-        return reply
-
-    def push(self, name: str, data: bytes) -> int:
-        """Send a message once for each subscription, and return how many there are."""
-        count = 0
-        for subscription, verb in self.names.items():
-            if verb == "SUBSCRIBE" and subscription == name:
-                self.reply([b"message", name.encode(), data])
-            elif verb == "PSUBSCRIBE" and _matches(name, subscription):
-                pattern = subscription.encode()
-                self.reply([b"pmessage", pattern, name.encode(), data])
-            else:
-                continue
-            count += 1
-        return count
-
-    def _obey(self, words: list[bytes]) -> None:
+    def answer(self, connection: PubSubConnection, words: list[bytes]) -> list[Any]:
         verb, *names = [word.decode(errors="replace") for word in words]
-        self.server.told.append([verb, *names])
         if verb == "PUBLISH":
-            self.reply(self.server.publish(names[0], words[2]))
-            return
-        for name in self.server.forbidden.keys() & {*names}:
-            self.reply(self.server.forbidden[name])
-            return
+            return [self.publish(names[0], words[2])]
+        if verb == "PING":
+            # As Redis answers clients that have subscribed to something, and others.
+            return [[b"pong", b""] if connection.names else b"PONG"]
+        for name in self.forbidden.keys() & {*names}:
+            return [self.forbidden[name]]
+        replies: list[Any] = []
         for name in names:
             if verb.startswith(("UN", "PUN")):
-                self.names.pop(name, None)
+                connection.names.pop(name, None)
             else:
-                self.names[name] = verb
-            reply = [verb.lower().encode(), name.encode(), len(self.names)]
-            if self.server.holds:
-                self.server.held.append((self, reply))
+                connection.names[name] = verb
+            reply = [verb.lower().encode(), name.encode(), len(connection.names)]
+            if self.holds:
+                self.held.append((connection, reply))
             else:
-                self.reply(reply)
+                replies.append(reply)
+        return replies
 
 
 class Log:
@@ -200,7 +110,7 @@ class Log:
 
 @asynccontextmanager
 async def subscribing(
-    server: FakePubSub, log: Log, *, timeout: float = 10
+    server: FakePubSub, log: Log, timing: Timing = ONCE
 ) -> AsyncGenerator[Subscriber]:
     """Make a subscriber, and expect that it leaves no connection when it is closed."""
     subscriber = Subscriber(
@@ -209,7 +119,8 @@ async def subscribing(
         received=log.received,
         lost=log.lost,
         restored=log.restored,
-        timeout=timeout,
+        timeout=10,
+        timing=timing,
     )
     try:
         yield subscriber

@@ -5,22 +5,23 @@ import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.notices import Notice
-from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
+from fast_channels.layers.redis import RedisPubSubChannelLayer
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub import endpoint as module
-from fast_channels.layers.redis.pubsub import subscriber
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
+from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts
 from tests.waiting import turn, until
 
-from .fake_pubsub import FakePubSub
+from .fake_pubsub import ONCE, FakePubSub
 
 OWN = "asgispecific.me.1!"
 SENTINEL = {"sentinels": [("127.0.0.1", 26379)], "master_name": "main"}
@@ -29,11 +30,9 @@ TWO_HOSTS = ["redis://one", "redis://two"]
 VERY_MANY = [f"group{number}" for number in range(50)]
 
 
-@pytest.fixture(autouse=True)
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once, and once at a time."""
-    monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
-    monkeypatch.setattr(attempts, "_AGAIN", 1000)
+@pytest.fixture
+def timing() -> Timing:
+    return ONCE
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakePubSub]:
+def hosts(monkeypatch: pytest.MonkeyPatch, timing: Timing) -> FakeHosts[FakePubSub]:
+    monkeypatch.setattr(Subscriber, "timing", timing)
     return FakeHosts(monkeypatch, FakePubSub)
 
 
@@ -483,11 +483,11 @@ async def test_reconnects_of_all_hosts_are_counted(
         assert layer.counters.reconnects == 2 * count
 
 
+@pytest.mark.parametrize("timing", [replace(ONCE, patience=0.2)])
 async def test_silent_server_is_waited_for_once(
     endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Joining more groups does not wait again."""
-    monkeypatch.setattr(subscriber, "_PATIENCE", 0.2)
     await endpoint.join("room", "a")
     server.holds = True
     begun = asyncio.get_running_loop().time()
@@ -505,13 +505,12 @@ async def test_silent_server_is_waited_for_once(
     await until(lambda: len(server.subscribed) == 22)
 
 
+# The grace is as long as this test takes: only what is read ends the waiting.
+@pytest.mark.parametrize("timing", [replace(ONCE, patience=0.05, grace=60)])
 async def test_confirmation_that_came_in_time_is_waited_for(
-    endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+    endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
     """The event loop was blocked when it arrived."""
-    monkeypatch.setattr(subscriber, "_PATIENCE", 0.05)
-    # As long as this test takes: only what is read ends the waiting.
-    monkeypatch.setattr(subscriber, "_GRACE", 60)
     await endpoint.join("room", "a")
     server.holds = True
     joining = asyncio.create_task(endpoint.join("first", "a"))

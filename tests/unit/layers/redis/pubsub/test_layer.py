@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis import RedisPubSubChannelLayer, attempts
+from fast_channels.layers.redis import RedisPubSubChannelLayer
 from fast_channels.layers.redis.pubsub import endpoint as pubsub_client
-from fast_channels.layers.redis.pubsub import subscriber
+from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from fast_channels.layers.serializers import MsgPackSerializer
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts
 from tests.waiting import turn, until
 
-from .fake_pubsub import FakePubSub
+from .fake_pubsub import ONCE, FakePubSub
 
 MESSAGE = {"type": "test.message"}
 
 
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakePubSub]:
-    monkeypatch.setattr(subscriber, "_BACKOFF", (0, 0))
-    monkeypatch.setattr(attempts, "_AGAIN", 1000)
+    monkeypatch.setattr(Subscriber, "timing", ONCE)
     return FakeHosts(monkeypatch, FakePubSub)
 
 

@@ -1,27 +1,23 @@
-"""The rules of the subscriber, on a server that does as it is told."""
+"""The rules of the subscriber, on a server that does as a test asks."""
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 
-from fast_channels.layers.redis import attempts
-from fast_channels.layers.redis.pubsub import subscriber as module
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub.subscriber import Pattern, Subscriber
+from fast_channels.layers.redis.wire import NoPermissionError, RedisConnectionError
 from tests.waiting import turn, until
 
-from .fake_pubsub import FakePubSub, Log, hear, subscribing
+from .fake_pubsub import ONCE, FakePubSub, Log, hear, subscribing
 
 PATTERN = Pattern("p*")
-
-
-@pytest.fixture(autouse=True)
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once, and once at a time."""
-    monkeypatch.setattr(module, "_BACKOFF", (0, 0))
-    monkeypatch.setattr(attempts, "_AGAIN", 1000)
+CANNOT = "redis-1 cannot be listened to"
+TRYING = "trying again until it can"
 
 
 @pytest.fixture
@@ -35,18 +31,24 @@ def log() -> Log:
 
 
 @pytest.fixture
-async def subscriber(server: FakePubSub, log: Log) -> AsyncIterator[Subscriber]:
-    async with subscribing(server, log) as subscriber:
+def timing() -> Timing:
+    return ONCE
+
+
+@pytest.fixture
+async def subscriber(
+    server: FakePubSub, log: Log, timing: Timing
+) -> AsyncIterator[Subscriber]:
+    async with subscribing(server, log, timing) as subscriber:
         yield subscriber
 
 
 # 1. What is wanted is the truth
 
 
-async def test_connects_when_somebody_wants_to_listen(
+async def test_it_connects_for_the_first_name_and_hears_messages_in_order(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
-    """Nothing is connected before; then messages come in order, with their names."""
     await turn()
     assert server.attempts == []
     await hear(subscriber, "a", PATTERN)
@@ -57,13 +59,12 @@ async def test_connects_when_somebody_wants_to_listen(
     assert (len(server.connections), subscriber.connects) == (1, 1)
 
 
-async def test_changes_of_one_turn_leave_together(
+async def test_changes_of_one_turn_leave_in_one_command_of_each_kind(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """What changes in one turn is one command of each kind, in one write."""
     await hear(subscriber, "a", PATTERN, "b")
     assert server.told == [["SUBSCRIBE", "a", "b"], ["PSUBSCRIBE", "p*"]]
-    assert server.writes == 1
+    assert len(server.writes) == 1
     server.told.clear()
     for name in ("a", PATTERN, "b"):
         subscriber.ignore(name)
@@ -74,14 +75,13 @@ async def test_changes_of_one_turn_leave_together(
         ["UNSUBSCRIBE", "a", "b"],
         ["PUNSUBSCRIBE", "p*"],
     ]
-    assert server.writes == 2
+    assert len(server.writes) == 2
     assert server.subscribed == ["c", "d", "q*"]
 
 
-async def test_many_names_are_several_commands(
+async def test_a_command_has_at_most_a_thousand_names(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """A command has at most a thousand names."""
     names = [f"name{number}" for number in range(2500)]
     await hear(subscriber, *names)
     for name in names:
@@ -91,28 +91,27 @@ async def test_many_names_are_several_commands(
         *(("SUBSCRIBE", count) for count in (1000, 1000, 500)),
         *(("UNSUBSCRIBE", count) for count in (1000, 1000, 500)),
     ]
-    assert server.writes == 2
+    assert len(server.writes) == 2
 
 
-async def test_others_get_their_turn_between_names(
-    server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+async def test_other_tasks_run_while_very_many_names_are_sent(
+    server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """Very many names are sent in several turns of the event loop."""
-    monkeypatch.setattr(module, "_TURN", 5)
-    names = [f"name{number}" for number in range(12)]
+    names = [f"name{number}" for number in range(20_001)]
     for change in (subscriber.listen, subscriber.ignore):
         for name in names:
             change(name)
-        before, turns = server.writes, 0
-        while server.writes < before + 3:
+        before, turns = len(server.writes), 0
+        while len(server.writes) < before + 3:
             await asyncio.sleep(0)
-            turns += server.writes > before
+            turns += len(server.writes) > before
         assert turns >= 3
     await until(lambda: not server.subscribed)
 
 
-async def test_names_are_counted(server: FakePubSub, subscriber: Subscriber) -> None:
-    """A name is listened to until nobody wants it, and the server is told once."""
+async def test_a_name_is_subscribed_to_until_its_last_listener_has_left(
+    server: FakePubSub, subscriber: Subscriber
+) -> None:
     await hear(subscriber, "a", "b", "a")
     for name in ("a", "unknown"):
         subscriber.ignore(name)
@@ -128,10 +127,10 @@ async def test_names_are_counted(server: FakePubSub, subscriber: Subscriber) -> 
 # 2. Confirmations
 
 
-async def test_pending_until_confirmed(
+async def test_all_who_wait_for_a_name_share_a_future(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """All who wait for a name share a future, resolved when the server confirms."""
+    """It is resolved when the server confirms."""
     server.holds = True
     assert subscriber.pending("a") is None
     subscriber.listen("a")
@@ -145,10 +144,9 @@ async def test_pending_until_confirmed(
     assert subscriber.pending("a") is None
 
 
-async def test_pending_until_the_last_change_is_confirmed(
+async def test_the_last_change_of_a_name_is_waited_for(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """Who left and joined again waits for the second confirmation, not for older."""
     server.holds = True
     changes = [subscriber.listen, subscriber.ignore, subscriber.listen]
     for count, change in enumerate(changes):
@@ -164,10 +162,9 @@ async def test_pending_until_the_last_change_is_confirmed(
     assert subscriber.pending("a") is None
 
 
-async def test_confirmation_of_leaving_is_none_of_joining(
+async def test_the_confirmation_of_leaving_does_not_confirm_joining(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """Who joins again as the server confirms that it has left waits for another."""
     await hear(subscriber, "a")
     server.holds = True
     subscriber.ignore("a")
@@ -182,10 +179,9 @@ async def test_confirmation_of_leaving_is_none_of_joining(
     await pending
 
 
-async def test_waiting_for_what_is_unwanted_ends(
+async def test_waiting_for_a_name_ends_when_its_last_listener_has_left(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
-    """Who waits for a name that nobody wants any more waits no longer."""
     server.holds = True
     subscriber.listen("a")
     pending = subscriber.pending("a")
@@ -196,13 +192,198 @@ async def test_waiting_for_what_is_unwanted_ends(
     assert subscriber.pending("a") is None
 
 
-# 3. What goes wrong is in test_subscriber_connection.py. 4. Messages
+# 3. Another connection
 
 
-async def test_others_get_their_turn(
+@pytest.mark.parametrize("breaks", [True, False], ids=["broken", "dropped"])
+async def test_the_next_connection_hears_all_that_is_wanted_by_then(
+    server: FakePubSub,
+    subscriber: Subscriber,
+    log: Log,
+    breaks: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was done on purpose is not logged."""
+    await hear(subscriber, "a", "b", PATTERN)
+    server.told.clear()
+    if breaks:
+        server.cut()
+    else:
+        subscriber.reconnect()
+    subscriber.ignore("b")
+    subscriber.listen("c")
+    await until(lambda: log.events == ["lost", "restored"])
+    assert server.told[-2:] == [["SUBSCRIBE", "a", "c"], ["PSUBSCRIBE", "p*"]]
+    assert server.subscribed == ["a", "c", "p*"]
+    assert subscriber.connects == 2
+    assert caplog.messages == breaks * [
+        f"{CANNOT}: the line was cut; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
+
+
+async def test_names_whose_command_was_lost_are_heard_on_the_next_connection(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
-    """A flood of messages stops other tasks for 64 of them at a time."""
+    await hear(subscriber, "a")
+    server.broken_writes.append(RedisConnectionError("cut"))
+    await hear(subscriber, "b")
+    assert server.subscribed == ["a", "b"]
+    assert log.events == ["lost", "restored"]
+
+
+async def test_a_connection_that_never_heard_everything_is_not_lost(
+    server: FakePubSub, subscriber: Subscriber, log: Log
+) -> None:
+    server.holds = True
+    subscriber.listen("a")
+    pending = subscriber.pending("a")
+    assert pending is not None
+    await until(lambda: server.held)
+    server.holds = False
+    server.cut()
+    await pending
+    assert log.events == ["restored"]
+
+
+async def test_a_subscription_that_is_refused_is_an_outage(
+    server: FakePubSub, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often a server refuses, the log has one record of it, and its reason."""
+    server.forbidden["a"] = NoPermissionError("no permission")
+    subscriber.listen("a")
+    await until(lambda: len(server.attempts) >= 50)
+    assert subscriber.away
+    server.forbidden.clear()
+    await until(lambda: subscriber.pending("a") is None)
+    assert not subscriber.away
+    assert caplog.messages == [
+        f"{CANNOT}: no permission; {TRYING}",
+        "redis-1 can be listened to again",
+    ]
+
+
+async def test_a_server_that_is_back_is_not_away_with_nothing_to_listen_to(
+    server: FakePubSub, subscriber: Subscriber
+) -> None:
+    await hear(subscriber, "a")
+    server.stalls.add("connect")
+    server.refusals.append(RedisConnectionError("refused"))
+    server.cut()
+    await until(lambda: server.stalled)
+    assert subscriber.away
+    subscriber.ignore("a")
+    server.stalls.clear()
+    subscriber.reconnect()
+    await until(lambda: subscriber.connects == 2)
+    await turn()
+    assert not subscriber.away
+
+
+async def test_a_message_that_cannot_be_handled_stops_no_other(
+    server: FakePubSub,
+    subscriber: Subscriber,
+    log: Log,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A bug is logged with its traceback, and what comes later arrives."""
+
+    def react(data: str) -> None:
+        if data == "poison":
+            raise ValueError(data)
+
+    log.react = react
+    await hear(subscriber, "a")
+    server.publish("a", b"poison")
+    await until(lambda: "restored" in log.events)
+    server.publish("a", b"good")
+    await until(lambda: "a: good" in log.events)
+    assert caplog.messages[0] == f"{CANNOT}: poison; {TRYING}"
+    assert caplog.records[0].exc_info is not None
+
+
+def keep_busy(_: str) -> None:
+    """Block the event loop for a while."""
+    end = time.monotonic() + 0.0003
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.parametrize("timing", [replace(ONCE, idle=0, patience=0.01, grace=0.01)])
+async def test_a_server_is_not_silent_while_its_messages_are_still_to_be_read(
+    server: FakePubSub, subscriber: Subscriber, log: Log
+) -> None:
+    server.silent.add("PING")
+    log.react = keep_busy
+    subscriber.listen("a")
+    await until(lambda: server.subscribed)
+    for _ in range(1000):
+        server.publish("a", b"")
+    await until(lambda: len(log.events) >= 1000)
+    assert server.asked("PING")
+    assert len(server.attempts) == 1
+
+
+@pytest.mark.parametrize("timing", [replace(ONCE, idle=0.02, patience=0.03)])
+@pytest.mark.parametrize("names", [["a"], []], ids=["subscribed", "not subscribed"])
+async def test_a_server_that_answers_is_kept_whatever_form_its_answer_has(
+    server: FakePubSub, subscriber: Subscriber, names: list[str]
+) -> None:
+    await hear(subscriber, "a")
+    if not names:
+        subscriber.ignore("a")
+    await until(lambda: len(server.asked("PING")) >= 3)
+    assert server.subscribed == names
+    assert len(server.attempts) == 1
+
+
+@pytest.mark.parametrize("timing", [replace(ONCE, patience=0.03)])
+async def test_a_server_that_owes_a_confirmation_is_away_until_it_is_heard(
+    server: FakePubSub, subscriber: Subscriber
+) -> None:
+    await hear(subscriber, "a")
+    assert not subscriber.away
+    server.holds = True
+    subscriber.listen("b")
+    await until(lambda: subscriber.away)
+    # The next one has not to wait as long.
+    subscriber.listen("c")
+    assert subscriber.away
+    await until(lambda: len(server.held) == 2)
+    server.connection.send_part()
+    assert not subscriber.away
+    server.release(2)
+    await until(lambda: subscriber.pending("c") is None)
+    assert not subscriber.away
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_close_ends_all_waiting_and_listening(
+    server: FakePubSub, subscriber: Subscriber, refused: bool
+) -> None:
+    """The subscriber can be used again."""
+    server.holds = True
+    server.unreachable = refused
+    subscriber.listen("a")
+    pending = subscriber.pending("a")
+    assert pending is not None
+    await until(lambda: server.subscribed or subscriber.away)
+    await subscriber.close()
+    await pending
+    assert server.open == []
+    assert subscriber.pending("a") is None
+
+    server.holds = server.unreachable = False
+    await hear(subscriber, "b")
+    assert server.subscribed == ["b"]
+
+
+# 4. Messages
+
+
+async def test_other_tasks_run_after_64_messages(
+    server: FakePubSub, subscriber: Subscriber, log: Log
+) -> None:
     await hear(subscriber, "a")
     for number in range(200):
         server.publish("a", b"%d" % number)
@@ -213,88 +394,3 @@ async def test_others_get_their_turn(
     steps = [b - a for a, b in itertools.pairwise(seen)]
     assert max(steps) <= 64
     assert log.events == [f"a: {number}" for number in range(200)]
-
-
-# What it is told to do with its connection
-
-STATES: dict[str, set[str]] = {
-    "connecting": {"connect"},
-    "telling": {"send"},
-    "listening": set(),
-}
-
-
-@pytest.mark.parametrize("stalls", STATES.values(), ids=STATES)
-async def test_reconnect(
-    server: FakePubSub,
-    subscriber: Subscriber,
-    stalls: set[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Another connection takes the place of one in any state; nobody is warned."""
-    server.stalls = stalls.copy()
-    subscriber.listen("a")
-    await until(lambda: server.stalled or server.subscribed)
-    server.stalls.clear()
-    for _ in range(2):
-        subscriber.reconnect()
-    await until(lambda: len(server.attempts) == 2)
-    await until(lambda: subscriber.pending("a") is None)
-    assert server.subscribed == ["a"]
-    assert len(server.attempts) == 2
-    assert caplog.messages == []
-
-
-async def test_reconnect_without_a_connection(
-    server: FakePubSub, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before it connects, and while it waits to connect again, nothing is to do."""
-    subscriber.reconnect()
-    await turn()
-    assert server.attempts == []
-    monkeypatch.setattr(module, "_BACKOFF", (0.01, 0.01))
-    server.refusals.append(RedisConnectionError("refused"))
-    subscriber.listen("a")
-    await until(lambda: subscriber.away)
-    subscriber.reconnect()
-    await until(lambda: subscriber.pending("a") is None)
-    assert len(server.attempts) == 2
-
-
-@pytest.mark.parametrize(
-    "stalls", [*STATES.values(), None], ids=[*STATES, "waiting to connect again"]
-)
-async def test_close(
-    server: FakePubSub,
-    subscriber: Subscriber,
-    monkeypatch: pytest.MonkeyPatch,
-    stalls: set[str] | None,
-) -> None:
-    """Whatever it is at, it ends and nobody waits any more; it can be used again."""
-    server.holds = True
-    if stalls is None:
-        monkeypatch.setattr(module, "_BACKOFF", (100, 100))
-        server.refusals.append(RedisConnectionError("refused"))
-    server.stalls = stalls or set()
-    subscriber.listen("a")
-    pending = subscriber.pending("a")
-    assert pending is not None
-    await until(lambda: server.stalled or server.subscribed or subscriber.away)
-    await subscriber.close()
-    await pending
-    assert server.open == []
-    assert subscriber.pending("a") is None
-
-    server.holds = False
-    server.stalls = set()
-    await hear(subscriber, "b")
-    assert server.subscribed == ["b"]
-
-
-async def test_close_at_once(server: FakePubSub, subscriber: Subscriber) -> None:
-    """It may be closed before it was used, and right after."""
-    await subscriber.close()
-    subscriber.listen("a")
-    await subscriber.close()
-    await turn()
-    assert server.attempts == []

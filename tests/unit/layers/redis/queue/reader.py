@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
 
 from fast_channels.layers.redis.commands import CommandConnection
-from fast_channels.layers.redis.queue.inbox import Inbox, Popped
+from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming, Popped
 from tests.waiting import until
 
 from .fake_redis import FakeRedis
@@ -17,7 +17,9 @@ Logged: TypeAlias = Callable[[], list[tuple[int, str]]]
 class Reader:
     """An inbox and what it delivers; its channels are those of one process."""
 
-    def __init__(self, server: FakeRedis, timeout: float) -> None:
+    def __init__(
+        self, server: FakeRedis, timeout: float = 5, timing: InboxTiming = Inbox.timing
+    ) -> None:
         self.got: list[Popped] = []
         # How many messages wait in mailboxes of plain channels.
         self.waiting: dict[str, int] = {}
@@ -40,6 +42,7 @@ class Reader:
             connected=self._connected,
             flushed=self._flushed,
             timeout=timeout,
+            timing=timing,
         )
 
     @property
@@ -59,9 +62,11 @@ class Reader:
 
 
 @contextlib.asynccontextmanager
-async def reading(server: FakeRedis, timeout: float = 5) -> AsyncGenerator[Reader]:
+async def reading(
+    server: FakeRedis, timeout: float = 5, timing: InboxTiming = Inbox.timing
+) -> AsyncGenerator[Reader]:
     """Make an inbox, and expect that it leaves no connection when it is closed."""
-    reader = Reader(server, timeout)
+    reader = Reader(server, timeout, timing)
     try:
         yield reader
     finally:

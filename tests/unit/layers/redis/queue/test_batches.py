@@ -1,10 +1,9 @@
 """What a reader asks Redis for, and what it makes of the replies, on paper."""
 
-import pytest
+from dataclasses import replace
 
 from fast_channels.layers.redis.keys import private_key
-from fast_channels.layers.redis.queue import batches
-from fast_channels.layers.redis.queue.batches import Popped, ProcessQueue, Terms
+from fast_channels.layers.redis.queue.batches import Popped, ProcessQueue, Recent, Terms
 from fast_channels.layers.redis.queue.plain_queue import PlainQueue
 
 
@@ -50,12 +49,9 @@ def test_what_was_received_outlives_its_queue() -> None:
     assert received(ProcessQueue("other!", terms), 3, b"1") == [b"1"]
 
 
-def test_only_the_latest_messages_are_remembered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_only_the_latest_messages_are_remembered() -> None:
     """Memory is bounded: at least so many messages, and at most twice as many."""
-    monkeypatch.setattr(batches, "_REMEMBERED", 2)
-    queue = ProcessQueue("mine!", make_terms())
+    queue = ProcessQueue("mine!", replace(make_terms(), recent=Recent(2)))
     queue.reconnected()
     assert received(queue, 1, b"1", b"2", b"3") == [b"1", b"2", b"3"]
     assert received(queue, 2, b"2", b"3") == []

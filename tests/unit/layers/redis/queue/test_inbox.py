@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from fast_channels.layers.redis.queue import batches, plain_queue
-from fast_channels.layers.redis.queue import inbox as inbox_module
+from fast_channels.layers.redis.queue.inbox import InboxTiming
 from tests.waiting import turn, until
 
 from .fake_redis import Call, FakeRedis
@@ -30,8 +29,9 @@ def numbers(calls: list[Call]) -> list[int]:
 # Rules 1 and 2: messages are popped and delivered while a receiver waits
 
 
-async def test_order(server: FakeRedis, reader: Reader) -> None:
-    """Messages are delivered in order, with the time that they may still wait."""
+async def test_messages_are_delivered_in_order_with_the_time_they_have_left(
+    server: FakeRedis, reader: Reader
+) -> None:
     server.add(MINE, b"1", age=20)
     server.add(MINE, b"2", age=10.5)
     server.add(MINE, b"3")
@@ -43,16 +43,19 @@ async def test_order(server: FakeRedis, reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("age", [3600, -3600], ids=["behind", "ahead"])
-async def test_clocks(server: FakeRedis, idle: Reader, age: float) -> None:
-    """A message cannot have waited for longer than since its queue was empty."""
+async def test_a_message_cannot_be_older_than_the_last_look_at_its_empty_queue(
+    server: FakeRedis, idle: Reader, age: float
+) -> None:
+    """Whatever the clock of its sender shows."""
     server.add(MINE, b"message", age=age)
     await until(lambda: idle.got)
     assert 59 < idle.got[0].left <= 60
     assert [call.arguments[5] for call in server.pops] == ["1", "0"], "drops old ones"
 
 
-async def test_push(server: FakeRedis, idle: Reader) -> None:
-    """A queue is asked for again when Redis says that it has changed, and only then."""
+async def test_a_queue_is_read_again_when_redis_reports_a_change_and_only_then(
+    server: FakeRedis, idle: Reader
+) -> None:
     server.popper.push("asgi:other!")
     await turn()
     assert len(server.pops) == 1
@@ -62,11 +65,12 @@ async def test_push(server: FakeRedis, idle: Reader) -> None:
     await until(lambda: idle.values == [b"1", b"2", b"3"])
     await turn()
     assert len(server.pops) == 3
-    assert server.told["PING"] == []
+    assert server.asked("PING") == []
 
 
-async def test_overtaken(server: FakeRedis, reader: Reader) -> None:
-    """A change of which Redis tells before it replies is not forgotten."""
+async def test_a_change_that_is_reported_before_the_reply_is_not_forgotten(
+    server: FakeRedis, reader: Reader
+) -> None:
     server.silent.add("ZCARD")
     reader.inbox.want("mine!")
     await until(lambda: server.pops)
@@ -78,8 +82,9 @@ async def test_overtaken(server: FakeRedis, reader: Reader) -> None:
     assert reader.got[0].left == 10, "the queue was not seen empty before it came"
 
 
-async def test_flush(server: FakeRedis, idle: Reader) -> None:
-    """All queues are asked for again when all keys have been deleted."""
+async def test_all_queues_are_read_again_when_all_keys_were_deleted(
+    server: FakeRedis, idle: Reader
+) -> None:
     idle.inbox.want("too!")
     await until(lambda: len(server.pops) == 2)
     await turn()
@@ -90,8 +95,9 @@ async def test_flush(server: FakeRedis, idle: Reader) -> None:
     assert numbers(server.pops) == [0] * 4, "there was nothing in them"
 
 
-async def test_unwanted(server: FakeRedis, idle: Reader) -> None:
-    """Nothing is popped from a queue without a waiting receiver."""
+async def test_a_queue_without_readers_is_not_read(
+    server: FakeRedis, idle: Reader
+) -> None:
     idle.inbox.unwant("mine!")
     idle.inbox.unwant("mine!")
     idle.inbox.unwant("never heard of!")
@@ -103,8 +109,7 @@ async def test_unwanted(server: FakeRedis, idle: Reader) -> None:
     await until(lambda: idle.got)
 
 
-async def test_one_round_trip(server: FakeRedis, reader: Reader) -> None:
-    """Queues are asked for together, and waiting for one delays no other."""
+async def test_all_queues_are_read_together(server: FakeRedis, reader: Reader) -> None:
     for name in ("a!", "b!", "c!"):
         server.add(f"asgi:{name}", name.encode())
         reader.inbox.want(name)
@@ -116,11 +121,10 @@ async def test_one_round_trip(server: FakeRedis, reader: Reader) -> None:
 # Batches
 
 
-async def test_batches(
-    server: FakeRedis, reader: Reader, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(batch=2)])
+async def test_each_request_names_the_last_batch_and_none_is_in_vain(
+    server: FakeRedis, reader: Reader
 ) -> None:
-    """Each request says which batch has come, and none is sent in vain."""
-    monkeypatch.setattr(batches, "BATCH", 2)
     server.add(MINE, b"1", b"2", b"3", b"4", b"5")
     reader.inbox.want("mine!")
     await until(lambda: reader.values == [b"1", b"2", b"3", b"4", b"5"])
@@ -130,8 +134,10 @@ async def test_batches(
 
 
 @pytest.mark.parametrize("lost", ["EVALSHA", "ZCARD"])
-async def test_lost_batch(server: FakeRedis, reader: Reader, lost: str) -> None:
-    """A batch that was lost on its way comes again, even if nothing waits for it."""
+async def test_a_batch_that_was_lost_on_its_way_comes_again(
+    server: FakeRedis, reader: Reader, lost: str
+) -> None:
+    """Even if no reader waits for it any more."""
     server.loses.add(lost)
     server.add(MINE, b"1", b"2")
     reader.inbox.want("mine!")
@@ -146,8 +152,9 @@ async def test_lost_batch(server: FakeRedis, reader: Reader, lost: str) -> None:
     assert reader.values == [b"1", b"2", b"3"]
 
 
-async def test_old_data(server: FakeRedis, idle: Reader) -> None:
-    """What a server with older data delivers again is received once."""
+async def test_what_a_server_with_older_data_delivers_again_is_received_once(
+    server: FakeRedis, idle: Reader
+) -> None:
     server.add(MINE, b"1", b"2")
     await until(lambda: len(idle.got) == 2)
     [held] = server.numbers
@@ -192,28 +199,26 @@ async def plain(server: FakeRedis, reader: Reader) -> Reader:
 
 
 @pytest.mark.parametrize(
-    ("quick", "expected"),
-    [(0, [1, 1, 1, 1]), (math.inf, [1, 2, 4, 8, 16, 32, 64, 100, 73])],
+    ("inbox_timing", "expected"),
+    [
+        (InboxTiming(quick=0), [1, 1, 1, 1]),
+        (InboxTiming(quick=math.inf), [1, 2, 4, 8, 16, 32, 64, 100, 73]),
+    ],
     ids=["slow", "quick"],
 )
-async def test_ahead(
-    plain: Reader,
-    monkeypatch: pytest.MonkeyPatch,
-    quick: float,
-    expected: list[int],
+async def test_a_reader_that_comes_back_fast_gets_more_and_more_at_a_time(
+    plain: Reader, expected: list[int]
 ) -> None:
-    """A reader gets one message at a time, or more and more if it comes back fast."""
-    monkeypatch.setattr(plain_queue, "_QUICK", quick)
     plain.inbox.want("plain")
     assert [await take(plain) for _ in expected] == expected
     assert plain.values == [b"%03d" % number for number in range(sum(expected))]
 
 
 @pytest.mark.parametrize(("readers", "count"), [(3, 3), (150, 100)])
-async def test_readers(
+async def test_as_many_messages_are_taken_as_readers_wait(
     server: FakeRedis, plain: Reader, readers: int, count: int
 ) -> None:
-    """As many messages are taken as readers wait, and none while any is unclaimed."""
+    """While any message waits for its reader, no more are taken."""
     for _ in range(readers):
         plain.inbox.want("plain")
     await until(lambda: plain.got)
@@ -231,8 +236,9 @@ async def test_readers(
     assert server.takes[0].arguments[:2] == ["me", "35.0"]
 
 
-async def test_acknowledging(server: FakeRedis, plain: Reader) -> None:
-    """A message is held until it is acknowledged, which Redis learns soon."""
+async def test_a_message_is_held_until_it_is_acknowledged(
+    server: FakeRedis, plain: Reader
+) -> None:
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -248,8 +254,9 @@ async def test_acknowledging(server: FakeRedis, plain: Reader) -> None:
     assert len(server.queues[PLAIN]) == 299
 
 
-async def test_acknowledging_together(server: FakeRedis, plain: Reader) -> None:
-    """What need not be known soon is said with the next request."""
+async def test_an_acknowledgement_can_wait_for_the_next_request(
+    server: FakeRedis, plain: Reader
+) -> None:
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.waiting["plain"] = 0
@@ -262,8 +269,9 @@ async def test_acknowledging_together(server: FakeRedis, plain: Reader) -> None:
     assert server.takes[1].arguments[7:] == ["0", "1", "0", "000"]
 
 
-async def test_acknowledging_what_was_lost(server: FakeRedis, plain: Reader) -> None:
-    """What was acknowledged is acknowledged again when the reply was lost."""
+async def test_an_acknowledgement_whose_reply_was_lost_is_sent_again(
+    server: FakeRedis, plain: Reader
+) -> None:
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -278,8 +286,10 @@ async def test_acknowledging_what_was_lost(server: FakeRedis, plain: Reader) -> 
     assert plain.values == [b"000"]
 
 
-async def test_lost_messages(server: FakeRedis, plain: Reader) -> None:
-    """Messages that were lost on their way come again, and those at work do not."""
+async def test_messages_that_were_lost_on_their_way_come_again(
+    server: FakeRedis, plain: Reader
+) -> None:
+    """Those that are being handled do not."""
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.waiting["plain"] = 0
@@ -295,8 +305,9 @@ async def test_lost_messages(server: FakeRedis, plain: Reader) -> None:
     assert plain.values == [b"%03d" % number for number in range(len(plain.got))]
 
 
-async def test_what_others_recovered(server: FakeRedis, plain: Reader) -> None:
-    """A message that others have recovered is theirs, whatever becomes of it here."""
+async def test_a_message_that_others_have_recovered_is_theirs(
+    server: FakeRedis, plain: Reader
+) -> None:
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.waiting["plain"] = 0
@@ -311,8 +322,9 @@ async def test_what_others_recovered(server: FakeRedis, plain: Reader) -> None:
     assert len(server.takes) == takes
 
 
-async def test_old_data_of_a_plain_channel(server: FakeRedis, plain: Reader) -> None:
-    """What was acknowledged is acknowledged again by a server with older data."""
+async def test_a_server_with_older_data_gets_acknowledgements_again(
+    server: FakeRedis, plain: Reader
+) -> None:
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.waiting["plain"] = 0
@@ -328,12 +340,12 @@ async def test_old_data_of_a_plain_channel(server: FakeRedis, plain: Reader) -> 
     await until(lambda: b"000" not in server.queues[held])
 
 
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(quick=0)])
 @pytest.mark.parametrize("readers", [0, 1])
-async def test_give_back(
-    server: FakeRedis, plain: Reader, readers: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_message_that_is_given_back_is_there_for_the_next_reader(
+    server: FakeRedis, plain: Reader, readers: int
 ) -> None:
-    """What is left lying goes back, in its place, and is there for the next reader."""
-    monkeypatch.setattr(plain_queue, "_QUICK", 0)
+    """It goes back to its place in the queue."""
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -352,8 +364,9 @@ async def test_give_back(
     await until(lambda: len(server.queues[PLAIN]) == 300)
 
 
-async def test_dead_receivers(server: FakeRedis, plain: Reader, logged: Logged) -> None:
-    """What a dead receiver held is recovered, one message at a time, and logged."""
+async def test_what_a_dead_receiver_held_is_recovered_and_logged(
+    server: FakeRedis, plain: Reader, logged: Logged
+) -> None:
     server.dead, server.recovers, server.more = [b"it"], [3, 1], True
     server.queues[PLAIN].clear()
     plain.inbox.want("plain")
@@ -375,26 +388,25 @@ async def test_dead_receivers(server: FakeRedis, plain: Reader, logged: Logged) 
 
 # The check
 
+# PINGs, which are answered, show that time passes.
+often = pytest.mark.parametrize(
+    "inbox_timing", [InboxTiming(check=0.01, idle=0.01, patience=0.01)]
+)
 
-async def test_lost_push(
-    server: FakeRedis, idle: Reader, monkeypatch: pytest.MonkeyPatch
+
+@often
+async def test_a_change_that_was_not_reported_is_found_by_the_next_check(
+    server: FakeRedis, idle: Reader
 ) -> None:
-    """A message of which Redis did not tell is found by the next check."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
-    # The next check is as far away as it was.
-    idle.inbox.reconnect()
-    await until(lambda: idle.connected == 2)
     server.queues[MINE][b"message"] = server.time
     await until(lambda: idle.got)
-    await until(lambda: len(server.told["PING"]) > 3)
-    assert idle.inbox.connects == 2, "it goes on while PING is answered"
+    assert idle.inbox.connects == 1
 
 
-async def test_leases(
-    server: FakeRedis, plain: Reader, monkeypatch: pytest.MonkeyPatch
+@often
+async def test_checks_renew_the_lease_while_messages_are_held(
+    server: FakeRedis, plain: Reader
 ) -> None:
-    """While it holds messages, checks renew the lease, and later they do not."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -403,23 +415,20 @@ async def test_leases(
     assert {call.arguments[5] for call in server.takes[1:]} == {"0"}
     plain.got[0].acknowledge()
     await until(lambda: server.takes[-1].arguments[8] == "1")
-    pings, takes = len(server.told["PING"]), len(server.takes)
-    await until(lambda: len(server.told["PING"]) > pings + 2)
+    pings, takes = len(server.asked("PING")), len(server.takes)
+    await until(lambda: len(server.asked("PING")) > pings + 2)
     assert len(server.takes) == takes
 
 
-async def test_forgotten(
-    server: FakeRedis, idle: Reader, monkeypatch: pytest.MonkeyPatch
+@often
+async def test_redis_learns_that_the_last_batch_came_even_without_readers(
+    server: FakeRedis, idle: Reader
 ) -> None:
-    """Redis learns that the last batch has come, even if nothing waits any more."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
-    idle.inbox.reconnect()
-    await until(lambda: idle.connected == 2)
+    # Before the next request could say it.
+    idle.deliver = lambda _: idle.inbox.unwant("mine!")
     server.add(MINE, b"1")
-    await until(lambda: idle.got)
-    idle.inbox.unwant("mine!")
     await until(lambda: server.pops[-1].arguments[2] == "0")
     assert not server.queues["asgi::inflight:{asgi:mine!}:me"]
-    pings, pops = len(server.told["PING"]), len(server.pops)
-    await until(lambda: len(server.told["PING"]) > pings + 2)
+    pings, pops = len(server.asked("PING")), len(server.pops)
+    await until(lambda: len(server.asked("PING")) > pings + 2)
     assert len(server.pops) == pops

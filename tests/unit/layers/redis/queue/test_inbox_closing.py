@@ -12,7 +12,7 @@ PLAIN = "asgi:plain"
 
 async def begin(state: str, server: FakeRedis, reader: Reader) -> None:
     """Bring an inbox into a state in which somebody wants to read a plain channel."""
-    server.unreachable = state == "connecting"
+    server.stalls = {"connect"} if state == "connecting" else set()
     server.refusals.extend([OSError("refused")] * (state == "failing"))
     server.silent.update(["EVALSHA"] * (state == "popping"))
     if state == "polling":
@@ -25,7 +25,7 @@ async def begin(state: str, server: FakeRedis, reader: Reader) -> None:
         reader.inbox.reconnect()
         reader.inbox.reconnect()
         await turn(int(state.removeprefix("reconnecting-")))
-    server.unreachable = False
+    server.stalls.clear()
     server.silent.clear()
 
 
@@ -46,16 +46,16 @@ in_every_state = pytest.mark.parametrize(
 
 
 @in_every_state
-async def test_reconnect(
+async def test_reconnect_opens_new_connections_in_every_state(
     server: FakeRedis, reader: Reader, logged: Logged, state: str
 ) -> None:
-    """reconnect() opens new connections, whatever goes on, and logs nothing."""
+    """It logs nothing."""
     await begin(state, server, reader)
     before, connected, noted = server.open, reader.connected, logged()
     reader.inbox.reconnect()
     reader.inbox.want("plain")
     await until(lambda: reader.connected > connected)
-    await until(lambda: not any(connection.open for connection in before))
+    await until(lambda: not any(connection.is_connected for connection in before))
     server.add(PLAIN, b"message")
     await until(lambda: reader.got)
     assert server.popper not in before
@@ -65,8 +65,10 @@ async def test_reconnect(
 
 
 @in_every_state
-async def test_close(server: FakeRedis, reader: Reader, state: str) -> None:
-    """close() gives back what was not acknowledged, and the inbox can be used again."""
+async def test_close_gives_back_what_was_not_acknowledged_in_every_state(
+    server: FakeRedis, reader: Reader, state: str
+) -> None:
+    """The inbox can be used again."""
     server.add(PLAIN, b"1", b"2", b"3")
     await begin(state, server, reader)
     for popped in reader.got[:1]:
@@ -80,8 +82,9 @@ async def test_close(server: FakeRedis, reader: Reader, state: str) -> None:
     await until(lambda: server.open)
 
 
-async def test_close_refused(server: FakeRedis, reader: Reader) -> None:
-    """close() gives all queues back, even if Redis refuses one."""
+async def test_close_gives_all_queues_back_even_if_one_is_refused(
+    server: FakeRedis, reader: Reader
+) -> None:
     server.add("asgi:wrong", b"1")
     server.add(PLAIN, b"2")
     for name in ("wrong", "plain", "empty!"):
@@ -93,10 +96,9 @@ async def test_close_refused(server: FakeRedis, reader: Reader) -> None:
     assert list(server.queues[PLAIN]) == [b"2"]
 
 
-async def test_close_while_a_batch_is_on_its_way(
+async def test_a_batch_in_transit_is_delivered_before_close_returns(
     server: FakeRedis, idle: Reader
 ) -> None:
-    """A batch whose reply did not come in time is delivered before close() returns."""
     server.silent.add("ZCARD")
     server.add("asgi:mine!", b"1")
     await until(lambda: server.queues["asgi::inflight:{asgi:mine!}:me"])
@@ -105,8 +107,9 @@ async def test_close_while_a_batch_is_on_its_way(
     assert idle.values == [b"1"]
 
 
-async def test_acknowledging_after_close(server: FakeRedis, reader: Reader) -> None:
-    """What is acknowledged too late for Redis to learn of it opens no connection."""
+async def test_a_late_acknowledgement_opens_no_connection(
+    server: FakeRedis, reader: Reader
+) -> None:
     server.add(PLAIN, b"1")
     reader.inbox.want("plain")
     await until(lambda: reader.got)

@@ -1,13 +1,12 @@
 """The inbox: its connections fail, or Redis refuses what it needs."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from fast_channels.layers.redis.queue import inbox as inbox_module
+from fast_channels.layers.redis.queue.inbox import InboxTiming
 from tests.waiting import turn, until
 
 from .fake_redis import REFUSED, WRONG_TYPE, FakeRedis
@@ -27,10 +26,9 @@ MINE, TOO = "asgi:mine!", "asgi:too!"
         ("write", RuntimeError("the transport is closed")),
     ],
 )
-async def test_broken(
+async def test_when_a_connection_breaks_both_are_replaced(
     server: FakeRedis, idle: Reader, logged: Logged, where: str, error: Exception
 ) -> None:
-    """When a connection breaks both are opened anew, which is logged."""
     if where == "write":
         server.broken_writes.append(error)
     else:
@@ -44,73 +42,44 @@ async def test_broken(
     assert logged() == fails(str(error) or "ConnectionError")
 
 
-async def test_unreachable(
-    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Attempts to connect become rarer until one succeeds, and are logged once."""
-    delays: list[float] = []
-
-    class Jitter(float):
-        def __rmul__(self, delay: float) -> float:
-            delays.append(delay)
-            return 0.0
-
-    def uniform(lowest: float, highest: float) -> float:
-        assert 0 < lowest < highest == 1
-        return Jitter()
-
-    monkeypatch.setattr(inbox_module, "random", SimpleNamespace(uniform=uniform))
-    refused = [RedisConnectionError("no route"), OSError("no"), TimeoutError()]
-    server.refusals.extend([*refused, *refused, *refused])
-    reader.inbox.want("mine!")
-    await until(lambda: len(delays) == 9)
-    assert reader.inbox.failing
-    await until(lambda: not reader.inbox.failing)
-    server.reader.fail()
-    await until(lambda: reader.inbox.failing)
-    await until(lambda: not reader.inbox.failing)
-    assert delays == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5, 0.5, 0.01]
-    (level, text), (_, end) = fails("the line was cut")
-    again = text.replace("read:", "read again (outage 2 in a row):")
-    assert logged() == [*fails("no route"), (level, again), (level, end)]
-
-
 @pytest.mark.parametrize("stage", ["connect", "CLIENT ID", "EVALSHA"])
-async def test_no_answer(server: FakeRedis, logged: Logged, stage: str) -> None:
-    """A server that does not answer in time is left, and asked anew."""
-    server.unreachable = stage == "connect"
+async def test_a_server_that_does_not_reply_in_time_is_left_and_asked_anew(
+    server: FakeRedis, logged: Logged, stage: str
+) -> None:
+    server.stalls = {stage}
     server.silent = {stage}
     async with reading(server, timeout=0.1) as reader:
         reader.inbox.want("mine!")
         await until(lambda: reader.inbox.failing)
         server.silent.clear()
-        server.unreachable = False
+        server.stalls.clear()
         await until(lambda: not reader.inbox.failing)
         await works(server, reader)
     assert logged() == fails("it did not reply in time")
 
 
-async def test_watchdog(
-    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(idle=0.01, patience=0.02)])
+async def test_a_connection_for_changes_that_stays_silent_is_replaced(
+    server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
-    """A connection on which nothing is heard is made to answer, or left."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
     server.silent.add("PING")
     reader.inbox.want("mine!")
     await until(lambda: reader.inbox.failing)
-    assert len(server.told["PING"]) == 1
+    assert len(server.asked("PING")) == 1
     server.silent.clear()
     await until(lambda: not reader.inbox.failing)
     await works(server, reader)
-    assert logged() == fails("it did not answer for 0.01 seconds")
+    assert logged() == fails("it did not answer for 0.02 seconds")
 
 
-async def test_two_servers(server: FakeRedis, reader: Reader, logged: Logged) -> None:
-    """It connects again if its connections do not know each other."""
+async def test_connections_that_do_not_know_each_other_are_replaced(
+    server: FakeRedis, reader: Reader, logged: Logged
+) -> None:
+    """They have reached two servers."""
     error = "The client ID you want redirect to does not exist"
     server.refuses["CLIENT TRACKING"] = ResponseError(error)
     reader.inbox.want("mine!")
-    await until(lambda: len(server.told["CLIENT TRACKING"]) > 1)
+    await until(lambda: len(server.asked("CLIENT TRACKING")) > 1)
     server.refuses.clear()
     await works(server, reader)
     assert logged() == fails(error)
@@ -119,22 +88,26 @@ async def test_two_servers(server: FakeRedis, reader: Reader, logged: Logged) ->
 # Errors of scripts
 
 
-async def test_unknown_scripts(server: FakeRedis, reader: Reader) -> None:
-    """Scripts that the server does not know are sent as a whole, once."""
+async def test_scripts_that_the_server_does_not_know_are_sent_in_full_once(
+    server: FakeRedis, reader: Reader
+) -> None:
     server.scripts.clear()
     reader.inbox.want("mine!")
     reader.inbox.want("too!")
     await works(server, reader)
     await works(server, reader, TOO)
     assert [call.whole for call in server.pops] == [True, True, False]
-    assert len(server.told["EVALSHA"]) == 3
+    assert len(server.asked("EVALSHA")) == 3
     assert reader.inbox.connects == 1
 
 
-async def test_no_queue(
-    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+soon = pytest.mark.parametrize("inbox_timing", [InboxTiming(check=0.01, refused=0.01)])
+
+
+@soon
+async def test_a_key_of_another_type_is_logged_once_and_hurts_no_other_queue(
+    server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
-    """What is no queue is logged once, left alone for a while, and hurts no other."""
     idle.inbox.want("too!")
     await works(server, idle, TOO)
     server.refused[TOO] = WRONG_TYPE
@@ -148,8 +121,6 @@ async def test_no_queue(
     assert logged() == expected
     assert idle.inbox.connects == 1
     server.refused.clear()
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
-    idle.inbox.reconnect()
     await works(server, idle)
     await until(lambda: not server.queues[TOO])
     assert not idle.inbox.failing
@@ -158,13 +129,10 @@ async def test_no_queue(
 KEYS = ResponseError("No permissions to access a key")
 
 
-async def test_a_key_that_is_refused(
-    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@soon
+async def test_a_key_that_is_refused_hurts_no_other_queue(
+    server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
-    """An access list without the key of a channel keeps no other from being read."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.01)
-    idle.inbox.reconnect()
-    await until(lambda: idle.connected == 2)
     server.refused["asgi:plain"] = KEYS
     idle.inbox.want("plain")
     await until(lambda: len(server.takes) > 2)
@@ -172,7 +140,7 @@ async def test_a_key_that_is_refused(
         await works(server, idle)
     refused = f"redis-1 cannot be asked for channel 'plain': {KEYS}"
     assert logged() == [(logging.WARNING, f"{refused}; trying again until it can")]
-    assert idle.connected == 2
+    assert idle.connected == 1
     server.refused.clear()
     server.add("asgi:plain", b"message")
     await until(lambda: b"message" in idle.values)
@@ -182,15 +150,14 @@ async def test_a_key_that_is_refused(
     )
 
 
-async def test_a_refusal_that_passes(
-    server: FakeRedis, idle: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@soon
+async def test_what_is_refused_for_now_is_asked_again_on_the_same_connection(
+    server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
-    """What Redis refuses for now is asked for again, on the same connection."""
-    monkeypatch.setattr(inbox_module, "_REFUSED", 0.01)
     busy = ResponseError("BUSY Redis is busy running a script.")
     server.refuses["EVALSHA"] = busy
     server.add(MINE, b"message")
-    await until(lambda: len(server.told["EVALSHA"]) > 5)
+    await until(lambda: len(server.asked("EVALSHA")) > 5)
     assert idle.inbox.failing
     server.refuses.clear()
     await until(lambda: idle.got)
@@ -199,8 +166,9 @@ async def test_a_refusal_that_passes(
     assert idle.connected == 1
 
 
-async def test_other_errors(server: FakeRedis, reader: Reader, logged: Logged) -> None:
-    """With any other error of a script it connects again, until there is none."""
+async def test_after_any_other_error_of_a_script_it_connects_again(
+    server: FakeRedis, reader: Reader, logged: Logged
+) -> None:
     server.refuses["EVALSHA"] = ReadOnlyError("You can't write against a replica.")
     reader.inbox.want("mine!")
     await until(lambda: reader.inbox.connects == 3)
@@ -211,11 +179,9 @@ async def test_other_errors(server: FakeRedis, reader: Reader, logged: Logged) -
 
 
 @pytest.mark.parametrize("key", [MINE, "asgi:plain"])
-async def test_deliver_fails(
+async def test_a_message_that_cannot_be_delivered_is_logged_and_stops_no_other(
     server: FakeRedis, idle: Reader, logged: Logged, key: str
 ) -> None:
-    """A message that cannot be delivered is an error in the log; others follow."""
-
     def fail(_: object) -> None:
         raise ValueError("it is ours")
 
@@ -235,16 +201,16 @@ async def test_deliver_fails(
 # Without tracking
 
 
-async def test_polling(
-    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(idle=0.01, poll=0.05)])
+async def test_queues_are_polled_where_redis_does_not_report_changes(
+    server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
-    """Where Redis does not tell of changes it is asked at intervals; one record."""
-    monkeypatch.setattr(inbox_module, "_INTERVAL", 0.05)
+    """The log has one record of it."""
     server.refuses["CLIENT TRACKING"] = REFUSED
     reader.inbox.want("mine!")
     for _ in range(3):
         await works(server, reader)
-    assert not server.told["PING"]
+    assert not server.asked("PING")
     assert server.open == [server.popper]
     server.popper.fail()
     await until(lambda: reader.connected == 2)
@@ -253,22 +219,15 @@ async def test_polling(
     assert level == logging.WARNING
     assert text == (
         f"redis-1 refuses to report changes of queues ({REFUSED}), so it is polled "
-        "every 0.1 seconds"
+        "every 0.05 seconds"
     )
     assert later == fails("the line was cut")
-    server.refuses.clear()
-    monkeypatch.setattr(inbox_module, "_TRACK_AGAIN", 0)
-    server.popper.fail()
-    await until(lambda: bool(server.open) and server.open[-1].subscribed)
-    await works(server, reader)
-    assert reader.connected == 3
 
 
-async def test_tracking_again(
-    server: FakeRedis, reader: Reader, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("inbox_timing", [InboxTiming(track_again=0.01)])
+async def test_redis_is_asked_again_to_report_changes(
+    server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
-    """After a while Redis is asked once more to tell of changes."""
-    monkeypatch.setattr(inbox_module, "_TRACK_AGAIN", 0.01)
     server.refuses["CLIENT TRACKING"] = REFUSED
     reader.inbox.want("mine!")
     await until(lambda: reader.connected > 3)
@@ -280,22 +239,13 @@ async def test_tracking_again(
 
 
 @pytest.mark.parametrize("error", ["BUSY Redis is busy", "LOADING Redis is loading"])
-async def test_a_refusal_to_track_that_passes(
+async def test_a_passing_refusal_to_report_changes_does_not_lead_to_polling(
     server: FakeRedis, reader: Reader, logged: Logged, error: str
 ) -> None:
-    """What passes changes no mode: it connects again until Redis tells of changes."""
     server.refuses["CLIENT TRACKING"] = ResponseError(error)
     reader.inbox.want("mine!")
-    await until(lambda: len(server.told["CLIENT TRACKING"]) > 2)
+    await until(lambda: len(server.asked("CLIENT TRACKING")) > 2)
     server.refuses.clear()
     await works(server, reader)
     assert server.open[-1].subscribed
     assert logged() == fails(error)
-
-
-async def test_fault(server: FakeRedis, idle: Reader, logged: Logged) -> None:
-    """A fault of ours is an error in the log, and reading goes on."""
-    server.reader.fail(ValueError("it is ours"))
-    await until(lambda: idle.connected == 2)
-    await works(server, idle)
-    assert logged() == [(logging.ERROR, "redis-1 cannot be read")]
