@@ -369,15 +369,16 @@ class QueueEndpoint(Endpoint):
 
     def _change_group(self, queue: str, change: dict[str, Any]) -> None:
         """Carry out a change that another process has made to a group."""
-        kind, group, channel = map(change.get, ("type", "group", "channel"))
-        if not (
-            isinstance(group, str)
-            and isinstance(channel, str)
-            and channel.startswith(queue)
-        ):
-            problem = f"it changes a group, for channel {channel!r}"
-            self._layer.counters.complain(queue, problem)
-        elif kind == "group_discard" or self._layer.mailboxes.is_buried(channel):
-            self.memberships.note_left(group, channel)
-        else:
-            self.memberships.note_joined(group, channel, by_name=True)
+        match change:
+            case {
+                "type": "group_add" | "group_discard" as kind,
+                "group": str(group),
+                "channel": str(channel),
+            } if channel.startswith(queue):
+                if kind == "group_discard" or self._layer.mailboxes.is_buried(channel):
+                    self.memberships.note_left(group, channel)
+                else:
+                    self.memberships.note_joined(group, channel, by_name=True)
+            case _:
+                problem = "it is for the process, and no valid change of a group"
+                self._layer.counters.complain(queue, problem)

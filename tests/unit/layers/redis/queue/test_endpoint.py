@@ -313,6 +313,7 @@ async def test_only_owners_that_use_this_library_are_sent_changes(
         {"group": "room", "channel": "x.you.1!0.0"},
         {"group": "room", "channel": 5},
         {"group": ["room"], "channel": "x.me.1!0.0"},
+        {"group": "room", "channel": "x.me.1!0.0", "type": "chat.message"},
         {},
     ],
 )
@@ -324,7 +325,7 @@ async def test_change_that_makes_no_sense_is_counted(
 ) -> None:
     """It changes no group."""
     endpoint.attach("x.me.1!a", ignore)
-    value = {**change, "type": "group_add", CHANNEL_KEY: "x.me.1!groups"}
+    value = {"type": "group_add", **change, CHANNEL_KEY: "x.me.1!groups"}
     server.add("asgi:x.me.1!", json.dumps(value).encode())
     await until(lambda: layer.statistics()["undecodable"] == 1)
     assert endpoint.groups.by_group == {}
