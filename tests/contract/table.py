@@ -1,6 +1,6 @@
-"""The table of delivery in the documentation: what the flags of each layer say.
+"""The delivery table of the documentation, from the flags of each layer.
 
-After a change of the flags, write it anew: ``python -m tests.contract.table``.
+After a change of the flags, regenerate it: ``python -m tests.contract.table``.
 """
 
 import textwrap
@@ -34,7 +34,7 @@ def _say(flag: str, so: str, otherwise: str) -> tuple[str, str, str]:
     return flag, so, otherwise
 
 
-# For each flag what it is about, and what to say of a layer that has it or has not.
+# For each flag: its subject, and the texts for layers with and without it.
 _ROWS = {
     "prefixes_channels": _say(
         "The name of a new channel",
@@ -65,7 +65,7 @@ _ROWS = {
 
 
 def render() -> str:
-    """Return the table, and which layers each of its columns is true of."""
+    """Return the table, and the layers of each of its columns."""
     columns = _columns()
     width = 100 // (len(columns) + 1)
     lines = [
@@ -96,7 +96,7 @@ def _flags() -> list[str]:
 
 
 def _columns() -> list[list[type[OurContract]]]:
-    """Return the layers, those with the same flags together."""
+    """Return the layers, grouped by equal flags."""
     by_flags: dict[tuple[bool, ...], list[type[OurContract]]] = {}
     for form in FORMS:
         flags = tuple(getattr(form, flag) for flag in _flags())

@@ -480,7 +480,7 @@ def test_as_asgi_describes_what_it_runs() -> None:
     assert application.consumer_class is Recorder
     assert application.consumer_initkwargs == {"room": "lobby"}
     assert application.__name__ == "Recorder"
-    assert application.__doc__ == "Writes down what it is sent."
+    assert application.__doc__ == "Records the messages that it receives."
     assert repr(application).endswith("test_base.Recorder>")
 
 
