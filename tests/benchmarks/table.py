@@ -1,4 +1,4 @@
-"""What is measured, what is to come out, and the table of what came out."""
+"""The measurements, their targets, and the table of results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 __all__ = ["MEASURES", "MISSED", "Line", "Measure", "compare", "print_table"]
 
 MISSED = "MISSED"
-# How many cells a line has, and which of them are flushed left.
+# The number of cells in a line, and those that are aligned left.
 _CELLS = 8
 _LEFT = {0, 5}
 _UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
@@ -14,7 +14,7 @@ _UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
 
 @dataclass(frozen=True)
 class Measure:
-    """A line of the table, and what is to come out."""
+    """A line of the table, and its target."""
 
     title: str
     key: str
@@ -103,7 +103,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, and what came out."""
+    """A line of the table, and its result."""
 
     measure: str
     unit: str
@@ -119,7 +119,7 @@ class Line:
     not counted."""
 
     def cells(self) -> list[str]:
-        """Write it as the cells of a table."""
+        """Return the cells of the line."""
         values = [_number(value, self.unit) for value in (self.ours, self.theirs)]
         ratio = ""
         if self.ratio is not None:
@@ -144,7 +144,7 @@ def _commands(commands: tuple[float, float] | None) -> str:
 def compare(
     measure: Measure, ours: dict[str, float], theirs: dict[str, float], slack: float
 ) -> Line:
-    """Return the line of a measure; `slack` times too little is still in reach."""
+    """Return the line of a measure; a miss by a factor up to `slack` is in reach."""
     scale = _UNITS[measure.unit]
     our = ours[measure.key] * scale
     other = ours.get(measure.beside) if measure.beside else theirs.get(measure.key)
@@ -178,7 +178,7 @@ def compare(
 
 
 def print_table(groups: Sequence[tuple[Sequence[str], Sequence[Line]]]) -> None:
-    """Print groups of lines, each below its head."""
+    """Print groups of lines, each below its heading."""
     rows: list[list[str]] = []
     for (first, ours, theirs, *commands), lines in groups:
         head = [first, ours, theirs, "ratio", "target", "", *commands]

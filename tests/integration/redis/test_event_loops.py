@@ -89,7 +89,7 @@ def test_child_of_a_process_with_a_background_thread(
     redis_server: RedisServer,
     kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
 ) -> None:
-    """A child never waits for its parent's event loop, and the parent keeps using it."""
+    """A child never waits for its parent's event loop; the parent keeps using it."""
     with subprocess.Popen(
         [
             *[sys.executable, "-X", "dev", "-W", "error"],
