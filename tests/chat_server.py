@@ -52,7 +52,7 @@ class ChatServer:
         self.url = ""
         """The address that the process prints."""
         self.layer = ""
-        """What it prints of its layer."""
+        """The printed description of its layer."""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:

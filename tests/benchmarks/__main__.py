@@ -83,27 +83,27 @@ def _parse(arguments: Sequence[str] | None) -> _Options:
         "--workload",
         type=_some_of(sorted(names)),
         default=sorted(names),
-        help="what to measure, separated by commas; all of it, unless given",
+        help="workloads to measure, separated by commas; default: all",
     )
     parser.add_argument(
         "--peers",
         type=_some_of(list(PEERS)),
         default=[name for name in PEERS if not name.startswith("before")],
-        help=f"whose chat to measure, of {', '.join(PEERS)}; all, unless given",
+        help=f"peers to measure, of {', '.join(PEERS)}; default: all",
     )
     parser.add_argument(
         "--rounds",
         type=int,
-        help=f"how many turns each peer takes; {_ROUNDS}, unless given",
+        help=f"turns of each peer; default: {_ROUNDS}",
     )
     parser.add_argument(
         "--quick", action="store_true", help="show that everything runs"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the numbers here too"
+        "--json", type=Path, metavar="FILE", help="also write the results to this file"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw them here, as a PNG"
+        "--plot", type=Path, metavar="FILE", help="plot the results into this PNG"
     )
     given = parser.parse_args(arguments)
     return _Options(

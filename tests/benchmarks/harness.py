@@ -76,15 +76,15 @@ class Setting:
     kind: str
     recorder: Recorder
     connect: Callable[[], Connection]
-    """Opens another connection to look at the server with."""
+    """Opens another connection, to inspect the server."""
     server: Connection
-    """To prepare the server."""
+    """A connection to prepare the server."""
     prefix: str
-    """What the names of all keys begin with."""
+    """The prefix of all keys."""
     sender: Process
     """The other process."""
     sizes: Sequence[int]
-    """How many are in groups."""
+    """The sizes of groups."""
 
     @property
     def layer(self) -> Layer:
@@ -164,7 +164,7 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
 async def silence() -> Message:
     """Wait forever, as for an idle client."""
     await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody resolves that future")
+    raise AssertionError("this future is never resolved")
 
 
 async def connect(

@@ -48,11 +48,11 @@ class Library:
     layer: Layer
     """The layer that consumers get."""
     new_layer: Callable[[], Layer]
-    """Makes another layer of the kind."""
+    """Creates another layer of the kind."""
     close: Callable[[Layer], Awaitable[None]]
-    """Releases what a layer holds."""
+    """Closes a layer."""
     serve: Callable[[Receive, str, Dispatch], Coroutine[Any, Any, None]]
-    """What serves a consumer: an endless loop that dispatches from ``receive`` and from
+    """The loop of a consumer: it dispatches endlessly from ``receive`` and from
     a channel of ``layer``."""
 
     def application(self, handlers: type, *, with_layer: bool = False) -> Application:

@@ -77,7 +77,7 @@ class LibraryResult:
 
     name: str
     tables: Sequence[tuple[Sequence[str], Sequence[table.Line]]]
-    """Lines, each group of them with its head."""
+    """Groups of lines, each with its heading."""
 
     @property
     def met(self) -> bool:

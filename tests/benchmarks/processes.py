@@ -40,7 +40,7 @@ class Process:
             text=True,
         )
         self.first = self._read()
-        """What it wrote first."""
+        """The first line of its output."""
 
     def ask(self, order: str, *arguments: Any) -> dict[str, Any]:
         """Send an order, and return the answer.

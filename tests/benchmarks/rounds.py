@@ -30,13 +30,13 @@ class Result:
     name: str
     title: str
     rows: dict[str, list[Values]] = field(default_factory=dict[str, list[Values]])
-    """What was measured in each round, by the title of a row."""
+    """The values of each round, by the title of a row."""
     targets: list[tuple[str, float, float]] = field(
         default_factory=list[tuple[str, float, float]]
     )
-    """What was to come out: in words, the ratio, and what it may be at most."""
+    """Targets: a description, the ratio, and its limit."""
     judged: bool = True
-    """Whether the rounds were long enough to mean something."""
+    """Whether the rounds were long enough to be meaningful."""
 
     @property
     def met(self) -> bool:

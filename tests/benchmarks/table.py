@@ -20,13 +20,13 @@ class Measure:
     key: str
     unit: str
     faster: float | None = None
-    """How many times as fast as Channels it should be."""
+    """The minimum speed relative to Channels."""
     slower: float | None = None
-    """How many times as slow as what stands beside it may be."""
+    """The maximum time relative to the measure in `beside`."""
     at_most: float | None = None
-    """What it may take, in its unit."""
+    """The maximum value, in its unit."""
     beside: str = ""
-    """The key of what stands beside it, if that is ours too."""
+    """The key of the measure to compare with, if it is one of this library."""
 
 
 _MEMBERSHIPS = [
@@ -109,13 +109,13 @@ class Line:
     unit: str
     ours: float
     theirs: float | None
-    """None if it is measured for ours only."""
+    """None if only this library is measured."""
     ratio: float | None
     target: str
     verdict: str
     """``ok``, ``MISSED``, in the quick form also ``in reach``, or nothing."""
     commands: Sequence[tuple[float, float] | None]
-    """How many commands ours and theirs send, and run on the server; None if that is
+    """The commands that each library sends, and that run on the server; None if that is
     not counted."""
 
     def cells(self) -> list[str]:
@@ -152,10 +152,10 @@ def compare(
     ratio = None if their is None else their / our
     target, share = "", 1.0
     if measure.faster is not None:
-        assert ratio is not None, f"there is no other {measure.key!r}"
+        assert ratio is not None, f"no result of Channels for {measure.key!r}"
         target, share = f">= {measure.faster:g} x", ratio / measure.faster
     elif measure.slower is not None:
-        assert their is not None, f"there is nothing beside {measure.key!r}"
+        assert their is not None, f"no result to compare with {measure.key!r}"
         ratio = our / their
         target, share = f"<= {measure.slower:g} x", measure.slower / ratio
     elif measure.at_most is not None:

@@ -16,7 +16,7 @@ _TEXT = "x" * 100
 _MICRO, _MILLI, _KILO = 1e6, 1e3, 1e-3
 
 Values: TypeAlias = dict[str, float]
-"""What was measured once; the first of it is what peers are compared by."""
+"""The values of one measurement; the first one is compared between peers."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Workload:
     """Takes a peer, the URL of a Redis, and whether to be quick."""
     targets: Sequence[Target]
     without: frozenset[str] = frozenset()
-    """Peers that cannot do it."""
+    """Peers that do not support it."""
     memory: bool = False
-    """Whether it is for layers in memory too."""
+    """Whether it also applies to layers in memory."""
 
 
 @contextlib.contextmanager

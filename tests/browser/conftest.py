@@ -15,7 +15,7 @@ __all__ = ["Visit"]
 
 Visit: TypeAlias = Callable[..., Awaitable[Page]]
 """``visit(path, name="", width=1280, server=0)`` opens a page of one of the servers, in
-a browser profile of its own."""
+a new browser profile."""
 
 expect.set_options(timeout=30_000)
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")

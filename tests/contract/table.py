@@ -14,7 +14,7 @@ from .test_layers import FORMS, OurContract
 __all__ = ["PATH", "render"]
 
 PATH = Path(__file__).parents[2] / "docs" / "topics" / "delivery_table.rst"
-"""Where the table is."""
+"""The path of the table."""
 
 _BEGINNING = """\
 .. Written by "python -m tests.contract.table" from the flags that the contract tests
@@ -26,7 +26,7 @@ _LAYERS = {
     "queue of JSON": "Queue in Redis, with JSON",
     "pub/sub": "Pub/sub",
 }
-"""What the heads of columns call the layers; those after them differ in no flag."""
+"""The names of the layers in column headings; the others differ in no flag."""
 _WIDTH = 88
 
 
@@ -77,7 +77,7 @@ def render() -> str:
         *_cells("", *(_LAYERS[column[0].name] for column in columns)),
     ]
     for flag in _flags():
-        assert flag in _ROWS, f"say here what the flag {flag!r} means for users"
+        assert flag in _ROWS, f"describe here what the flag {flag!r} means for users"
         about, so, otherwise = _ROWS[flag]
         said = [so if getattr(column[0], flag) else otherwise for column in columns]
         lines += _cells(about, *said)
@@ -103,7 +103,7 @@ def _columns() -> list[list[type[OurContract]]]:
         by_flags.setdefault(flags, []).append(form)
     order = list(_LAYERS)
     for first, *_ in by_flags.values():
-        assert first.name in order, f"{first.name!r} has flags of its own: call it here"
+        assert first.name in order, f"{first.name!r} has new flags: name it here"
     return sorted(by_flags.values(), key=lambda column: order.index(column[0].name))
 
 

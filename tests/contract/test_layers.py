@@ -43,7 +43,7 @@ class OurContract(LayerContract):
     """The promises of the library's layers, in one form of a layer."""
 
     name: str
-    """The form, as the table in the documentation calls it."""
+    """The form, as named in the table of the documentation."""
 
     @pytest.fixture(autouse=True)
     async def debug_mode(self) -> None:

@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-"""What UTF-8 can encode."""
+"""Texts that UTF-8 can encode."""
 
 _INTS = st.integers(-(2**63), 2**63 - 1)
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)

@@ -35,7 +35,7 @@ behind_servers = pytest.mark.parametrize(
 AnyLayer: TypeAlias = InMemoryChannelLayer | RedisChannelLayer | RedisPubSubChannelLayer
 
 LIMIT = 10
-"""After so many seconds a test fails that would wait for ever."""
+"""Seconds after which a test that would wait forever fails."""
 
 
 class Echo(AsyncHttpConsumer):

@@ -35,7 +35,7 @@ class ServerBinary:
     """A server program that is known to run."""
 
     path: Path
-    """Never resolved: Debian's redis-server is a link to a program of another name."""
+    """Symlinks are kept: Debian's redis-server links to a program of another name."""
     flavor: str
     version: tuple[int, ...]
     source: str

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 Reply: TypeAlias = "str | int | bytes | list[Reply] | None"
-"""A status is a str, and what was stored is bytes."""
+"""A status is a str, and stored data is bytes."""
 
 
 class ReplyError(Exception):

@@ -32,7 +32,7 @@ async def nothing() -> ChannelMessage:
     """Wait for a message that never comes."""
     never = asyncio.get_running_loop().create_future()
     await never
-    raise AssertionError("nobody resolves it")
+    raise AssertionError("this future is never resolved")
 
 
 def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:

@@ -340,7 +340,7 @@ async def test_frame_that_comes_during_a_handler(consumer: Consumer) -> None:
     await turn()
     consumer.source.put_nowait({"type": "frame", "handler": frame})
     async with asyncio.timeout(5):
-        while not events:  # noqa: ASYNC110 # it is what is tested
+        while not events:  # noqa: ASYNC110 # the subject of the test
             await asyncio.sleep(0)
 
 
@@ -399,7 +399,7 @@ async def test_handler_that_sends_to_itself(consumer: Consumer) -> None:
 
     consumer.call(handler)
     async with asyncio.timeout(5):
-        while handled < 100 or consumer.box:  # noqa: ASYNC110 # it is what is tested
+        while handled < 100 or consumer.box:  # noqa: ASYNC110 # the subject of the test
             await asyncio.sleep(0)
 
 

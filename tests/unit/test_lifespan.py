@@ -29,7 +29,7 @@ from fast_channels.testing import (
     WebsocketCommunicator,
 )
 
-# Long enough for what is awaited, and for half of it to be short.
+# Seconds: enough for consumers that end, and short for those that do not.
 TIMEOUT = 0.2
 CLOSE = {"type": "websocket.close", "code": 1012}
 
@@ -80,7 +80,7 @@ class Guest(AsyncWebsocketConsumer):
         self.codes.append(code)
 
 
-# What a lifespan does
+# Lifespans
 
 
 async def test_lifespan_without_one_of_your_own() -> None:

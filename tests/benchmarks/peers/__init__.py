@@ -34,9 +34,9 @@ class Peer(NamedTuple):
     title: str
     module: str
     kind: str = ""
-    """Which of its layers."""
+    """The kind of its layer."""
     environment: str = ""
-    """What it is installed in; empty for the interpreter that is running."""
+    """Its virtual environment; empty for the current interpreter."""
 
     @property
     def in_memory(self) -> bool:

@@ -123,10 +123,10 @@ def _install(python: Path) -> None:
         raise PeerError(
             f"cannot install {' '.join(REQUIREMENTS)} into {_VENV}: "
             f"{_last_words(exc, lines=5)}\n"
-            f"An interpreter that has them may be named in {ENVIRONMENT}."
+            f"Or set {ENVIRONMENT} to an interpreter that has them."
         ) from exc
     if problem := _problem(python):
-        raise PeerError(f"{python}, which was just made, {problem}")
+        raise PeerError(f"{python}, which was just created, {problem}")
 
 
 def _last_words(exc: Exception, *, lines: int = 1) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["LIMIT", "decode", "encode"]
 
 LIMIT = 2**24
-"""So many bytes a line may have."""
+"""Maximum bytes of a line."""
 
 _BYTES = "$bytes"
 

@@ -57,13 +57,13 @@ class FakeServer:
         self.received: list[Any] = []
         """The types of the events that the application has received."""
         self.sent: list[Mapping[str, Any]] = []
-        """What the application has sent."""
+        """The events that the application has sent."""
         self.gone = False
-        """Whether the client is gone: sending fails, and then the server says so."""
+        """Whether the client is gone: sending fails, and a disconnect follows."""
         self.silent = False
-        """Whether the application is not told that the client is gone."""
+        """Whether the disconnect of a client that is gone is omitted."""
         self.replayed: dict[str, Any] | None = None
-        """What the application receives for ever, without waiting."""
+        """An event that the application receives endlessly, without waiting."""
         self.idle = False
         """Whether the application has handled every event and waits for another."""
         self.task = asyncio.create_task(self._serve())

@@ -182,11 +182,11 @@ async def body_afterwards(page: Page) -> None:
 
 
 async def wrong_header(page: Page) -> None:
-    await page.send_headers(headers={"content-length": 5})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # what is tested
+    await page.send_headers(headers={"content-length": 5})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # the subject of the test
 
 
 async def wrong_body(page: Page) -> None:
-    await page.send_response(200, "hello")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # what is tested
+    await page.send_response(200, "hello")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # the subject of the test
 
 
 async def nothing(page: Page) -> None:

@@ -251,7 +251,7 @@ async def test_missing_layer(consumer: type[Speaker], note: str) -> None:
 
 
 async def test_missing_layer_in_disconnect(caplog: pytest.LogCaptureFixture) -> None:
-    """The error that disconnect() logs says so too."""
+    """An error logged for disconnect() says so too."""
 
     class Leaver(Speaker):
         async def disconnect(self, code: int) -> None:

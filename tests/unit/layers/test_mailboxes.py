@@ -100,7 +100,7 @@ def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
     put = mailboxes.put_each([first, second, "other"], message(1), deadline)
     assert put == (2, [])
     assert mailboxes.by_channel.keys() == {second, "other"}
-    # Current and later readers wait in vain.
+    # Neither current nor later readers get a message.
     late = mailboxes.open(first)
     assert mailboxes.put_each([first], message(2), deadline) == (0, [])
     assert (reading.take(), late.take()) == (None, None)

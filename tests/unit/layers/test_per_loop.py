@@ -31,7 +31,7 @@ class State:
     async def close(self) -> None:
         # Closing a connection takes a few turns of the loop.
         await asyncio.sleep(0)
-        assert self.closed_in is None, "it is closed once"
+        assert self.closed_in is None, "the state was closed twice"
         self.closed_in = asyncio.get_running_loop()
         self.closed.set()
 

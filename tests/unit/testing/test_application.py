@@ -185,7 +185,7 @@ async def test_outputs_are_received_in_order() -> None:
     assert received == [{"type": "a"}, {"type": "b"}, {"type": "c"}]
 
 
-# Waiting in vain
+# Time limits
 
 
 async def test_receive_output_that_times_out_cancels_the_application() -> None:

@@ -94,7 +94,7 @@ async def set_up_badly_later() -> None:
 async def application(
     scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    raise AssertionError("it gets no message")
+    raise AssertionError("the application was called")
 
 
 @pytest.fixture(autouse=True)
