@@ -1,6 +1,6 @@
 """Send a notification from a script: ``python -m examples.notify "text"``.
 
-It needs the Redis of the server, in REDIS_URL.
+Set REDIS_URL to the Redis of the server.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Django Channels from PyPI, in an interpreter and in processes of its own."""
+"""Django Channels from PyPI, in separate interpreters and processes."""
 
 import asyncio
 import contextlib
@@ -25,8 +25,8 @@ ENVIRONMENT = "FAST_CHANNELS_TEST_PEER_PYTHON"
 REQUIREMENTS = (
     "channels==4.3.2",
     "channels_redis==4.3.0",
-    # From 8 on, its clients give up after 5 seconds without an answer by default:
-    # channels_redis then ends each receive() that has nothing to do for so long.
+    # From version 8 on, clients time out by default after 5 seconds without an answer:
+    # channels_redis then ends each receive() that is idle for so long.
     "redis<8",
     "cryptography",
     "hiredis",
@@ -37,7 +37,7 @@ _VENV = _ROOT / ".venv-channels"
 _INSTALL_TIMEOUT = 600
 _TIMEOUT = 10
 _ENDED = "the process of Django Channels has ended"
-# Metadata alone would be there after half an installation too.
+# An incomplete installation could have the metadata too.
 _PROBE = """
 import json, sys
 from importlib.metadata import version
@@ -47,19 +47,19 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 class PeerError(Exception):
-    """Django Channels cannot be had, or did not do what it was told."""
+    """Django Channels is not available, or a command failed."""
 
 
 # The interpreter
 
 
 def find_python() -> Path:
-    """Find an interpreter with Django Channels: a named one, or else one of our own.
+    """Find an interpreter with Django Channels: a named one, or the project's own.
 
-    Our own is made when it is first asked for, and kept in the project's folder.
+    The project's own is created on first use, and kept in the project's folder.
 
     Raises:
-        PeerError: If there is none, with the reason and what to do.
+        PeerError: There is none. The message says why and what to do.
     """
     if named := os.environ.get(ENVIRONMENT):
         if problem := _problem(Path(named)):
@@ -74,9 +74,9 @@ def find_python() -> Path:
 
 @contextlib.contextmanager
 def _alone() -> Generator[None]:
-    """Wait until no other test process is at our interpreter."""
+    """Wait until no other test process is installing the interpreter."""
     _VENV.mkdir(exist_ok=True)
-    # The lock is on the folder itself, which stays when its content is made anew; it
+    # The lock is on the folder itself, which stays when its contents are replaced; it
     # ends with the process at the latest.
     folder = os.open(_VENV, os.O_RDONLY)
     try:
@@ -87,7 +87,7 @@ def _alone() -> Generator[None]:
 
 
 def _problem(python: Path) -> str:
-    """Say what an interpreter lacks; nothing if it can be used."""
+    """Return what is missing in an interpreter; empty if it can be used."""
     requirements = [Requirement(line) for line in REQUIREMENTS]
     names = [requirement.name for requirement in requirements]
     try:
@@ -123,10 +123,10 @@ def _install(python: Path) -> None:
         raise PeerError(
             f"cannot install {' '.join(REQUIREMENTS)} into {_VENV}: "
             f"{_last_words(exc, lines=5)}\n"
-            f"An interpreter that has them may be named in {ENVIRONMENT}."
+            f"Or set {ENVIRONMENT} to an interpreter that has them."
         ) from exc
     if problem := _problem(python):
-        raise PeerError(f"{python}, which was just made, {problem}")
+        raise PeerError(f"{python}, which was just created, {problem}")
 
 
 def _last_words(exc: Exception, *, lines: int = 1) -> str:
@@ -138,15 +138,15 @@ def _last_words(exc: Exception, *, lines: int = 1) -> str:
 
 
 class Django:
-    """A layer of channels_redis, in a process of its own.
+    """A layer of channels_redis in a separate process.
 
-    A command that is cancelled is carried out all the same.
+    A cancelled command is still performed.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._numbers = itertools.count()
-        # The commands that wait, by their number.
+        # Commands in flight, by number.
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ended = False
 
@@ -187,7 +187,7 @@ class Django:
             del self._answers[number]
 
     async def read_answers(self) -> None:
-        """Hand answers to the commands that wait for them, until the process ends."""
+        """Deliver answers to the waiting commands until the process ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             number, result, error = decode(line)
@@ -208,16 +208,16 @@ class Django:
 async def django_process(
     python: Path, kind: Literal["core", "pubsub"] = "core", **options: Any
 ) -> AsyncGenerator[Django]:
-    """Run a process of Django Channels; when the block ends, it ends.
+    """Run a process of Django Channels until the block ends.
 
     Args:
-        python: Its interpreter.
-        kind: The module that its layer is from.
-        options: Of its layer.
+        python: The interpreter.
+        kind: The module of the layer.
+        options: Options of the layer.
     """
     process = await asyncio.create_subprocess_exec(
         python,
-        # Neither this folder nor the environment has a say in what it imports.
+        # Imports must not depend on this folder or the environment.
         "-I",
         str(peer_process.__file__),
         kind,

@@ -1,10 +1,10 @@
-"""A process of Django Channels, which does what it is told on its standard input.
+"""A process of Django Channels, which executes commands from its standard input.
 
-Its interpreter has channels_redis and not fast_channels, and is given this file by its
-path. The arguments are the name of the layer's module, and the options of the layer.
-Each line of the input is a command: its number, the name of a method, the arguments.
-Each line of the output is a result or an error, with the number of its command: a
-command does not wait for those before it. The process ends when its input does.
+The interpreter has channels_redis but not fast_channels, so it runs this file by path.
+The arguments are the name of the layer's module, and the options of the layer. Each
+line of the input is a command: its number, the name of a method, the arguments. Each
+line of the output is a result or an error, with the number of its command. Commands run
+concurrently. The process ends when its input does.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from typing import Any
 __all__ = ["LIMIT", "decode", "encode"]
 
 LIMIT = 2**24
-"""So many bytes a line may have."""
+"""Maximum bytes of a line."""
 
 _BYTES = "$bytes"
 
 
 def encode(value: Any) -> bytes:
-    """Make a line of a value, in which JSON's types and bytes may be."""
+    """Encode a value of JSON's types and bytes as a line."""
     return json.dumps(value, default=lambda data: {_BYTES: data.hex()}).encode() + b"\n"
 
 
 def decode(line: str | bytes) -> Any:
-    """Make a value of a line."""
+    """Decode a line."""
     return json.loads(line, object_hook=_to_bytes)
 
 
@@ -36,7 +36,7 @@ def _to_bytes(pairs: dict[str, Any]) -> Any:
     return bytes.fromhex(pairs[_BYTES]) if pairs.keys() == {_BYTES} else pairs
 
 
-# By the name of the module: the name of its layer, and how that is closed.
+# For each module: the name of its layer, and how to close it.
 _LAYERS = {
     "core": ("RedisChannelLayer", "close_pools"),
     "pubsub": ("RedisPubSubChannelLayer", "flush"),
@@ -44,7 +44,7 @@ _LAYERS = {
 
 
 async def main(kind: str, options: dict[str, Any]) -> None:
-    """Obey until the input ends; what is not done by then is given up."""
+    """Execute commands until the input ends; cancel those in flight."""
     name_of_class, close = _LAYERS[kind]
     module = import_module(f"channels_redis.{kind}")
     layer = getattr(module, name_of_class)(**options)
@@ -70,7 +70,7 @@ async def _answer(
 ) -> None:
     try:
         answer = [number, await method(*arguments), None]
-    except Exception as exc:  # noqa: BLE001 # whatever it is, the test is told
+    except Exception as exc:  # noqa: BLE001 # any error goes to the test
         answer = [number, None, f"{type(exc).__name__}: {exc}"]
     sys.stdout.buffer.write(encode(answer))
     sys.stdout.buffer.flush()
