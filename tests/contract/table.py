@@ -39,12 +39,12 @@ _ROWS = {
     "prefixes_channels": _say(
         "The name of a new channel",
         "Starts with the ``prefix`` of the layer",
-        "Starts with what ``new_channel()`` was given",
+        "Starts with the argument of ``new_channel()``",
     ),
     "send_refuses_when_full": _say(
-        "``send()`` to a channel that is full",
+        "``send()`` to a full channel",
         "Raises :exc:`~fast_channels.exceptions.ChannelFull`",
-        "Drops the message in the process that receives",
+        "Drops the message in the receiving process",
     ),
     "any_name_is_valid": _say(
         "Names of channels and groups",
@@ -52,7 +52,7 @@ _ROWS = {
         "ASCII letters, digits, ``.``, ``_`` and ``-``, shorter than 100",
     ),
     "keeps_messages_for_later_receivers": _say(
-        "A message to a plain channel from which nobody has received yet",
+        "A message to a plain channel without a receiver so far",
         "Waits for its first receiver",
         "Is lost",
     ),

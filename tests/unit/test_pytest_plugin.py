@@ -34,7 +34,7 @@ class Bare(BaseChannelLayer):
 
 class Shouting(InMemoryChannelLayer):
     def require_valid_message(self, message):
-        """Carries what its format does."""
+        """Carries the values that its format can."""
 
     def serialize(self, message):
         if b"small" in message.values():
@@ -93,7 +93,7 @@ async def test_carries_what_the_original_does(in_memory_channel_layers):
 async def test_restored():
     assert list(channel_layers) == ["chat", "bare", "loud"]
     assert get_channel_layer("chat") is ORIGINAL
-    # No fixture, no complaint.
+    # Without the fixture, the test does not fail.
     await WebsocketCommunicator(Echo, "/").connect()
 
 
@@ -112,7 +112,7 @@ async def test_client_of_a_fixture(client, in_memory_channel_layers):
 
 @pytest.mark.asyncio
 async def test_left_running(in_memory_channel_layers):
-    # Kept: one that is forgotten altogether ends its consumer by itself.
+    # Kept: without a reference, the communicator ends its consumer by itself.
     global clients
     clients = [WebsocketCommunicator(Echo, "/") for _ in range(2)]
     for client in clients:

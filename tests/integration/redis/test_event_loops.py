@@ -19,7 +19,7 @@ HELLO = {"type": "hello"}
 CHILD = """
 import asyncio, logging, os, sys
 from fast_channels import layers
-# In dev mode, asyncio warns of steps that take long, which a busy machine makes of any.
+# In dev mode, asyncio warns about slow steps, which a busy machine makes of any.
 logging.getLogger("asyncio").setLevel("ERROR")
 layer = getattr(layers, sys.argv[1])(hosts=[sys.argv[2]])
 facade = layers.SyncChannelLayer(layer)

@@ -19,7 +19,7 @@ HELLO = {"type": "hello"}
 FORKING = """
 import logging, os, sys
 from fast_channels.layers import RedisChannelLayer, SyncChannelLayer
-# A slow machine is nothing to tell of.
+# asyncio's warnings about a slow machine are irrelevant.
 logging.getLogger("asyncio").setLevel("ERROR")
 facade = SyncChannelLayer(RedisChannelLayer(hosts=[sys.argv[1]]))
 facade.send("inbox", {"type": "parent"})
