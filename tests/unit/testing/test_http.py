@@ -144,7 +144,7 @@ async def test_failing_application() -> None:
     async with communicator:
         await communicator.send_request()
         with pytest.raises(Oops):
-            await communicator.get_response(timeout=SHORT)
+            await communicator.get_response(timeout=10)
 
 
 async def test_failing_test() -> None:
