@@ -1,1 +1,1 @@
-"""An application that shows fast_channels at work: ``python -m examples``."""
+"""An application that demonstrates fast_channels: ``python -m examples``."""

@@ -16,7 +16,7 @@ LAST_PORT = 65535
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens, or end with a line that says why there is none."""
+    """Return a listening socket, or exit with a line that says why there is none."""
     if not 0 <= port <= LAST_PORT:
         hint = f"a port is a number from 0 to {LAST_PORT}"
         raise SystemExit(f"Cannot serve on {host!r}, port {port}: {hint}")
@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the address under which a browser on this machine finds the pages."""
+    """Return the address of the pages for a browser on this machine."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "localhost"
@@ -39,7 +39,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def describe_layer() -> str:
-    """Say what carries the messages; no password is shown."""
+    """Describe what carries the messages, without a password."""
     layer = get_channel_layer("chat")
     if isinstance(layer, InMemoryChannelLayer):
         return "memory; set REDIS_URL to connect several servers"
@@ -53,7 +53,7 @@ def main() -> None:
         "--port", type=int, default=8000, help="default: %(default)s; 0 is any free one"
     )
     args = parser.parse_args()
-    # A tab that does not answer shall not keep Ctrl-C waiting for more than a moment.
+    # A tab that does not answer must not delay Ctrl-C for more than a moment.
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     with listen(args.host, args.port) as listener:
         print(f"Chat: {url_of(listener)}\nLayer: {describe_layer()}", flush=True)

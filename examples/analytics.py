@@ -1,6 +1,6 @@
-"""Analytics: a page that shows what the worker in ``counter`` has counted.
+"""Analytics: a page that shows the counts of the worker in ``counter``.
 
-Its numbers come as server-sent events, from a consumer for HTTP.
+The counts are server-sent events from an HTTP consumer.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from .counter import CHANNEL, GROUP
 
 
 class Dashboard(AsyncHttpConsumer):
-    """A page that looks: a response that goes on until the page is closed."""
+    """The stream for one page: a response that continues until the page is closed."""
 
     channel_layer_alias = "analytics"
 
@@ -34,12 +34,12 @@ class Dashboard(AsyncHttpConsumer):
         try:
             await self.pass_on()
         finally:
-            # The server shuts down: browsers get an end, and come back later.
+            # The server shuts down: end the stream, and browsers reconnect later.
             await self.send_body(b"")
 
     async def pass_on(self) -> None:
-        """Send what comes through the layer, until the page is closed."""
-        # The first thing that the page is told, unless the worker answers sooner.
+        """Send messages from the layer until the page is closed."""
+        # The page's first event, unless the worker answers sooner.
         patience, otherwise = 1.0, b"event: nobody\ndata:\n\n"
         while True:
             try:
@@ -52,7 +52,7 @@ class Dashboard(AsyncHttpConsumer):
             patience, otherwise = 15.0, b": still here\n\n"
 
     async def totals(self, event: ChannelMessage) -> None:
-        """Handle what the worker sent."""
+        """Handle a message from the worker."""
         data = json.dumps(event["counts"])
         await self.send_body(f"data: {data}\n\n".encode(), more_body=True)
 

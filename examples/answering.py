@@ -1,4 +1,4 @@
-"""A consumer that answers what is wrong, where others would end the connection."""
+"""A consumer that answers invalid frames instead of closing the connection."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ UNSENT = "Not sent: the server cannot reach Redis. Try again in a moment."
 
 
 class AnsweringConsumer(AsyncJsonWebsocketConsumer):
-    """Sends ``{"type": "error", "detail": "..."}`` for each frame that is refused.
+    """Sends ``{"type": "error", "detail": "..."}`` for each refused frame.
 
-    A subclass raises ``ValueError`` in ``receive_json()`` to refuse one.
+    To refuse a frame, a subclass raises ``ValueError`` in ``receive_json()``.
     """
 
     async def receive(
@@ -20,11 +20,11 @@ class AnsweringConsumer(AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        # A frame may also be nested too deeply to be decoded: the RecursionError.
+        # RecursionError: the frame is nested too deeply to be decoded.
         try:
             await super().receive(text_data, bytes_data, **kwargs)
         except (ValueError, RecursionError) as exc:
             await self.send_json({"type": "error", "detail": str(exc)})
         except RedisUnavailable:
-            # If the connection broke just now, the others may have got it all the same.
+            # If the connection has just broken, others may have received the message.
             await self.send_json({"type": "error", "detail": UNSENT})

@@ -1,8 +1,7 @@
-"""The application: its parts, each in a module of its own.
+"""The application and its parts, each in its own module.
 
-``system``, ``chat``, ``jobs``, ``notifications`` and ``analytics`` are the parts, with
-a consumer each; ``layers`` has what carries their messages, and ``pages`` what browsers
-show.
+The parts are ``system``, ``chat``, ``jobs``, ``notifications`` and ``analytics``, each
+with a consumer; ``layers`` has the channel layers, and ``pages`` the web pages.
 """
 
 import os
@@ -23,7 +22,7 @@ setup_layers()
 
 
 def allowed_hosts() -> list[str]:
-    """Return the names under which browsers find this server, from ALLOWED_HOSTS."""
+    """Return the host names of this server, from ALLOWED_HOSTS."""
     named = os.environ.get("ALLOWED_HOSTS", "")
     hosts = [name.strip() for name in named.split(",") if name.strip()]
     try:
@@ -35,13 +34,13 @@ def allowed_hosts() -> list[str]:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    """Count in this process if no other can."""
+    """Run the analytics worker in this process if there is no Redis."""
     async with counting() if redis_url() is None else nullcontext():
         yield
 
 
 app = FastAPI(title="fast_channels", lifespan=channels_lifespan(lifespan, timeout=2))
-# A page of another site could open a WebSocket to this one otherwise.
+# Otherwise a page of another site could open a WebSocket to this one.
 app.add_middleware(AllowedHostsOriginValidator, allowed_hosts=allowed_hosts())
 app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
 for part in (system, chat, jobs, notifications, analytics, pages):

@@ -1,10 +1,10 @@
 """A worker of ARQ for the jobs: ``arq examples.arq_worker.WorkerSettings``.
 
-It needs REDIS_URL, and ``pip install -e '.[examples-worker]'``: that has ARQ, and the
-redis-py before 6 that ARQ needs.
+It needs REDIS_URL and ``pip install -e '.[examples-worker]'``, which installs ARQ and a
+redis-py before 6, as ARQ requires.
 """
 
-# arq is not installed where types are checked: it holds redis-py back.
+# arq is not installed where types are checked, as it requires an old redis-py.
 # mypy: disable-error-code="import-not-found, import-untyped"
 # pyright: basic, reportMissingImports=false
 
@@ -22,7 +22,7 @@ from .layers import redis_url, setup_layers
 
 
 def settings() -> Any:
-    """Return where the jobs wait; without Redis that is said at once."""
+    """Return the Redis of the job queue, or fail at once if REDIS_URL is not set."""
     url = redis_url()
     if url is None:
         raise SystemExit("Set REDIS_URL, to that of the server: jobs wait in Redis.")
@@ -30,8 +30,8 @@ def settings() -> Any:
 
 
 async def enqueue(channel: str, job: str) -> None:
-    """Leave a job to a worker."""
-    # redis-py's exceptions are OSErrors for some failures, and its own for others.
+    """Queue a job for a worker."""
+    # redis-py raises OSError for some failures, and its own exceptions for others.
     try:
         pool = await create_pool(settings())
         try:
@@ -43,17 +43,17 @@ async def enqueue(channel: str, job: str) -> None:
 
 
 async def make_report(context: dict[str, Any], channel: str, job: str) -> None:
-    """Do a job."""
+    """Run a job."""
     await reports.make_report(channel, job)
 
 
 async def startup(context: dict[str, Any]) -> None:
-    """Register the layers, through which the jobs tell how far they are."""
+    """Register the layers, through which jobs report their progress."""
     setup_layers()
 
 
 class WorkerSettings:
-    """What the command ``arq`` reads."""
+    """The settings for the command ``arq``."""
 
     functions: ClassVar = [make_report]
     on_startup = startup

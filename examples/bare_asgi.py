@@ -1,6 +1,6 @@
 """A clock without any framework: ``uvicorn examples.bare_asgi:app``.
 
-Open http://localhost:8000. There are no layers: each page has a task of its own.
+Open http://localhost:8000. It needs no layer: each page has its own task.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The room chat, written with chanx: ``uvicorn examples.chanx_chat:app``.
 
-chanx (``pip install 'chanx[core]'``) validates messages with pydantic and documents
-them, and builds on the consumers and layers of fast_channels. With REDIS_URL, servers
-share the rooms. Connect with any client to ws://localhost:8000/ws/room/tea, and send::
+chanx (``pip install 'chanx[core]'``) validates and documents messages with pydantic; it
+builds on the consumers and layers of fast_channels. With REDIS_URL, several servers
+share the rooms. Connect a client to ws://localhost:8000/ws/room/tea, and send::
 
     {"action": "room_chat", "payload": {"message": "Hello"}}
 """
@@ -37,14 +37,14 @@ class RoomPayload(BaseModel):
 
 
 class RoomChatMessage(BaseMessage):
-    """What somebody says."""
+    """A message from a client."""
 
     action: Literal["room_chat"] = "room_chat"
     payload: RoomPayload
 
 
 class RoomNotificationMessage(BaseMessage):
-    """What everybody in the room is told."""
+    """A notification to everyone in the room."""
 
     action: Literal["room_notification"] = "room_notification"
     payload: RoomPayload
@@ -73,18 +73,18 @@ class RoomChat(AsyncJsonWebsocketConsumer):
         await self.tell(f"💬 {message.payload.message}")
 
     async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
-        """Say goodbye; the group is left by itself."""
+        """Say goodbye; the consumer leaves its group automatically."""
         if self.room_name is not None:
             await self.tell("👋 Somebody left", exclude_current=True)
         await super().websocket_disconnect(message)
 
     @property
     def group(self) -> str:
-        """The group of everybody in the room."""
+        """The group of the room."""
         return f"room_{self.room_name}"
 
     async def tell(self, text: str, *, exclude_current: bool = False) -> None:
-        """Tell everybody in the room something."""
+        """Send a text to everyone in the room."""
         payload = RoomPayload(message=text, room_name=self.room_name)
         await self.broadcast_message(
             RoomNotificationMessage(payload=payload),

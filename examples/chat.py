@@ -1,4 +1,4 @@
-"""The chat: one consumer for each person in a room, and a group for each room.
+"""The chat: a consumer for each connection, and a group for each room.
 
 Both sides send JSON objects, in text frames. The browser sends:
 
@@ -7,11 +7,11 @@ Both sides send JSON objects, in text frames. The browser sends:
 
 and the server:
 
-    {"type": "joined", "room": "tea", "name": "Ada"}       to whom has joined
+    {"type": "joined", "room": "tea", "name": "Ada"}       to the new person
     {"type": "notice", "event": "join", "name": "Ada"}     to the others; or "leave"
     {"type": "message", "name": "Ada", "text": "Hello", "own": false,
-     "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" to the author
-    {"type": "error", "detail": "..."}                     to whom sent what is wrong
+     "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" for the author
+    {"type": "error", "detail": "..."}                     to the sender
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Room(AnsweringConsumer):
     async def connect(self) -> None:
         self.room = str(self.scope["path_params"].get("room_name", "lobby"))
         self.group = f"room.{self.room}"
-        # Accepted first: browsers do not learn why a connection was refused.
+        # Accept first: browsers do not show why a connection was refused.
         await self.accept()
         if not is_room(self.room):
             await self.close(BAD_ROOM, ROOM_RULE)
@@ -49,7 +49,7 @@ class Room(AnsweringConsumer):
 
     async def disconnect(self, code: int) -> None:
         if self.name is not None:
-            # Without Redis nobody can be told, and a server that stops need not wait.
+            # Without Redis the others cannot be notified; don't delay a shutdown.
             with contextlib.suppress(RedisUnavailable, TimeoutError):
                 async with asyncio.timeout(1):
                     await self.notify("leave", self.name)
@@ -64,7 +64,7 @@ class Room(AnsweringConsumer):
                 raise ValueError(EXPECTED)
 
     async def join(self, name: str) -> None:
-        """Enter the room, or go on in it under another name."""
+        """Enter the room, or change the name."""
         before, self.name = self.name, name
         await self.join_group(self.group)
         await self.send_json({"type": "joined", "room": self.room, "name": name})
@@ -76,14 +76,14 @@ class Room(AnsweringConsumer):
         time = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"type": "message", "name": self.name, "text": text, "time": time}
         await self.publish({**content, "own": False})
-        # To the author, it also says that the message was sent.
+        # For the author, this also confirms that the message was sent.
         await self.send_json({**content, "own": True})
 
     async def notify(self, event: str, name: str) -> None:
         await self.publish({"type": "notice", "event": event, "name": name})
 
     async def publish(self, content: dict[str, Any]) -> None:
-        """Send a message to the group, which everybody's consumer handles below."""
+        """Send a message to the group; each consumer handles it below."""
         message = {"type": "chat", "sender": self.channel_name, "content": content}
         await self.channel_layer.group_send(self.group, message)
 
@@ -94,5 +94,5 @@ class Room(AnsweringConsumer):
 
 router = APIRouter()
 router.add_websocket_route("/ws/lobby", Room.as_asgi())
-# A path, since a name with a slash in it shall be refused in words, not with a 404.
+# A path, so that a name with a slash is refused with a reason, not with a 404.
 router.add_websocket_route("/ws/room/{room_name:path}", Room.as_asgi())

@@ -1,8 +1,8 @@
-"""What names and texts the chat takes."""
+"""Rules for the names and texts of the chat."""
 
 import re
 
-# A room whose name is not valid is closed with this code, and the rule as the reason.
+# The close code for a room with an invalid name; the reason is the rule.
 BAD_ROOM = 4400
 ROOM_RULE = "A room name has 1 to 50 letters (A-Z), digits, hyphens and underscores."
 NAME_RULE = "A name has 1 to 40 characters, and no control characters."
@@ -13,15 +13,15 @@ _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,40}")
 
 
 def is_room(name: str) -> bool:
-    """Say whether a room may have a name."""
+    """Return whether a name is valid for a room."""
     return _ROOM.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
-    """Return the name of a person without the space around it.
+    """Return a person's name without surrounding whitespace.
 
     Raises:
-        ValueError: Nobody may have such a name.
+        ValueError: The name is not valid.
     """
     name = name.strip()
     if not _NAME.fullmatch(name):
@@ -30,7 +30,7 @@ def check_name(name: str) -> str:
 
 
 def check_text(text: str, author: str | None) -> str:
-    """Return a text without the space around it.
+    """Return a text without surrounding whitespace.
 
     Raises:
         ValueError: It is too long or empty, or its author has no name.

@@ -1,6 +1,6 @@
-r"""The worker of the analytics: counts the events that wait for it in a queue.
+r"""The analytics worker: counts the events in a queue.
 
-In memory, it is a task of the server. With REDIS_URL, it is a process of its own::
+Without Redis, it is a task of the server. With REDIS_URL, it is a separate process::
 
     python -m fast_channels.worker examples.counter:Counter visits \
         --layer analytics --setup examples.layers:setup_layers
@@ -19,12 +19,12 @@ from fast_channels.type_defs import ChannelMessage
 from fast_channels.worker import Worker
 
 CHANNEL, GROUP = "visits", "dashboards"
-# They are the worker's own: two of them would count apart.
+# Kept in the worker's memory: two workers would count separately.
 counts: Counts[str] = Counts()
 
 
 async def count_visit(page: str) -> None:
-    """Leave it to the worker to count a visit; it is no harm if one is missing."""
+    """Send a visit to the worker; losing one does no harm."""
     layer = get_channel_layer("analytics")
     assert layer is not None
     with contextlib.suppress(ChannelFull, RedisUnavailable, TimeoutError):
@@ -33,21 +33,21 @@ async def count_visit(page: str) -> None:
 
 
 class Counter(AsyncConsumer):
-    """The worker's consumer: handles the messages of the channel, one by one."""
+    """The worker's consumer: handles the channel's messages one by one."""
 
     channel_layer_alias = "analytics"
 
     async def visit(self, message: ChannelMessage) -> None:
-        """Count a visit, and tell everybody who looks."""
+        """Count a visit, and notify all open pages."""
         counts[message["page"]] += 1
         await self.channel_layer.group_send(GROUP, self.totals())
 
     async def ask(self, message: ChannelMessage) -> None:
-        """Tell one who has just come."""
+        """Send the counts to a page that has just opened."""
         await self.channel_layer.send(message["reply_to"], self.totals())
 
     def totals(self) -> ChannelMessage:
-        """Return the message to whom looks."""
+        """Return the message for the pages."""
         return {"type": "totals", "counts": dict(counts)}
 
 

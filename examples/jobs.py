@@ -1,7 +1,7 @@
-"""Background jobs: a page starts one, and hears how far it is.
+"""Background jobs: a page starts a job, and receives its progress.
 
-The job knows the ``channel_name`` of the page's consumer, and sends to that channel. So
-it may run anywhere: as a task in this process, or, with REDIS_URL, in a worker of ARQ::
+The job gets the ``channel_name`` of the page's consumer, and sends to that channel. So
+it can run anywhere: as a task in this process or, with REDIS_URL, in an ARQ worker::
 
     arq examples.arq_worker.WorkerSettings
 
@@ -29,7 +29,7 @@ JOBS_AT_ONCE = 5
 
 
 def runs_in_worker() -> bool:
-    """Say whether jobs are for a worker: with Redis, and if arq is installed."""
+    """Return whether a worker runs the jobs: with Redis, if arq is installed."""
     return redis_url() is not None and find_spec("arq") is not None
 
 
@@ -39,7 +39,7 @@ class Jobs(AnsweringConsumer):
     channel_layer_alias = "queue"
 
     async def connect(self) -> None:
-        # By job; those that a worker does have no task here.
+        # By job; a job in a worker has no task here.
         self.tasks: dict[str, asyncio.Task[None] | None] = {}
         await self.accept()
 
@@ -70,14 +70,14 @@ class Jobs(AnsweringConsumer):
         await self.send_json(answer)
 
     async def job_progress(self, event: ChannelMessage) -> None:
-        """Handle what ``make_report()`` sent."""
+        """Handle a message from ``make_report()``."""
         job, percent = event["job"], event["percent"]
         if percent == DONE:
             self.tasks.pop(job, None)
         await self.send_json({"type": "progress", "job": job, "percent": percent})
 
     async def disconnect(self, code: int) -> None:
-        """A job in this process ends with its page; one in a worker goes on."""
+        """Cancel the jobs in this process; those in a worker continue."""
         tasks = [task for task in self.tasks.values() if task is not None]
         for task in tasks:
             task.cancel()

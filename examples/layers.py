@@ -1,12 +1,12 @@
 """The channel layers: in memory, or through Redis if REDIS_URL is set.
 
-Each has its alias, by which consumers name it, and its purpose:
+Consumers choose a layer by its alias. Each has its purpose:
 
-* ``chat``: everybody in a room, at that moment. REDIS_LAYER=queue keeps its messages
-  in Redis until they are received; by default they are published.
-* ``queue``: what must not be lost, the news of background jobs.
-* ``notifications``: everybody who looks at that moment.
-* ``analytics``: events that wait for a worker, up to an hour.
+* ``chat``: messages to everyone who is in a room at the moment. By default they are
+  published; REDIS_LAYER=queue keeps them in Redis until they are received.
+* ``queue``: messages that must not be lost, the progress of background jobs.
+* ``notifications``: messages to every page that is open at the moment.
+* ``analytics``: events that wait for a worker for up to an hour.
 """
 
 import os
@@ -27,15 +27,15 @@ KINDS: dict[str, type[RedisChannelLayer | RedisPubSubChannelLayer]] = {
 
 
 def redis_url() -> str | None:
-    """Return where Redis is; None says to do without."""
+    """Return the URL of Redis, or None to work without it."""
     return os.environ.get("REDIS_URL") or None
 
 
 def setup_layers(*, force: bool = False) -> None:
-    """Register all layers, unless that was done; Redis is not yet asked for anything.
+    """Register all layers, if that is not done yet; this does not connect to Redis.
 
     Args:
-        force: Register them anew.
+        force: Register them again.
     """
     if has_layers() and not force:
         return
@@ -61,7 +61,7 @@ def _through_redis(url: str) -> dict[str, BaseChannelLayer]:
     kind = os.environ.get("REDIS_LAYER", "pubsub")
     if kind not in KINDS:
         raise SystemExit(f"REDIS_LAYER: {kind!r} is neither 'queue' nor 'pubsub'")
-    # Prefixes keep the layers apart, which share one Redis.
+    # Prefixes separate the layers, which share one Redis.
     return {
         "chat": KINDS[kind](hosts=[url], prefix="chat"),
         "queue": RedisChannelLayer(

@@ -1,4 +1,4 @@
-"""Notifications: from an HTTP endpoint, or a script, to everybody who looks."""
+"""Notifications from an HTTP endpoint or a script to every open page."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ NO_REDIS = "The server cannot reach Redis."
 
 
 class Notifications(AsyncJsonWebsocketConsumer):
-    """A page that shows notifications; it sends nothing."""
+    """A page that shows notifications, and sends nothing."""
 
     channel_layer_alias = "notifications"
 
@@ -37,16 +37,16 @@ class Notifications(AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take no notice: notifications come through the layer."""
+        """Ignore frames: notifications come through the layer."""
 
     async def notification(self, event: ChannelMessage) -> None:
-        """Handle what ``notify()`` sent."""
+        """Handle a message from ``notify()``."""
         content = {"text": event["text"], "source": event["source"]}
         await self.send_json({"type": "notification", **content})
 
 
 async def notify(text: str, source: str) -> None:
-    """Send a notification to everybody."""
+    """Send a notification to everyone."""
     layer = get_channel_layer("notifications")
     assert layer is not None
     message = {"type": "notification", "text": text, "source": source}

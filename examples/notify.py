@@ -1,6 +1,6 @@
 """Send a notification from a script: ``python -m examples.notify "text"``.
 
-It needs the Redis of the server, in REDIS_URL.
+Set REDIS_URL to the Redis of the server.
 """
 
 import argparse
@@ -17,7 +17,7 @@ def main() -> None:
         prog="python -m examples.notify",
         description="Send a notification to every page that shows them.",
     )
-    parser.add_argument("text", help="what everybody is told")
+    parser.add_argument("text", help="the text of the notification")
     text = parser.parse_args().text.strip()
     if not 1 <= len(text) <= TEXT_LENGTH:
         parser.error(f"a notification has 1 to {TEXT_LENGTH} characters")

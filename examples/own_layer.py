@@ -1,4 +1,4 @@
-"""A channel layer of your own, in the queues of one event loop."""
+"""A custom channel layer that uses the queues of one event loop."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 
 class QueueLayer(BaseChannelLayer):
-    """Keeps messages as JSON, until they are received."""
+    """Keeps messages as JSON until they are received."""
 
     extensions = ["groups"]
 

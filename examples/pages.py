@@ -1,4 +1,4 @@
-"""The pages: each is a frame that all share, with a part of its own."""
+"""The pages: each fills a shared frame with its own part."""
 
 from pathlib import Path
 from string import Template
@@ -12,7 +12,7 @@ from .jobs import runs_in_worker
 from .layers import redis_url
 
 STATIC = Path(__file__).parent / "static"
-# By path; the chat has a page for each room besides.
+# By path; in addition, the chat has a page for each room.
 TITLES = {
     "/": "Chat",
     "/system": "System",
@@ -23,7 +23,7 @@ TITLES = {
 
 
 def render(path: str) -> str:
-    """Return a page, in which what does not apply to this server is hidden."""
+    """Return a page without the parts that do not apply to this server."""
     name = path.strip("/") or "chat"
     links = (_link(link, title, here=link == path) for link, title in TITLES.items())
     return Template((STATIC / "frame.html").read_text()).substitute(
@@ -44,7 +44,7 @@ def _link(path: str, title: str, *, here: bool) -> str:
 router = APIRouter(include_in_schema=False)
 
 
-# Not async, since they read files: the framework calls them in a thread.
+# Not async, as they read files: the framework calls them in a thread.
 def _show(path: str) -> HTMLResponse:
     visit = BackgroundTask(count_visit, TITLES[path])
     return HTMLResponse(render(path), background=visit)
@@ -53,7 +53,7 @@ def _show(path: str) -> HTMLResponse:
 @router.get("/")
 @router.get("/room/{room_name:path}")
 def chat() -> HTMLResponse:
-    """Return the page of every room; its script finds the room in the address."""
+    """Return the page for all rooms; its script gets the room from the address."""
     return _show("/")
 
 

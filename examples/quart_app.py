@@ -1,7 +1,7 @@
-"""News beside a Quart application: ``uvicorn examples.quart_app:app``.
+"""News in a Quart application: ``uvicorn examples.quart_app:app``.
 
-Open http://localhost:8000 in two windows, and send news from either. Quart has the page
-and the form; the WebSockets of one path go to a consumer.
+Open http://localhost:8000 in two windows, and send news from either. Quart serves the
+page and the form; the WebSockets of one path go to a consumer.
 """
 
 from collections.abc import AsyncGenerator
@@ -87,7 +87,7 @@ news = News.as_asgi()
 async def app(
     scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Give each connection to whom it is for."""
+    """Pass each connection to a consumer or to Quart."""
     if scope["type"] == "websocket" and scope["path"] == "/ws/news":
         await news(scope, receive, send)
     else:

@@ -1,4 +1,4 @@
-"""The work of the background jobs, for whichever process does it."""
+"""The work of the background jobs, for any process."""
 
 import asyncio
 from typing import Any
@@ -13,20 +13,20 @@ STEP = 5
 
 
 async def make_report(channel: str, job: str) -> None:
-    """Do what takes long, and tell the channel how far it is."""
+    """Do some slow work, and send the progress to the channel."""
     for percent in range(0, DONE + 1, STEP):
         await asyncio.sleep(SECONDS * STEP / DONE)
         await tell(channel, {"type": "job.progress", "job": job, "percent": percent})
 
 
 async def tell(channel: str, message: dict[str, Any]) -> None:
-    """Send a message; while Redis is away, try again."""
+    """Send a message; try again while Redis is down."""
     layer = get_channel_layer("queue")
     assert layer is not None
     while True:
         try:
             return await layer.send(channel, message)
         except ChannelFull:
-            return None  # Nobody reads it any more: the page was closed.
+            return None  # The channel has no reader: the page was closed.
         except RedisUnavailable:
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""System messages: a consumer with no layer, which talks to its own client only."""
+"""System messages: a consumer without a layer, which serves only its own client."""
 
 from datetime import UTC, datetime
 
@@ -10,7 +10,7 @@ TEXT_LENGTH = 500
 
 
 class System(AsyncWebsocketConsumer):
-    """Greets whoever connects, and sends back what they write."""
+    """Greets each client, and echoes its texts."""
 
     async def connect(self) -> None:
         await self.accept()

@@ -1,4 +1,4 @@
-"""The example application as a process of its own, as a user starts it."""
+"""Run the example application in its own process, as a user would."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def start_chat(
     """Start ``python -m examples`` with arguments.
 
     Args:
-        *arguments: What follows on the command line.
+        *arguments: Arguments for the command line.
         redis_url: The value of REDIS_URL; None leaves it unset.
         redis_layer: The value of REDIS_LAYER; None leaves it unset.
     """
@@ -37,9 +37,9 @@ def start_chat(
 
 
 class ChatServer:
-    """A chat that is served while the ``with`` block runs.
+    """The chat, served while the ``with`` block runs.
 
-    It may be stopped and started again within the block, on the same port.
+    The server can be stopped and restarted on the same port within the block.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ChatServer:
         self.url = ""
         """The address that the process prints."""
         self.layer = ""
-        """What it prints of its layer."""
+        """The printed description of its layer."""
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -69,7 +69,7 @@ class ChatServer:
             self.stop()
 
     def start(self) -> None:
-        """Start the process; clients may connect once this returns."""
+        """Start the process; clients can connect once this returns."""
         port = self.url.rpartition(":")[2] or "0"
         self._process = start_chat(
             "--port", port, redis_url=self.redis_url, redis_layer=self.redis_layer
@@ -83,7 +83,7 @@ class ChatServer:
         self.layer = lines[1].removeprefix("Layer: ").rstrip("\n")
 
     def stop(self) -> tuple[int, str, str]:
-        """Press Ctrl-C; return the exit code, and what stdout and stderr got."""
+        """Press Ctrl-C; return the exit code and the output on stdout and stderr."""
         assert self._process is not None
         process, self._process = self._process, None
         process.send_signal(signal.SIGINT)

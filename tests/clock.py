@@ -1,4 +1,4 @@
-"""A clock that tests set, in place of the one that goes by itself."""
+"""A clock that tests advance by hand."""
 
 import functools
 
@@ -8,7 +8,7 @@ from fast_channels.layers.mailbox import Mailbox
 
 
 class Clock:
-    """Stands in for the module ``time``, and stands still until it is moved."""
+    """A replacement for the module ``time`` that stands still until it is advanced."""
 
     def __init__(self) -> None:
         self._now = 1_000_000.0
@@ -20,12 +20,12 @@ class Clock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Advance the clock by a number of seconds."""
         self._now += seconds
 
 
 def stop_time_in_memory(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give every in-memory layer that is made from now on this clock to live by."""
+    """Make every in-memory layer created from now on use this clock."""
     clock = Clock()
     package = "fast_channels.layers"
     for module in ("in_memory", "mailboxes"):

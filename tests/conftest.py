@@ -1,4 +1,4 @@
-"""What every test stands on: both event loops, and nothing left behind."""
+"""Fixtures for all tests: both event loops, and a check that no task is left."""
 
 import asyncio
 import asyncio.constants
@@ -15,12 +15,12 @@ from fast_channels.layers import channel_layers
 
 pytest_plugins = ["tests.redis_servers.fixtures"]
 
-# Frames that asyncio's debug mode keeps of the origin of each future and task. Its ten
-# take an eighth of the time of unit tests, and the innermost ones show what is wrong.
+# Frames of the traceback that asyncio's debug mode keeps for each future and task. Its
+# default of ten costs an eighth of the time of unit tests; the innermost are enough.
 setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 # typed as constant
 
-# What hypothesis makes up: always the same, however slow the machine is; or much more,
-# with --hypothesis-profile=long.
+# By default, hypothesis generates the same examples in every run, without a deadline;
+# --hypothesis-profile=long generates many more.
 settings.register_profile(
     "short",
     max_examples=100,
@@ -48,10 +48,10 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Limit the time of tests on uvloop in another way.
+    """Limit the time of tests on uvloop with a thread instead of a signal.
 
-    It doesn't notice a signal while it has nothing to do. A thread for each test is
-    slower.
+    An idle uvloop doesn't notice a signal. A thread per test is slower, so the tests on
+    asyncio keep the signal.
     """
     in_thread = pytest.mark.timeout(method="thread")
     for item in items:
@@ -64,14 +64,14 @@ def no_blocking_call() -> Iterator[None]:
     """Fail a test in which fast_channels blocks the event loop."""
     with blockbuster_ctx("fast_channels") as blockbuster:
         if Coverage.current() is not None:
-            # Its tracer takes a lock of its own in whatever code it traces.
+            # Coverage's tracer takes a lock in the code that it traces.
             blockbuster.functions["threading.Lock.acquire"].deactivate()
         yield
 
 
 @pytest.fixture(autouse=True)
 def empty_registry() -> Iterator[None]:
-    """Give each test an empty registry of layers."""
+    """Start each test with an empty registry of layers."""
     channel_layers.clear()
     yield
     channel_layers.clear()
@@ -86,15 +86,15 @@ def no_task_left(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 async def no_task_left_in_the_loop() -> AsyncIterator[None]:
-    """Prepare the event loop of a test, and fail if a task still runs at the end."""
+    """Prepare the event loop of a test, and fail if a task is running at the end."""
     loop = asyncio.get_running_loop()
-    # What blocks is noticed above; a busy machine is not to add lines to the log.
+    # Blocking calls are detected above; a slow machine must not add lines to the log.
     loop.slow_callback_duration = 60
     if isinstance(loop, uvloop.Loop):
-        # asyncio's debug mode takes half the time of a test. One event loop is enough.
+        # asyncio's debug mode doubles the time of a test: one event loop is enough.
         loop.set_debug(False)
     yield
-    # A task that was cancelled in the last line of a test needs a moment to end.
+    # A task cancelled in the last line of a test needs a moment to end.
     for _ in range(3):
         await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}

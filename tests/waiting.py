@@ -1,14 +1,14 @@
-"""Wait in tests for what other tasks and servers do, never for a time."""
+"""Let tests wait for conditions instead of sleeping."""
 
 import asyncio
 from collections.abc import Callable
 
-# Seconds between two questions to a server.
+# Seconds between two requests to a server.
 PAUSE = 0.01
 
 
 async def turn(times: int = 30) -> None:
-    """Let the event loop turn, so that each task that can go on does."""
+    """Run the event loop for some turns, so that every task that can proceed does."""
     for _ in range(times):
         await asyncio.sleep(0)
 
@@ -16,12 +16,12 @@ async def turn(times: int = 30) -> None:
 async def until(
     condition: Callable[[], object], limit: float = 10, pause: float = 0
 ) -> None:
-    """Wait until a condition holds; check it in each turn of the event loop.
+    """Wait until a condition holds, checking it in each turn of the event loop.
 
     Args:
-        condition: Returns a true value if it holds.
-        limit: Seconds to wait at most.
-        pause: Seconds between two checks, for a condition that asks a server.
+        condition: Returns a true value when it holds.
+        limit: Maximum seconds to wait.
+        pause: Seconds between two checks, for a condition that queries a server.
 
     Raises:
         TimeoutError: The condition did not hold in time.

@@ -1,6 +1,6 @@
 """A Django project and a FastAPI application that share a group through one Redis.
 
-Two terminals, each with an environment of its own, and REDIS_URL in both::
+Use two terminals, each with its own environment, and REDIS_URL set in both::
 
     pip install channels channels_redis uvicorn[standard]
     uvicorn examples.django_and_fastapi.django_project:application --port 8001
@@ -8,6 +8,6 @@ Two terminals, each with an environment of its own, and REDIS_URL in both::
     pip install 'fast-channels[examples]'
     uvicorn examples.django_and_fastapi.fastapi_app:app --port 8002
 
-What is sent with ``curl -X POST 'http://localhost:8001/news?text=hello'``, to either
-port, reaches the WebSockets ``/ws/news`` of both.
+Run ``curl -X POST 'http://localhost:8001/news?text=hello'`` with either port: the text
+reaches the WebSockets ``/ws/news`` of both servers.
 """

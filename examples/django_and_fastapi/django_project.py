@@ -1,12 +1,12 @@
-"""Django's side: a project with Channels in one file, which knows no fast_channels.
+"""The Django side: a project with Channels in one file, without fast_channels.
 
 ``uvicorn examples.django_and_fastapi.django_project:application --port 8001``
 """
 
-# Django and Channels are installed where this runs, and nowhere else.
+# Django and Channels are installed only where this runs.
 # mypy: disable-error-code="import-not-found, import-untyped, misc, untyped-decorator"
 # pyright: basic, reportMissingImports=false, reportMissingModuleSource=false
-# ruff: noqa: E402 # what is imported last reads the settings
+# ruff: noqa: E402 # the last imports read the settings
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""FastAPI's side: an ordinary application.
+"""The FastAPI side: an ordinary application.
 
 ``uvicorn examples.django_and_fastapi.fastapi_app:app --port 8002``
 """
@@ -16,7 +16,7 @@ from fast_channels.layers import (
 from fast_channels.lifespan import channels_lifespan
 from fast_channels.type_defs import ChannelMessage
 
-# RedisChannelLayer is what channels_redis.core has, with the same prefix by default.
+# RedisChannelLayer matches the one in channels_redis.core, also in its default prefix.
 url = os.environ.get("REDIS_URL", "redis://localhost:6379")
 register_channel_layer("default", RedisChannelLayer(hosts=[url]))
 

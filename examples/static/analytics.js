@@ -28,7 +28,7 @@ function open() {
     $("total").textContent = "No worker has answered. Start it with the command above.";
   });
   events.onerror = () => {
-    // A browser comes back by itself after some failures only.
+    // A browser reconnects by itself only after some failures.
     events.close();
     retryLater(open);
   };

@@ -1,18 +1,18 @@
-// The page of a room. What the browser and the server say to each other is described
-// at the top of chat.py.
+// The page of a room. The messages between browser and server are described at the top
+// of chat.py.
 
 import { $, connect, ready, showState } from "./connection.js";
 
-const BAD_ROOM = 4400; // The close code after which it is no use to come back.
+const BAD_ROOM = 4400; // The close code after which reconnecting is pointless.
 const ROOM_NAME = /^[A-Za-z0-9_-]{1,50}$/;
 
 const inLobby = location.pathname === "/";
 const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length));
 
-// A tab keeps its name; a new one begins with the name that was chosen last.
+// A tab keeps its name; a new tab begins with the last chosen name.
 let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
-let visits = 0; // How often the server has let us into the room.
-let sending; // The timer that says so; undefined unless the server owes us an answer.
+let visits = 0; // The number of times that this page has joined the room.
+let sending; // The timer of a pending message; undefined if no answer is pending.
 
 // The connection
 
@@ -42,7 +42,7 @@ function join() {
   if (name && socket.open) send({ type: "join", name });
 }
 
-// What the server sends: a function for each type
+// Messages from the server: a function for each type
 
 const handlers = {
   joined() {
@@ -95,7 +95,7 @@ function addNotice(text) {
   append(notice);
 }
 
-// Show what is new to whom is at the end; leave alone whom reads further up.
+// Scroll to new messages only if the page is already at the end.
 function append(element) {
   const follow = atEnd();
   log.append(element);
@@ -116,7 +116,7 @@ log.addEventListener("scroll", () => {
   wasAtEnd = atEnd();
   if (wasAtEnd) $("newer").hidden = true;
 });
-// The log changes its height when a phone shows its keyboard, or a draft grows.
+// The log changes its height when a phone shows its keyboard or a draft grows.
 new ResizeObserver(() => wasAtEnd && scrollToEnd()).observe(log);
 
 $("newer").addEventListener("click", () => {
@@ -143,7 +143,7 @@ function allowWriting(allowed) {
   if (allowed) hadFocus = false;
 }
 
-// A draft stays until the server says that it was sent. If not, it can be sent again.
+// A draft stays until the server confirms the message, so that it can be sent again.
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const draft = text.value.trim();
@@ -244,7 +244,7 @@ function decode(path) {
   try {
     return decodeURIComponent(path);
   } catch {
-    return path; // Not a valid name either; the server says so.
+    return path; // Not a valid name either; the server refuses it.
   }
 }
 

@@ -1,22 +1,22 @@
-// A WebSocket that comes back. Its state shows in #state, which every page has.
+// A WebSocket that reconnects. Its state is shown in #state, which every page has.
 
 export const $ = (id) => document.getElementById(id);
 
-let failures = 0; // How many connections in a row have ended since the page last was ready.
+let failures = 0; // Failed connections since the page was last ready.
 
 export function showState(state, text, countdown = "") {
   $("state").dataset.state = state;
-  // Set only if it is new: screen readers read it out.
+  // Set only if it has changed: screen readers read it out.
   if ($("state-text").textContent !== text) $("state-text").textContent = text;
   $("countdown").textContent = countdown;
 }
 
 // Keep a WebSocket open. opened() is called with each new one, received() with each frame.
-// closed() is called with the event when one has ended; what it returns says that there is
-// no point in another one. The object that is returned has send() and open.
+// closed() is called with the event when one has ended; if it returns true, there are no
+// further attempts. The returned object has send() and open.
 export function connect(path, { opened = () => {}, received, closed = () => {} }) {
   let socket;
-  let retry; // The timer of the next attempt; undefined unless we wait for one.
+  let retry; // The timer of the next attempt; undefined if there is none.
 
   function open() {
     clearTimeout(retry);
@@ -52,7 +52,7 @@ export function connect(path, { opened = () => {}, received, closed = () => {} }
   };
 }
 
-// The page has what it needs. Returns how many connections have failed before that.
+// Mark the page as ready; returns the number of connections that failed before.
 export function ready() {
   const before = failures;
   failures = 0;
@@ -60,7 +60,7 @@ export function ready() {
 }
 
 // Wait for 0.5 to 1 s after the first failure, then longer, but never beyond 10 s. The
-// random part keeps browsers from coming back all at once.
+// random part keeps browsers from reconnecting all at once.
 export function retryLater(open, keep = () => {}) {
   const delay = Math.min(5000, 500 * 2 ** failures++) * (1 + Math.random());
   const due = Date.now() + delay;

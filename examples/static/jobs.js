@@ -1,6 +1,6 @@
 import { $, connect, ready } from "./connection.js";
 
-const PATIENCE = 8000; // So long nothing may be heard of a job before that is said.
+const PATIENCE = 8000; // Milliseconds without progress before a job is shown as silent.
 
 const jobs = new Map(); // By the id of the job: its element, and a timer.
 
@@ -17,7 +17,7 @@ function add({ job, title, where }) {
 
 function progress({ job, percent }) {
   const entry = jobs.get(job);
-  if (entry === undefined) return; // It was started before the connection was lost.
+  if (entry === undefined) return; // The job was started before the connection was lost.
   entry.element.querySelector("progress").value = percent;
   entry.element.querySelector(".percent").textContent = `${percent} %`;
   entry.element.classList.toggle("done", percent === 100);
@@ -60,7 +60,7 @@ const socket = connect("/ws/jobs", {
     handlers[content.type](content);
   },
   closed() {
-    // A new connection has a new channel, of which the jobs know nothing.
+    // A new connection has a new channel, which the jobs do not know.
     for (const [job, entry] of jobs) {
       say(entry, "Lost from sight: the connection ended.");
       forget(job);

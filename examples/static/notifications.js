@@ -33,7 +33,7 @@ $("form").addEventListener("submit", async (event) => {
   $("text").focus();
 });
 
-// Returns what has gone wrong.
+// Returns an error message, or "".
 async function notify(text) {
   try {
     const response = await fetch("/notify", {

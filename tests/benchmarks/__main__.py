@@ -1,32 +1,31 @@
-"""Measures the library beside its peers, and prints ratios.
+"""Compare the library with its peers, and print ratios.
 
     python -m tests.benchmarks [--workload W1,W2] [--peers ours,bare] [--rounds 5]
         [--quick] [--json FILE] [--plot FILE]
 
 ======== ===========================================================================
 W1       one group of 500 WebSockets, the publisher in another process
-W2       50 rooms of 10 WebSockets, every client speaks
+W2       50 rooms of 10 WebSockets, every client sends
 W3       connect, join, leave, disconnect
-W4       2000 idle connections: memory, and CPU while nothing happens
-W5       the operations of a layer, in process, and the Redis commands that they take
+W4       2000 idle connections: memory, and CPU while idle
+W5       the operations of a layer, in process, and their Redis commands
 W6       a consumer's dispatch, and groups in memory
 W7       W1 in groups of 10 to 5000, on 1, 2 and 4 servers
 ======== ===========================================================================
 
-Each peer is installed in an environment of its own, kept in ``.venv-benchmarks``. The
-peers take turns, since on a machine that has other things to do only the ratios of one
-run mean something: medians of the rounds are compared, and W5 and W6 compare the best.
-All servers are uvicorn with the same options, on uvloop, and their CPU time is what is
-compared. The Redis server starts and ends here.
+Each peer is installed in its own environment, kept in ``.venv-benchmarks``. The peers
+take turns, since on a machine with other load only the ratios of one run are
+meaningful: medians of the rounds are compared, W5 and W6 compare the best. All servers
+are uvicorn with the same options, on uvloop, and their CPU time is compared. The Redis
+server is started and stopped here.
 
-To compare two versions of this library, name a checkout of the other one in the
-variable ``FAST_CHANNELS_BENCHMARKS_BEFORE``, and measure ``--peers ours,before``, with
-``-queue`` or ``-memory`` behind each name for the other layers.
+To compare two versions of this library, set ``FAST_CHANNELS_BENCHMARKS_BEFORE`` to a
+checkout of the other one, and measure ``--peers ours,before``, with ``-queue`` or
+``-memory`` after each name for the other layers.
 
-It exits with 0 if every target is met, with 1 if one is missed, and with 2 if something
-cannot be measured. ``--quick`` measures next to nothing, to show that everything runs:
-it fails for a ratio of W5 or W6 that is not even half of its target, and judges no
-other.
+The exit code is 0 if every target is met, 1 if one is missed, and 2 if a measurement
+fails. ``--quick`` measures very little, to show that everything runs: it fails only for
+a ratio of W5 or W6 below half of its target.
 """
 
 import argparse
@@ -54,7 +53,7 @@ _QUICK_ROUNDS = 1
 
 @dataclass(frozen=True)
 class _Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     workloads: Sequence[str]
     peers: Sequence[str]
@@ -65,7 +64,7 @@ class _Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the benchmarks."""
     options = _parse(arguments)
     try:
         return _run(options)
@@ -84,27 +83,27 @@ def _parse(arguments: Sequence[str] | None) -> _Options:
         "--workload",
         type=_some_of(sorted(names)),
         default=sorted(names),
-        help="what to measure, separated by commas; all of it, unless given",
+        help="workloads to measure, separated by commas; default: all",
     )
     parser.add_argument(
         "--peers",
         type=_some_of(list(PEERS)),
         default=[name for name in PEERS if not name.startswith("before")],
-        help=f"whose chat to measure, of {', '.join(PEERS)}; all, unless given",
+        help=f"peers to measure, of {', '.join(PEERS)}; default: all",
     )
     parser.add_argument(
         "--rounds",
         type=int,
-        help=f"how many turns each peer takes; {_ROUNDS}, unless given",
+        help=f"turns of each peer; default: {_ROUNDS}",
     )
     parser.add_argument(
         "--quick", action="store_true", help="show that everything runs"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the numbers here too"
+        "--json", type=Path, metavar="FILE", help="also write the results to this file"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw them here, as a PNG"
+        "--plot", type=Path, metavar="FILE", help="plot the results into this PNG"
     )
     given = parser.parse_args(arguments)
     return _Options(
@@ -118,7 +117,7 @@ def _parse(arguments: Sequence[str] | None) -> _Options:
 
 
 def _some_of(names: list[str]) -> Any:
-    """Return what reads some of these names, separated by commas."""
+    """Return a parser for some of these names, separated by commas."""
 
     def parse(text: str) -> list[str]:
         for name in (given := text.split(",")):

@@ -1,12 +1,12 @@
 """The clients of a workload: ``python -m tests.benchmarks.clients PEER PORT...``.
 
-It is ready when it has written a line. It reads an order from each line of stdin, a
-JSON list of a name and arguments, and answers with a line of JSON when it is done. The
-answer tells for which share of the time this process was busy.
+The process is ready when it has written a line. Each line of stdin is an order, a JSON
+list of a name and arguments; the answer is a line of JSON when the order is done. The
+answer includes the share of the time in which this process was busy.
 """
 
-# picows, which costs a client less than a server pays for it, is installed where this
-# runs, and nowhere else.
+# picows, which takes less CPU for a client than its server needs, is installed only
+# where this runs.
 # mypy: disable-error-code="import-not-found, misc"
 # pyright: basic, reportMissingImports=false
 
@@ -23,13 +23,13 @@ from picows import WSCloseCode, WSListener, WSMsgType, ws_connect
 
 from .peers import LEAVE, LEFT
 
-# So many at once are on their way to a server.
+# Connections that are opened at the same time.
 _AT_ONCE = 20
 _TIMEOUT = 60
 
 
 class _Count:
-    """What has arrived at all clients together."""
+    """Counts the messages of all clients together."""
 
     def __init__(self) -> None:
         self._arrived = self._wanted = 0
@@ -41,14 +41,14 @@ class _Count:
             self._all.set_result(None)
 
     def expect(self, count: int) -> asyncio.Future[None]:
-        """Return what is done when so many more have arrived."""
+        """Return a future that is done after a number of further messages."""
         self._wanted = self._arrived + count
         self._all = asyncio.get_running_loop().create_future()
         return self._all
 
 
 class _Client(WSListener):
-    """A client in a room; its frames are what the chat says, and no more."""
+    """A client in a room, which gets only the chat's frames."""
 
     path = "ws/{room}"
 
@@ -79,7 +79,7 @@ class _Client(WSListener):
 
 
 class _SocketIOClient(_Client):
-    """The same in the protocol of Socket.IO."""
+    """The same with the protocol of Socket.IO."""
 
     path = "socket.io/?EIO=4&transport=websocket"
 
@@ -107,7 +107,7 @@ class _SocketIOClient(_Client):
 
 
 class _Clients:
-    """All clients, and the orders that they are given."""
+    """All clients, and their orders."""
 
     def __init__(self, peer: str, ports: Sequence[str]) -> None:
         self._class = _SocketIOClient if peer == "socketio" else _Client
@@ -123,10 +123,10 @@ class _Clients:
         return client
 
     async def connect(self, rooms: int, size: int, servers: int = 1) -> None:
-        """Put so many clients into each room, spread over the servers."""
+        """Connect a number of clients to each room, spread over the servers."""
         names = [f"room{number}" for number in range(rooms)]
         for name in names:
-            # Some peers cannot be joined by several at once in a room that is new.
+            # Some peers fail if several clients join a new room at once.
             self._rooms[name] = [await self._open(name) for _ in range(servers)]
         rest = [name for name in names for _ in range(size - servers)]
         for some in _batches(rest):
@@ -134,15 +134,15 @@ class _Clients:
                 self._rooms[client.room].append(client)
 
     def expect(self, count: int) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._expected = self._count.expect(count)
 
     async def arrive(self) -> None:
-        """Wait until as many have arrived as were expected."""
+        """Wait until the expected number of messages has arrived."""
         await self._expected
 
     async def speak(self, turns: int, text: str) -> None:
-        """Let one in each room speak, and when all have heard it, the next one."""
+        """Let one client in each room send; once all have received it, the next one."""
         everybody = sum(map(len, self._rooms.values()))
         for turn in range(turns):
             heard = self._count.expect(everybody)
@@ -151,7 +151,7 @@ class _Clients:
             await heard
 
     async def churn(self, count: int, rooms: int) -> None:
-        """Connect, join, leave and disconnect so many clients, some at once."""
+        """Connect, join, leave and disconnect a number of clients, some at once."""
         numbers = iter(range(count))
 
         async def come_and_go() -> None:

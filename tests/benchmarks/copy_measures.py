@@ -1,9 +1,9 @@
-"""What a pub/sub layer pays so that each receiver of a message has a dict of its own.
+"""The cost of a separate dict for each receiver of a pub/sub message.
 
 ``python -m tests.benchmarks.copy_measures fast_channels 0.3`` takes each measurement
-for at least 0.3 seconds, and writes them to stdout as JSON: CPU seconds for each
-receiver of a message that arrived for a hundred of them. The layer decodes it once, and
-makes a copy for each; it might as well decode it for each.
+for at least 0.3 seconds, and writes them to stdout as JSON: CPU seconds per receiver of
+a message for a hundred receivers. The layer decodes the message once and copies it for
+each receiver; the alternative is to decode it for each.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ async def _measure(seconds: float) -> dict[str, float]:
 
 
 async def _cpu(receive: Callable[[], list[Message]]) -> float:
-    """Return the CPU seconds that each of many receivers costs."""
+    """Return the CPU seconds per receiver."""
 
     async def work() -> None:
         for _ in range(_MESSAGES):

@@ -1,4 +1,4 @@
-"""The virtual environments: one for each peer, kept in ``.venv-benchmarks``."""
+"""A virtual environment for each peer, kept in ``.venv-benchmarks``."""
 
 import json
 import os
@@ -17,15 +17,15 @@ CHANNELS = "4.3.2"
 CHANNELS_REDIS = "4.3.0"
 ROOT = Path(__file__).parents[2]
 _FOLDER = ROOT / ".venv-benchmarks"
-# All servers are of the same releases, and so is what the two by hand and ours share.
+# All servers have the same releases, as do the packages that several peers share.
 _SERVER = ("httptools", "uvicorn", "uvloop", "websockets")
 _REDIS = ("hiredis", "redis")
 _REQUIREMENTS = {
     "before": (os.environ.get(BEFORE, ""), "msgpack", "starlette", *_SERVER, *_REDIS),
     "bare": ("starlette", *_SERVER, *_REDIS),
     "broadcaster": ("broadcaster[redis]==0.3.1", "starlette", *_SERVER, *_REDIS),
-    # With redis-py 8 a reader of channels_redis that finds nothing for 5 seconds dies
-    # of a timeout. It is also slower with it, so that redis-py 7 is the fair one.
+    # With redis-py 8, an idle reader of channels_redis fails with a timeout after 5
+    # seconds. It is also slower with it, so redis-py 7 is the fair choice.
     "channels": (
         f"channels=={CHANNELS}",
         f"channels_redis=={CHANNELS_REDIS}",
@@ -41,17 +41,17 @@ _REQUIREMENTS = {
 
 
 class Failure(Exception):
-    """Says in one line why there is nothing to print."""
+    """A failure, with a one-line reason."""
 
 
 def find_python(name: str) -> Path:
-    """Return the interpreter of an environment, which is made if need be.
+    """Return the interpreter of an environment, which is created if necessary.
 
     Args:
-        name: The name of the environment; empty for the one that is running.
+        name: The name of the environment; empty for the current one.
 
     Raises:
-        Failure: It cannot be made.
+        Failure: The environment cannot be created.
     """
     if not name:
         return Path(sys.executable)
@@ -69,7 +69,7 @@ def find_python(name: str) -> Path:
         return python
     print(f"installing {', '.join(requirements)}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
-    # The first takes seconds, the second comes with Python.
+    # The first takes seconds; the second is part of Python.
     if uv := shutil.which("uv"):
         _run([uv, "venv", "-q", "--python", sys.executable, str(folder)])
         install = [uv, "pip", "install", "-q", "--python", str(python)]

@@ -1,4 +1,4 @@
-"""What the measures take times and count commands with, and drive consumers with."""
+"""Tools of the measurements: timing, counting commands, and driving consumers."""
 
 import asyncio
 import gc
@@ -35,20 +35,20 @@ NESTED: Message = {
 
 
 class Recorder:
-    """Repeats each measurement for at least so many seconds, and keeps the median."""
+    """Repeats each measurement for a minimum of seconds, and keeps the median."""
 
     def __init__(self, seconds: float) -> None:
         self.results: dict[str, float] = {}
         self._seconds = seconds
 
     async def add(self, name: str, step: Callable[[], Awaitable[float]]) -> None:
-        """Repeat a step that returns what it measures."""
+        """Repeat a step that returns its measurement."""
         await self.add_all({name: step})
 
     async def add_all(
         self, steps: Mapping[str, Callable[[], Awaitable[float]]]
     ) -> None:
-        """Repeat several steps in turns, as they are to be compared."""
+        """Repeat several steps in turns, to compare them."""
         gc.collect()
         values: dict[str, list[float]] = {name: [] for name in steps}
         enough = time.perf_counter() + self._seconds * len(steps)
@@ -62,7 +62,7 @@ class Recorder:
 
 
 async def cpu(work: Awaitable[object], count: int = 1) -> float:
-    """Return the CPU seconds that something takes, of which there are so many."""
+    """Return the CPU seconds per operation of some work."""
     start = time.process_time()
     await work
     return (time.process_time() - start) / count
@@ -70,25 +70,25 @@ async def cpu(work: Awaitable[object], count: int = 1) -> float:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where everything on Redis is measured."""
+    """The setting of all measurements on Redis."""
 
     library: Library
     kind: str
     recorder: Recorder
     connect: Callable[[], Connection]
-    """Opens another connection to look at the server with."""
+    """Opens another connection, to inspect the server."""
     server: Connection
-    """To prepare the server."""
+    """A connection to prepare the server."""
     prefix: str
-    """What the names of all keys begin with."""
+    """The prefix of all keys."""
     sender: Process
     """The other process."""
     sizes: Sequence[int]
-    """How many are in groups."""
+    """The sizes of groups."""
 
     @property
     def layer(self) -> Layer:
-        """The layer that is measured."""
+        """The layer under measurement."""
         return self.library.layer
 
     async def add(
@@ -98,7 +98,7 @@ class Setting:
         count: int,
         prepare: Callable[[], object] = lambda: None,
     ) -> None:
-        """Measure some work, which is so many operations: their CPU, and commands."""
+        """Measure the CPU time and the commands of a number of operations."""
 
         async def step() -> float:
             prepare()
@@ -111,7 +111,7 @@ class Setting:
         self.recorder.results[f"{name}, run"] = run / count
 
     async def _commands(self, work: Callable[[], Awaitable[None]]) -> tuple[int, int]:
-        """Return how many commands were sent meanwhile, and how many have run."""
+        """Return the numbers of commands sent and run meanwhile."""
         sent = run = 0
         stop = secrets.token_hex(8)
         with self.connect() as monitor:
@@ -126,30 +126,30 @@ class Setting:
 
 
 class Countdown:
-    """Is waited for until so many things have happened."""
+    """Can be awaited until a number of ticks."""
 
     def __init__(self) -> None:
         self._left = 0
         self._done = asyncio.get_running_loop().create_future()
 
     def start(self, count: int) -> None:
-        """Expect so many from now on."""
+        """Expect a number of ticks from now on."""
         self._left = count
         self._done = asyncio.get_running_loop().create_future()
 
     def tick(self) -> None:
-        """Count one."""
+        """Count a tick."""
         self._left -= 1
         if not self._left:
             self._done.set_result(None)
 
     async def wait(self) -> None:
-        """Wait until the last one has happened."""
+        """Wait until the last tick."""
         await self._done
 
 
 async def settle() -> None:
-    """Let every task go on until it waits for something."""
+    """Let every task run until it waits."""
     for _ in range(3):
         await asyncio.sleep(0)
 
@@ -162,17 +162,17 @@ async def end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def silence() -> Message:
-    """Be the client that says nothing."""
+    """Wait forever, as for an idle client."""
     await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody resolves that future")
+    raise AssertionError("this future is never resolved")
 
 
 async def connect(
     library: Library, count: int, countdown: Countdown, joined: Sequence[str] = ()
 ) -> tuple[list[asyncio.Task[None]], list[str]]:
-    """Return the tasks and the channels of so many connected, idle consumers.
+    """Return the tasks and the channels of a number of connected, idle consumers.
 
-    Each has joined these groups. The countdown ticks for every ``chat.message``.
+    Each is in the given groups. The countdown ticks for every ``chat.message``.
     """
     channels: list[str] = []
 

@@ -1,6 +1,6 @@
-"""What the measures take from a library, for whichever library is asked for.
+"""The parts of a library that the measurements use, for either library.
 
-Each interpreter has only one of the two, so that nothing is imported but by name.
+Each interpreter has only one of the two, so all imports are by name.
 """
 
 import functools
@@ -29,7 +29,7 @@ _LAYERS = {
 
 
 class Layer(Protocol):
-    """What every channel layer has."""
+    """The interface of every channel layer."""
 
     async def new_channel(self) -> str: ...
     async def send(self, channel: str, message: Message) -> None: ...
@@ -48,16 +48,16 @@ class Library:
     layer: Layer
     """The layer that consumers get."""
     new_layer: Callable[[], Layer]
-    """Makes another layer of the kind."""
+    """Creates another layer of the kind."""
     close: Callable[[Layer], Awaitable[None]]
-    """Releases what a layer holds."""
+    """Closes a layer."""
     serve: Callable[[Receive, str, Dispatch], Coroutine[Any, Any, None]]
-    """What serves a consumer: an endless loop that dispatches from ``receive`` and from
+    """The loop of a consumer: it dispatches endlessly from ``receive`` and from
     a channel of ``layer``."""
 
     def application(self, handlers: type, *, with_layer: bool = False) -> Application:
         """Return the application of a consumer class with these methods."""
-        # Without an alias of its own neither library gives a consumer a layer here.
+        # A consumer without an alias gets no layer here in either library.
         attributes = {"channel_layer_alias": _ALIAS} if with_layer else {}
         consumer: Any = type(handlers.__name__, (handlers, self.consumer), attributes)
         application: Application = consumer.as_asgi()
@@ -67,8 +67,8 @@ class Library:
 def load(name: str, kind: str, redis_url: str = "", prefix: str = "") -> Library:
     """Import a library: ``fast_channels`` or ``channels``.
 
-    Its layers are in ``memory``, or on the server of the URL, each a ``queue`` or a
-    ``pubsub``; they have more room there than any measure fills.
+    Its layers are in ``memory``, or a ``queue`` or ``pubsub`` on the server of the URL.
+    Their capacity there is larger than any measurement needs.
     """
     options: Message = {}
     if redis_url:

@@ -1,4 +1,4 @@
-"""W5 and W6: ours and Channels in turns, each in processes of its own."""
+"""W5 and W6: fast_channels and Channels in turns, in separate processes."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from .processes import environment
 
 __all__ = ["WORKLOADS", "LibraryResult", "measure"]
 
-# So many turns, seconds for each measurement in each of them, and members of a group.
+# Turns, seconds for each measurement in a turn, and members of a group.
 _FULL = (5, 0.4, 1000)
 _QUICK = (1, 0.02, 100)
 _TIMEOUT = 120
@@ -21,7 +21,7 @@ _NOTE = "Channels' consumers look for unused database connections before each me
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a workload, with a table of its own."""
+    """A part of a workload, with its own table."""
 
     name: str
     """The name of its measures in ``table.MEASURES``."""
@@ -73,28 +73,28 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class LibraryResult:
-    """What came out."""
+    """The results."""
 
     name: str
     tables: Sequence[tuple[Sequence[str], Sequence[table.Line]]]
-    """Lines, each group of them with its head."""
+    """Groups of lines, each with its heading."""
 
     @property
     def met(self) -> bool:
-        """Whether no target is missed."""
+        """Whether every target is met."""
         return all(
             line.verdict != table.MISSED for _, lines in self.tables for line in lines
         )
 
     def show(self) -> None:
-        """Print it."""
+        """Print the results."""
         workload = WORKLOADS[self.name]
         print(f"\n{self.name}: {workload.title}")
         table.print_table(self.tables)
         print(workload.note, flush=True)
 
     def report(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the results for JSON."""
         return {
             "workload": self.name,
             "title": WORKLOADS[self.name].title,
@@ -135,13 +135,13 @@ def _measure(part: _Part, redis_url: str, quick: bool) -> list[table.Line]:
     return [
         table.compare(each, best["fast_channels"], best["channels"], slack)
         for each in table.MEASURES[part.name]
-        # Large groups are left out when it has to be quick.
+        # A quick run omits large groups.
         if each.key in best["fast_channels"]
     ]
 
 
 def _run(command: list[str], arguments: list[str]) -> dict[str, float]:
-    """Take the measurements in a process of their own."""
+    """Take the measurements in a separate process."""
     try:
         done = subprocess.run(
             command + arguments,
@@ -153,7 +153,7 @@ def _run(command: list[str], arguments: list[str]) -> dict[str, float]:
             timeout=_TIMEOUT,
         )
     except subprocess.TimeoutExpired as exc:
-        # A consumer that ends early never handles what the measure waits for.
+        # A consumer that ends early never handles the expected messages.
         raise Failure(f"{' '.join(command)} took over {_TIMEOUT} s") from exc
     except subprocess.CalledProcessError as exc:
         reason = (exc.stderr.strip().splitlines() or ["no output"])[-1]

@@ -1,8 +1,8 @@
-"""The measurements in memory, of the library that this interpreter has.
+"""The measurements in memory, of this interpreter's library.
 
 ``python -m tests.benchmarks.measures fast_channels 0.3`` takes each measurement for at
-least 0.3 seconds, and writes them to stdout as JSON: seconds for what takes time, bytes
-and tasks for what takes room. Each time is the median of its repetitions.
+least 0.3 seconds, and writes them to stdout as JSON: times in seconds, and memory in
+bytes and tasks. Each time is the median of its repetitions.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _MEMBERS = 1000
 
 
 async def measure(library: Library, seconds: float) -> dict[str, float]:
-    """Take all measurements, each for about so long."""
+    """Take all measurements, each for about this long."""
     recorder = Recorder(seconds)
     add = recorder.add
     await add("frame", lambda: _frame(library.application(_Echo)))
@@ -51,7 +51,7 @@ class _Echo:
 
 
 async def _echo_by_hand(scope: Message, receive: Any, send: Any) -> None:
-    """Do the same as ``_Echo`` with as little code as it takes."""
+    """Do the same as ``_Echo`` with as little code as possible."""
 
     async def handler(message: Message) -> None:
         if message["type"] == "websocket.disconnect":
@@ -67,12 +67,12 @@ async def _echo_by_hand(scope: Message, receive: Any, send: Any) -> None:
 
 
 async def _frame(application: Application) -> float:
-    """Return what it takes to receive a frame, handle it and send one.
+    """Return the time to receive a frame, handle it and send one.
 
-    The frame arrives as it does from a server: ``receive()`` sleeps on a future, which
-    another callback of the event loop resolves. Sending does nothing. There is no
-    layer. In Channels the handling of each message starts with a look for database
-    connections to close, in a thread; that is part of what its users wait for.
+    The frame arrives as from a server: ``receive()`` waits for a future, which another
+    callback of the event loop resolves. Sending does nothing. There is no layer.
+    Channels first checks, in a thread, for database connections to close before it
+    handles each message; this is included, as its users wait for it.
     """
     loop = asyncio.get_running_loop()
     frames = iter(range(_FRAMES))
@@ -100,14 +100,14 @@ async def _frame(application: Application) -> float:
 
 
 async def _add_events(library: Library, recorder: Recorder) -> None:
-    """Measure what an event costs that wakes an idle consumer.
+    """Measure the cost of an event that wakes an idle consumer.
 
     There are a hundred consumers, so that one turn of the event loop is a small part
     of it. All of them wait, for their client and for their channel; each is sent one
     message through the in-memory layer; the time ends when all handlers have run and
     all consumers wait again.
 
-    "loop" is what serves a consumer and nothing else: fast_channels' dispatch loop,
+    "loop" is only the loop of a consumer: fast_channels' dispatch loop,
     Channels' ``await_many_dispatch``; the handler only counts. "event" is a whole
     consumer.
     """
@@ -157,10 +157,10 @@ class _Group:
         return cls(layer, channels)
 
     async def send(self, message: Message, *, receive: bool = True) -> float:
-        """Return what ``group_send()`` takes while nobody waits to receive.
+        """Return the time of ``group_send()`` without receivers.
 
-        As long as something waits in a channel the layer keeps its queue, which it
-        also keeps for a consumer; so let there be something.
+        The layer keeps the queue of a channel while it holds messages, as it does for a
+        consumer; so each channel holds one.
         """
         start = time.perf_counter()
         await self._layer.group_send("members", message)
@@ -171,7 +171,7 @@ class _Group:
         return taken
 
     async def deliver(self, message: Message) -> float:
-        """Return what it takes until all members, who wait for it, have received."""
+        """Return the time until all waiting members have received a message."""
         tasks = [asyncio.create_task(self._layer.receive(c)) for c in self._channels]
         await settle()
         start = time.perf_counter()
@@ -183,7 +183,7 @@ class _Group:
 
 
 def _check_copies(message: Message, received: list[Message]) -> None:
-    """Check that everybody has received the message, and has a copy of their own."""
+    """Check that every member has received its own copy of the message."""
     assert all(copy == message for copy in received)
     own = [message, *received]
     mutable = [key for key, value in message.items() if isinstance(value, dict | list)]
@@ -198,8 +198,8 @@ def _check_copies(message: Message, received: list[Message]) -> None:
 async def _idle(library: Library) -> dict[str, float]:
     """Return the tasks and the memory of an idle consumer that has a layer.
 
-    The task that a server runs every connection in is one of them, and is included in
-    the memory with what the fake server needs: a future and two functions.
+    This includes the server's task for the connection and, in the memory, the needs of
+    the fake server: a future and two functions.
     """
     count = 1000
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Writes a report as the tables of the documentation.
+"""Write a report as the tables of the documentation.
 
 ``python -m tests.benchmarks.pages report.json > docs/topics/performance_tables.rst``
 """
@@ -49,7 +49,7 @@ def _rounds(result: dict[str, Any]) -> Iterator[str]:
         [title, *(_number(value) for value in values)]
         for title, values in medians.items()
     ]
-    if result["workload"] != "W7":  # in which all are ours
+    if result["workload"] != "W7":  # with layers of fast_channels only
         first = next(iter(medians.values()))[0]
         head.insert(2, "beside ours")
         for line, values in zip(lines, medians.values(), strict=True):
@@ -62,13 +62,13 @@ def _library(result: dict[str, Any]) -> Iterator[str]:
     yield from _heading(result)
     for each in result["tables"]:
         lines = [table.Line(**line).cells() for line in each["lines"]]
-        # The page says what the terminal has footnotes for.
+        # The page explains what the terminal has in footnotes.
         first, ours, theirs, *rest = (
             name.replace(" (**)", "").replace("(*)", "").strip()
             for name in each["head"]
         )
         commands = ["Redis commands", "those of the other"] if rest else []
-        # Not what was to come out, and whether it did.
+        # Without the targets and whether they are met.
         rows = [[*cells[:4], *cells[6 : 6 + len(commands)]] for cells in lines]
         head = [first.capitalize(), ours, theirs, "ratio", *commands]
         yield from _table(head, rows)

@@ -1,9 +1,9 @@
-"""Draws a report: ``python -m tests.benchmarks.plot FILE.png < report.json``.
+"""Plot a report: ``python -m tests.benchmarks.plot FILE.png < report.json``.
 
-A bar for each peer and workload, and for W7 the cost of a delivery by the group's size.
+There is a bar for each peer and workload; W7 is the cost of a delivery by group size.
 """
 
-# matplotlib is installed where this runs, and nowhere else.
+# matplotlib is installed only where this runs.
 # mypy: disable-error-code="import-not-found"
 # pyright: basic, reportMissingImports=false
 
@@ -58,7 +58,7 @@ def _lines(axes: Any, result: dict[str, Any]) -> None:
 
 
 def main(file: str) -> None:
-    """Draw what stdin says."""
+    """Plot the report on stdin."""
     results = [result for result in json.load(sys.stdin) if "rows" in result]
     figure, all_axes = plt.subplots(
         len(results), figsize=(8, 3.2 * len(results)), squeeze=False

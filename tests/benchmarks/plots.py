@@ -1,4 +1,4 @@
-"""The plot of a report; matplotlib is installed in an environment of its own."""
+"""Plot a report with matplotlib in a separate environment."""
 
 import json
 import subprocess
@@ -12,10 +12,10 @@ __all__ = ["draw"]
 
 
 def draw(report: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw what came out of the workloads into a PNG.
+    """Plot the results of the workloads as a PNG.
 
     Raises:
-        Failure: It cannot be drawn.
+        Failure: The plot cannot be drawn.
     """
     done = subprocess.run(
         [find_python("plots"), "-m", "tests.benchmarks.plot", str(file.resolve())],

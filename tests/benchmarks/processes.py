@@ -1,4 +1,4 @@
-"""Processes that answer each line of JSON on their stdin with one on their stdout."""
+"""Processes that answer each line of JSON on stdin with one on stdout."""
 
 import json
 import os
@@ -16,16 +16,16 @@ _TIMEOUT = 10
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables of what is measured.
+    """Return the environment variables for the measured processes.
 
-    Development modes of Python and asyncio cost more than anything measured here.
+    The development modes of Python and asyncio cost more than anything measured here.
     """
     modes = {"PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONTRACEMALLOC"}
     return {name: value for name, value in os.environ.items() if name not in modes}
 
 
 class Process:
-    """One of our modules in an interpreter; it ends when the block does."""
+    """A module of the benchmarks in an interpreter, for the time of a block."""
 
     def __init__(self, python: Path, module: str, *arguments: str) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 # closed by __exit__
@@ -40,13 +40,13 @@ class Process:
             text=True,
         )
         self.first = self._read()
-        """What it wrote first."""
+        """The first line of its output."""
 
     def ask(self, order: str, *arguments: Any) -> dict[str, Any]:
-        """Write an order, and return the answer.
+        """Send an order, and return the answer.
 
         Raises:
-            Failure: It has failed.
+            Failure: The process has failed.
         """
         assert self._process.stdin is not None
         try:

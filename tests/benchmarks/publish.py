@@ -1,8 +1,7 @@
 """A publisher: ``python -m tests.benchmarks.publish PEER REDIS_URL``.
 
-It is ready when it has written a line. For each line on stdin, a JSON list of a room
-and a text, it publishes that text, and writes the CPU seconds that publishing has taken
-so far.
+The process is ready when it has written a line. Each line on stdin is a JSON list of a
+room and a text to publish; the answer is the CPU seconds of publishing so far.
 """
 
 import asyncio

@@ -1,13 +1,13 @@
-"""The measurements on Redis, of the library that this interpreter has.
+"""The measurements on Redis, of this interpreter's library.
 
 ``python -m tests.benchmarks.redis_measures fast_channels 0.3 1000 KIND URL PYTHON``
 takes each measurement for at least 0.3 seconds, in groups of up to 1000, with a
 ``queue`` or a ``pubsub`` layer on the server of the URL, and writes them to stdout as
-JSON. Most are CPU seconds of this process, with all its threads: what a program with
-other things to do pays. Of each operation it also says how many commands are sent to
-Redis, and how many run there: a script runs others. ``PYTHON`` has Channels, and
-sends from another process what is received here, and receives there what is sent: the
-bytes on the server are the same for both.
+JSON. Most are CPU seconds of this process, with all its threads: the cost for a busy
+program. Each operation also has the numbers of commands sent to Redis and run there:
+a script runs others. ``PYTHON`` has Channels; it sends the messages that are received
+here, and receives those sent here, from another process: the bytes on the server are
+the same for both.
 """
 
 import asyncio
@@ -41,17 +41,17 @@ _WAITING = 500
 _PROCESSES = 20
 _CHANNELS = 100
 _SIZES = (1, 100, 1000)
-# So many group messages are sent in a row.
+# Group messages that are sent in a row.
 _BURST = 10
 _AT_ONCE = 500
-# In so many seconds, whoever has begun to receive waits for messages, and what is to be
-# done after receiving has been done. Nobody says when.
+# Seconds until receivers wait for messages and work after receiving is done. There is
+# no event for that.
 _A_WHILE = 0.01
 
 
 async def _measure(setting: Setting) -> dict[str, float]:
     """Take all measurements."""
-    # The other process is busy for a while after the last.
+    # The other process is busy for a while after the last measurement.
     adds = [_add_rounds, _add_memberships, _add_deliveries, _add_group_sends]
     if setting.kind == "queue":
         adds = [_add_sends, _add_receives, *adds]
@@ -68,12 +68,12 @@ async def _measure(setting: Setting) -> dict[str, float]:
 
 
 def _made_up_channel(process: str) -> str:
-    """Return a channel as Channels names them, of a process that there is not."""
+    """Return a channel name in the form of Channels, of a nonexistent process."""
     return f"specific.{process}!{secrets.token_hex(16)}"
 
 
 async def _add_sends(setting: Setting) -> None:
-    """Measure what it costs to send a message to one channel."""
+    """Measure the cost of sending a message to one channel."""
     layer, channel = setting.layer, _made_up_channel(secrets.token_hex(16))
 
     async def one_by_one() -> None:
@@ -88,10 +88,10 @@ async def _add_sends(setting: Setting) -> None:
 
 
 async def _add_receives(setting: Setting) -> None:
-    """Measure what it costs to receive each of many messages that wait.
+    """Measure the cost of receiving each of many waiting messages.
 
-    They wait in a channel that any process may receive from, as tasks for workers do,
-    or in the channel of one consumer, which fell behind.
+    They wait in a channel that any process can receive from, like tasks for workers,
+    or in the channel of a single, slow consumer.
     """
     layer = setting.layer
 
@@ -108,7 +108,7 @@ async def _add_receives(setting: Setting) -> None:
 
 
 def _fill(setting: Setting, channel: str) -> None:
-    """Let messages wait in a channel, as both libraries write them."""
+    """Put messages into a channel, in the format of both libraries."""
     process, mark, _ = channel.partition("!")
     message = FLAT | ({"__asgi_channel__": channel} if mark else {})
     body: bytes = import_module("msgpack").packb(message)
@@ -121,8 +121,8 @@ def _fill(setting: Setting, channel: str) -> None:
 async def _add_rounds(setting: Setting) -> None:
     """Measure sending to a channel and receiving, in turns, and its latency.
 
-    The latency is the time on the clock from one layer's ``send()`` to the receiver of
-    another layer in this process, where nothing else happens.
+    The latency is the wall-clock time from one layer's ``send()`` to the receiver of
+    another layer in this otherwise idle process.
     """
     library, layer = setting.library, setting.layer
     own = await layer.new_channel()
@@ -157,7 +157,7 @@ async def _add_rounds(setting: Setting) -> None:
 
 
 async def _add_memberships(setting: Setting) -> None:
-    """Measure what it costs to make channels, and to join and leave a group of each."""
+    """Measure the cost of creating channels, and of joining and leaving a group."""
     layer = setting.layer
 
     async def make() -> None:
@@ -184,10 +184,10 @@ async def _add_memberships(setting: Setting) -> None:
 
 
 async def _add_group_sends(setting: Setting) -> None:
-    """Measure what it costs to send to a group whose members are somewhere else.
+    """Measure the cost of sending to a group with members elsewhere.
 
-    Those of a queue layer are in processes that there are not, so that nobody receives;
-    for a pub/sub layer the other process has them.
+    The members for a queue layer are in nonexistent processes, so there are no
+    receivers; for a pub/sub layer they are in the other process.
     """
     layer = setting.layer
     processes = [secrets.token_hex(16) for _ in range(_PROCESSES)]
@@ -221,10 +221,10 @@ async def _add_group_sends(setting: Setting) -> None:
 
 
 async def _add_deliveries(setting: Setting) -> None:
-    """Measure what a group message from another process costs for each of its members.
+    """Measure the cost of a group message from another process, for each member.
 
-    "loops" are what serves a consumer and nothing else, "consumers" are whole; all wait
-    for their client and for their channel.
+    "loops" are only the loops of consumers, "consumers" are whole ones; all wait for
+    their client and for their channel.
     """
     library, handled = setting.library, Countdown()
 
@@ -238,7 +238,7 @@ async def _add_deliveries(setting: Setting) -> None:
         await asyncio.sleep(_A_WHILE)
 
     async def add(group: str, size: int) -> None:
-        # What is prepared when the first message is awaited is prepared now.
+        # Do the preparations of the first receive now.
         await receive(group, size)
         await setting.recorder.add(
             group, lambda: cpu(receive(group, size), _BURST * size)
@@ -266,7 +266,7 @@ async def _add_deliveries(setting: Setting) -> None:
 
 
 async def _connections(setting: Setting) -> float:
-    """Return how many connections a layer opens for 500 ``group_send()`` at once.
+    """Count the connections that a layer opens for 500 ``group_send()`` at once.
 
     A receiver waits meanwhile, and gets every message.
     """
@@ -289,7 +289,7 @@ async def _connections(setting: Setting) -> float:
 
 
 def _opened(server: Connection) -> int:
-    """Return how many connections the server has had."""
+    """Return the number of connections that the server has had."""
     info = server.command("INFO", "stats")
     assert isinstance(info, bytes)
     fields = dict(line.split(b":", 1) for line in info.splitlines() if b":" in line)
@@ -317,7 +317,7 @@ def main() -> None:
             sender=sender,
             sizes=[size for size in _SIZES if size <= int(largest)],
         )
-        # Until it answers it has imports to do, which would disturb.
+        # Until its first answer, it is busy with imports, which would interfere.
         sender.ask("send", "nobody", 0)
         results = asyncio.run(_measure(setting), debug=False)
         server.command("FLUSHDB")

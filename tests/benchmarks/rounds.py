@@ -1,4 +1,4 @@
-"""The rounds in which peers take turns at a workload, and what came out of them."""
+"""Rounds in which peers take turns at a workload, and their results."""
 
 import statistics
 import sys
@@ -14,33 +14,33 @@ __all__ = ["Result", "Run"]
 
 _SIZES = (10, 100, 500, 1000, 5000)
 _SERVERS = (1, 2, 4)
-# What W7 is for: neither a delivery nor publishing becomes dearer in a larger group.
+# W7 shows that neither a delivery nor publishing costs more in a larger group.
 _FLAT = 1.2
-# Clients that are busy for more of the time than this hold the server up.
+# Clients with a larger busy share than this slow down the server.
 _BUSY = "clients busy, %"
 _TOO_BUSY = 90
-# Quartiles need so many.
+# Minimum of values for quartiles.
 _ENOUGH = 2
 
 
 @dataclass
 class Result:
-    """What came out of a workload."""
+    """The results of a workload."""
 
     name: str
     title: str
     rows: dict[str, list[Values]] = field(default_factory=dict[str, list[Values]])
-    """What was measured in each round, by the title of a row."""
+    """The values of each round, by the title of a row."""
     targets: list[tuple[str, float, float]] = field(
         default_factory=list[tuple[str, float, float]]
     )
-    """What was to come out: in words, the ratio, and what it may be at most."""
+    """Targets: a description, the ratio, and its limit."""
     judged: bool = True
-    """Whether the rounds were long enough to mean something."""
+    """Whether the rounds were long enough to be meaningful."""
 
     @property
     def met(self) -> bool:
-        """Whether every target is met, as far as they are judged."""
+        """Whether every target that is checked is met."""
         if not self.judged:
             return True
         return not self._held_up() and all(
@@ -52,7 +52,7 @@ class Result:
         return [
             row
             for row, values in self.rows.items()
-            # A group of W7 may be too small to keep anybody busy.
+            # A group of W7 can be too small to keep clients or servers busy.
             if self.name != "W7"
             and _BUSY in values[0]
             and self.median(row, _BUSY) > _TOO_BUSY
@@ -65,7 +65,7 @@ class Result:
         return statistics.median(each[value] for each in values)
 
     def show(self) -> None:
-        """Print it."""
+        """Print the results."""
         print(f"\n{self.name}: {self.title}")
         names = list(next(iter(self.rows.values()))[0])
         table = [["", names[0], "quartiles", "", *names[1:]]]
@@ -93,7 +93,7 @@ class Result:
         sys.stdout.flush()
 
     def report(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the results for JSON."""
         return {
             "workload": self.name,
             "title": self.title,
@@ -107,7 +107,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """How everything is measured."""
+    """The options of a run."""
 
     redis_url: str
     rounds: int
@@ -132,7 +132,7 @@ class Run:
         return result
 
     def scaling(self, peers: Sequence[str]) -> Result:
-        """Let ours, of those peers, take turns at groups that grow."""
+        """Let those of the peers that use this library take turns at growing groups."""
         ours = [peer for peer in ("ours", "ours-queue") if peer in peers]
         sizes = _SIZES[:2] if self.quick else _SIZES
         measures: dict[str, Callable[[], Values]] = {}

@@ -1,9 +1,9 @@
-"""The other process, whose groups and group messages the measures on Redis need.
+"""The other process for the measurements of groups on Redis.
 
 ``python -m tests.benchmarks.sender LIBRARY KIND URL PREFIX`` writes a line when it
-starts. For each line on stdin, a JSON list of an order, a group and a number, it makes
-so many channels ``join`` the group, or so many times does ``send`` to it, and writes
-another line when that is done.
+starts. Each line on stdin is a JSON list of an order, a group and a number: the order
+``join`` adds that many channels to the group, ``send`` sends that many messages to it;
+the answer is a line.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from .library import load
 
 
 async def _main(name: str, kind: str, url: str, prefix: str) -> None:
-    # Whoever has started it need not wait for the imports.
+    # The parent doesn't have to wait for the imports.
     print("{}", flush=True)
     layer = load(name, kind, url, prefix).layer
 

@@ -1,7 +1,7 @@
 """A server of the chat: ``python -m tests.benchmarks.serve PEER REDIS_URL``.
 
-It writes its port to stdout. For each line on stdin it writes what it has used so far;
-it ends when stdin does. All peers have the same server, event loop and options.
+It writes its port to stdout. For each line on stdin it writes its resource usage so
+far; it ends when stdin does. All peers have the same server, event loop and options.
 """
 
 import json
@@ -19,7 +19,7 @@ _BACKLOG = 2048
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process holds."""
+    """Return the memory of this process in bytes."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -38,7 +38,7 @@ def main(peer: str, redis_url: str) -> None:
         loop="uvloop",
         http="httptools",
         ws="websockets-sansio",
-        # Pings and compression cost more than what is compared here.
+        # Pings and compression cost more than the differences compared here.
         ws_ping_interval=None,
         ws_per_message_deflate=False,
         access_log=False,

@@ -1,4 +1,4 @@
-"""What is measured, what is to come out, and the table of what came out."""
+"""The measurements, their targets, and the table of results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 __all__ = ["MEASURES", "MISSED", "Line", "Measure", "compare", "print_table"]
 
 MISSED = "MISSED"
-# How many cells a line has, and which of them are flushed left.
+# The number of cells in a line, and those that are aligned left.
 _CELLS = 8
 _LEFT = {0, 5}
 _UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
@@ -14,19 +14,19 @@ _UNITS = {"µs": 1e6, "ms": 1e3, "": 1, "kB": 1e-3}
 
 @dataclass(frozen=True)
 class Measure:
-    """A line of the table, and what is to come out."""
+    """A line of the table, and its target."""
 
     title: str
     key: str
     unit: str
     faster: float | None = None
-    """How many times as fast as Channels it should be."""
+    """The minimum speed relative to Channels."""
     slower: float | None = None
-    """How many times as slow as what stands beside it may be."""
+    """The maximum time relative to the measure in `beside`."""
     at_most: float | None = None
-    """What it may take, in its unit."""
+    """The maximum value, in its unit."""
     beside: str = ""
-    """The key of what stands beside it, if that is ours too."""
+    """The key of the measure to compare with, if it is one of this library."""
 
 
 _MEMBERSHIPS = [
@@ -103,23 +103,23 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table, and what came out."""
+    """A line of the table, and its result."""
 
     measure: str
     unit: str
     ours: float
     theirs: float | None
-    """None if it is measured for ours only."""
+    """None if only this library is measured."""
     ratio: float | None
     target: str
     verdict: str
     """``ok``, ``MISSED``, in the quick form also ``in reach``, or nothing."""
     commands: Sequence[tuple[float, float] | None]
-    """How many commands ours and theirs send, and run on the server; None if that is
+    """The commands that each library sends, and that run on the server; None if that is
     not counted."""
 
     def cells(self) -> list[str]:
-        """Write it as the cells of a table."""
+        """Return the cells of the line."""
         values = [_number(value, self.unit) for value in (self.ours, self.theirs)]
         ratio = ""
         if self.ratio is not None:
@@ -144,7 +144,7 @@ def _commands(commands: tuple[float, float] | None) -> str:
 def compare(
     measure: Measure, ours: dict[str, float], theirs: dict[str, float], slack: float
 ) -> Line:
-    """Return the line of a measure; `slack` times too little is still in reach."""
+    """Return the line of a measure; a miss by a factor up to `slack` is in reach."""
     scale = _UNITS[measure.unit]
     our = ours[measure.key] * scale
     other = ours.get(measure.beside) if measure.beside else theirs.get(measure.key)
@@ -152,10 +152,10 @@ def compare(
     ratio = None if their is None else their / our
     target, share = "", 1.0
     if measure.faster is not None:
-        assert ratio is not None, f"there is no other {measure.key!r}"
+        assert ratio is not None, f"no result of Channels for {measure.key!r}"
         target, share = f">= {measure.faster:g} x", ratio / measure.faster
     elif measure.slower is not None:
-        assert their is not None, f"there is nothing beside {measure.key!r}"
+        assert their is not None, f"no result to compare with {measure.key!r}"
         ratio = our / their
         target, share = f"<= {measure.slower:g} x", measure.slower / ratio
     elif measure.at_most is not None:
@@ -178,7 +178,7 @@ def compare(
 
 
 def print_table(groups: Sequence[tuple[Sequence[str], Sequence[Line]]]) -> None:
-    """Print groups of lines, each below its head."""
+    """Print groups of lines, each below its heading."""
     rows: list[list[str]] = []
     for (first, ours, theirs, *commands), lines in groups:
         head = [first, ours, theirs, "ratio", "target", "", *commands]

@@ -1,4 +1,4 @@
-"""The workloads: what is done to the chat of a peer, and what it costs its server."""
+"""The workloads of the chat of a peer, and their cost for its server."""
 
 import contextlib
 import time
@@ -16,12 +16,12 @@ _TEXT = "x" * 100
 _MICRO, _MILLI, _KILO = 1e6, 1e3, 1e-3
 
 Values: TypeAlias = dict[str, float]
-"""What was measured once; the first of it is what peers are compared by."""
+"""The values of one measurement; the first one is compared between peers."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """How much more than another peer one may need; the first value is compared."""
+    """The limit on a peer's cost relative to another; the first value is compared."""
 
     peer: str
     other: str
@@ -33,16 +33,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that is done to the servers of several peers."""
+    """A workload for the servers of several peers."""
 
     title: str
     measure: Callable[[str, str, bool], Values]
     """Takes a peer, the URL of a Redis, and whether to be quick."""
     targets: Sequence[Target]
     without: frozenset[str] = frozenset()
-    """Peers that cannot do it."""
+    """Peers that do not support it."""
     memory: bool = False
-    """Whether it is for layers in memory too."""
+    """Whether it also applies to layers in memory."""
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def _cpu(servers: Sequence[Process]) -> float:
 
 
 def _publish_to_500(peer: str, redis_url: str, quick: bool) -> Values:
-    """Publish to one group of 500 from another process, as fast as it is heard."""
+    """Publish to one group of 500 from another process, as fast as it is received."""
     size, deliveries = (50, 1_000) if quick else (500, 20_000)
     return _publish(peer, redis_url, size, messages=deliveries // size)
 
@@ -74,9 +74,9 @@ def _publish_to_500(peer: str, redis_url: str, quick: bool) -> Values:
 def publish_in_turn(
     peer: str, redis_url: str, quick: bool, *, size: int, servers: int
 ) -> Values:
-    """Publish to one group from another process, as often whatever its size is.
+    """Publish to one group from another process, equally often for every size.
 
-    Only so are the publisher and the servers equally warm for all sizes.
+    This keeps the publisher and the servers equally warm for all sizes.
     """
     messages, interval = (5, 0.01) if quick else (25, 0.2)
     return _publish(
@@ -122,7 +122,7 @@ def _publish(
 
 
 def _idle_cpu(servers: Sequence[Process], interval: float) -> float:
-    """Return the CPU seconds per second that servers need for nothing."""
+    """Return the CPU seconds per second of idle servers."""
     start, cpu = time.perf_counter(), _cpu(servers)
     time.sleep(5 * interval)
     return (_cpu(servers) - cpu) / (time.perf_counter() - start)
@@ -167,7 +167,7 @@ def _idle(peer: str, redis_url: str, quick: bool) -> Values:
     with _chat(peer, redis_url) as (servers, clients):
         before = servers[0].ask("tell")["memory"]
         clients.ask("connect", 1, count)
-        # What connecting leaves to be done ends soon, and nobody says when.
+        # Work after connecting ends soon, but there is no event for that.
         time.sleep(seconds / 5)
         start = servers[0].ask("tell")
         time.sleep(seconds)
@@ -208,7 +208,7 @@ WORKLOADS = {
         "connect, join, leave, disconnect",
         _churn,
         [Target("ours", "bare", 1.1)],
-        # It raises KeyError and stops answering when connections come and go at once.
+        # It raises KeyError and stops answering if clients connect and leave at once.
         without=frozenset({"broadcaster"}),
     ),
     "W4": Workload(

@@ -1,4 +1,4 @@
-"""A chat that is served, and people who use it in a browser."""
+"""The served chat, and browsers that use it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ __all__ = ["Visit"]
 
 Visit: TypeAlias = Callable[..., Awaitable[Page]]
 """``visit(path, name="", width=1280, server=0)`` opens a page of one of the servers, in
-a browser profile of its own."""
+a new browser profile."""
 
 expect.set_options(timeout=30_000)
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
@@ -23,7 +23,7 @@ _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Find a Chromium, or fail with a line that says how to get one."""
+    """Find Chromium, or fail with a line that says how to install it."""
     named = os.environ.get("FAST_CHANNELS_TEST_CHROMIUM")
     for name in (named,) if named else _CHROMIUMS:
         if path := shutil.which(name):
@@ -37,20 +37,20 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ChatServer]:
-    """Serve the application in memory; a test that stops it starts it again."""
+    """Serve the application in memory; a test that stops it restarts it."""
     with ChatServer() as server:
         yield server
 
 
 @pytest.fixture
 def servers(server: ChatServer) -> list[ChatServer]:
-    """Give the server that all tests share; a module may have servers of its own."""
+    """Give tests the shared server; a module can override this with its own servers."""
     return [server]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str) -> AsyncGenerator[Browser]:
-    """Run a browser for all tests, in the event loop that all of them share."""
+    """Run a browser for all tests, in their shared event loop."""
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -70,7 +70,7 @@ def console() -> list[str]:
 async def visit(
     browser: Browser, servers: list[ChatServer], console: list[str]
 ) -> AsyncGenerator[Visit]:
-    """Open pages, each in a profile of its own; with a name, join the room."""
+    """Open pages, each in its own profile; with a name, join the room."""
     contexts: list[BrowserContext] = []
 
     async def visit(

@@ -1,4 +1,4 @@
-"""What people find on a page of the chat, and do with it."""
+"""Elements of a chat page, and actions on it."""
 
 from playwright.async_api import Locator, Page, expect
 

@@ -1,4 +1,4 @@
-"""The example chat, as people see it in a browser."""
+"""The example chat in a browser."""
 
 import re
 from collections.abc import Iterator
@@ -11,22 +11,21 @@ from tests.chat_server import ChatServer
 from .conftest import Visit
 from .pages import composer, expect_message, log, state, write
 
-# All share a browser, and with it its event loop. On a busy machine it may take a while
-# to do anything.
+# All tests share a browser, and thus its event loop. It can be slow on a busy machine.
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 def no_console_errors(visit: Visit, console: list[str]) -> Iterator[None]:
     """Fail a test in which a page logs an error or a warning."""
-    # It needs visit() to look before the server stops, which pages do log.
+    # Depends on visit(), to check before the server stops, which pages log.
     yield
     assert console == []
 
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_two_people_talk(visit: Visit) -> None:
-    """Two people see each other come, write and go."""
+    """Two people see each other join, write and leave."""
     ada = await visit("/room/talk", "Ada")
     bob = await visit("/room/talk", "Bob")
     await expect(ada).to_have_title("talk · fast_channels chat")
@@ -47,7 +46,7 @@ async def test_two_people_talk(visit: Visit) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_html_is_text(visit: Visit) -> None:
-    """HTML in a message or in a name shows as it was written."""
+    """HTML in a message or a name is shown as text."""
     html = "<img src=x onerror=document.title='hacked'><b>bold</b>"
     name = "<i>Ada</i>"
     ada = await visit("/room/html", name)
@@ -58,7 +57,7 @@ async def test_html_is_text(visit: Visit) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_rooms_are_isolated(visit: Visit) -> None:
-    """A message shows in its room and in no other."""
+    """A message is shown only in its room."""
     ada = await visit("/room/one", "Ada")
     bob = await visit("/room/other", "Bob")
     await write(ada, "for room one")
@@ -71,7 +70,7 @@ async def test_rooms_are_isolated(visit: Visit) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_name_is_kept_and_can_be_changed(visit: Visit) -> None:
-    """A name is asked for once, joins by itself after a reload, and can be changed."""
+    """The page asks for a name once, rejoins after a reload, and can change it."""
     ada = await visit("/room/names", "Ada")
     bob = await visit("/room/names", "Bob")
     await bob.reload()
@@ -89,8 +88,8 @@ async def test_name_is_kept_and_can_be_changed(visit: Visit) -> None:
 
 
 @pytest.mark.usefixtures("no_console_errors")
-async def test_second_tab_is_somebody_else(visit: Visit) -> None:
-    """A second tab begins with the same name, may change it, and both keep theirs."""
+async def test_second_tab_is_another_person(visit: Visit) -> None:
+    """A second tab begins with the same name, can change it, and both keep theirs."""
     first = await visit("/room/tabs", "Ada")
     second = await first.context.new_page()
     await second.goto(first.url)
@@ -109,7 +108,7 @@ async def test_second_tab_is_somebody_else(visit: Visit) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_other_rooms_can_be_opened(visit: Visit) -> None:
-    """A form opens other rooms, and says what is wrong with the name of one."""
+    """A form opens other rooms, and explains an invalid name."""
     page = await visit("/", "Ada")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Lobby")
     field = page.get_by_label("Open or create a room")
@@ -127,9 +126,9 @@ async def test_other_rooms_can_be_opened(visit: Visit) -> None:
 @pytest.mark.usefixtures("no_console_errors")
 @pytest.mark.parametrize("name", ["a%2Fb", "%ff"])
 async def test_bad_room_is_explained(visit: Visit, name: str) -> None:
-    """A room with a bad name says why, and is not tried again."""
+    """The page of a room with a bad name says why, and does not reconnect."""
     page = await visit("/")
-    # Timers run when the test says so.
+    # The test controls the timers.
     await page.clock.install()
     await page.clock.pause_at("2100-01-01")
     sockets: list[str] = []
@@ -148,9 +147,9 @@ async def test_bad_room_is_explained(visit: Visit, name: str) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_error_is_shown_until_dismissed(visit: Visit) -> None:
-    """What the server finds wrong is shown near the composer, and can be dismissed."""
+    """An error from the server is shown near the composer, and can be dismissed."""
     page = await visit("/room/errors", "Ada")
-    # A browser counts the characters of a draft; the server does so again.
+    # The browser limits the length of a draft; the server checks it again.
     await composer(page).evaluate("field => field.removeAttribute('maxlength')")
     await write(page, "a" * 2001)
     error = page.get_by_role("alert").filter(has_text="A message has 1 to 2000")
@@ -161,7 +160,7 @@ async def test_error_is_shown_until_dismissed(visit: Visit) -> None:
 
 @pytest.mark.usefixtures("no_console_errors")
 async def test_reader_is_not_moved(visit: Visit) -> None:
-    """Who reads further up stays there, and is told of new messages."""
+    """The page stays scrolled up, and shows that there are new messages."""
     ada = await visit("/room/scroll", "Ada")
     bob = await visit("/room/scroll", "Bob")
     await write(ada, "first\n" + "\n".join("line" for _ in range(60)))
@@ -180,7 +179,7 @@ async def test_reader_is_not_moved(visit: Visit) -> None:
 @pytest.mark.usefixtures("no_console_errors")
 @pytest.mark.parametrize("width", [320, 1600])
 async def test_page_is_as_wide_as_the_window(visit: Visit, width: int) -> None:
-    """However long words are, nothing has to be scrolled sideways."""
+    """Long words cause no horizontal scrolling."""
     page = await visit("/room/" + "w" * 50, "W" * 40, width=width)
     other = await visit("/room/" + "w" * 50, "M" * 40)
     for author in (page, other):
@@ -194,7 +193,7 @@ async def test_page_is_as_wide_as_the_window(visit: Visit, width: int) -> None:
 
 
 async def test_page_reconnects(visit: Visit, server: ChatServer) -> None:
-    """A page waits for a server that was stopped, and joins again with its draft."""
+    """A page waits for a stopped server, and rejoins with its draft."""
     ada = await visit("/room/back", "Ada")
     bob = await visit("/room/back", "Bob")
     await composer(ada).fill("a draft")
@@ -217,7 +216,7 @@ async def test_page_reconnects(visit: Visit, server: ChatServer) -> None:
 async def test_page_reconnects_at_once_when_online(
     visit: Visit, server: ChatServer
 ) -> None:
-    """A page that waits to reconnect does so when the network is back."""
+    """A page that waits to reconnect does so as soon as the network is back."""
     page = await visit("/room/online", "Ada")
     await page.clock.install()
     await page.clock.pause_at("2100-01-01")

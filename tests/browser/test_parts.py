@@ -1,4 +1,4 @@
-"""The parts of the application beside the chat, as people see them in a browser."""
+"""The other parts of the application in a browser."""
 
 import re
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ from playwright.async_api import Page, expect
 from .conftest import Visit
 from .pages import state
 
-# All share a browser, and with it its event loop. On a busy machine it may take a while
-# to do anything.
+# All tests share a browser, and thus its event loop. It can be slow on a busy machine.
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),
@@ -21,7 +20,7 @@ pytestmark = [
 @pytest.fixture
 def no_console_errors(visit: Visit, console: list[str]) -> Iterator[None]:
     """Fail a test in which a page logs an error or a warning."""
-    # It needs visit() to look before the server stops, which pages do log.
+    # Depends on visit(), to check before the server stops, which pages log.
     yield
     assert console == []
 
@@ -32,14 +31,14 @@ async def press(page: Page, *keys: str) -> None:
 
 
 async def expect_to_fit(page: Page) -> None:
-    """Expect that nothing has to be scrolled sideways."""
+    """Expect no horizontal scrolling."""
     room = "document.documentElement.clientWidth - document.documentElement.scrollWidth"
     assert await page.evaluate(room) == 0
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 async def test_every_part_in_turn(visit: Visit, width: int) -> None:
-    """Each part is a link away from the others, and does what it says."""
+    """Each part has links to the others, and works as described."""
     page = await visit("/", "Ada", width=width)
     parts = page.get_by_role("navigation", name="Examples")
 
@@ -63,7 +62,7 @@ async def test_every_part_in_turn(visit: Visit, width: int) -> None:
     bar = page.get_by_role("progressbar", name="Progress of " + "w" * 60)
     await expect(bar).to_have_attribute("value", re.compile("5|10|15"))
     await expect_to_fit(page)
-    # It is looked at again below: by then it is done, or soon will be.
+    # Checked again below: by then the job is done, or soon will be.
 
     other = await page.context.new_page()
     await other.goto(page.url.replace("jobs", "notifications"))
@@ -91,7 +90,7 @@ async def test_every_part_in_turn(visit: Visit, width: int) -> None:
 
 
 async def test_notification_reaches_every_page(visit: Visit) -> None:
-    """A notification from one page shows on all, and the field is ready for another."""
+    """A notification from one page is shown on all, and the field is ready again."""
     ada = await visit("/notifications")
     bob = await visit("/notifications")
     for page in (ada, bob):

@@ -1,4 +1,4 @@
-"""The chat on two servers that share a Redis, as people see it in a browser."""
+"""The chat in a browser, on two servers that share a Redis."""
 
 from collections.abc import Iterator
 
@@ -12,28 +12,27 @@ from tests.redis_servers.server import RedisServer, wait_until
 from .conftest import Visit
 from .pages import composer, expect_message, log, state, write
 
-# All share a browser, and with it its event loop. On a busy machine it may take a while
-# to do anything.
+# All tests share a browser, and thus its event loop. It can be slow on a busy machine.
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 def redis(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """Run a Redis for one test, which may stop it: it keeps what it had."""
+    """Run a persistent Redis for one test, which can stop it."""
     with RedisServer(redis_binary, persist=True) as server:
         yield server
 
 
 @pytest.fixture
 def redis_layer() -> str:
-    """How messages go through Redis; a test may choose both ways."""
+    """The layer for Redis; a test can choose both."""
     return "pubsub"
 
 
 @pytest.fixture
 def servers(redis: RedisServer, redis_layer: str) -> Iterator[list[ChatServer]]:
-    """Serve the chat twice."""
-    # They need no Redis to start, and stop before it does.
+    """Serve the chat on two servers."""
+    # The servers start without Redis, and stop before it does.
     url = f"{redis.url}?socket_timeout=3"
     first, second = (ChatServer(url, redis_layer) for _ in range(2))
     with first, second:
@@ -43,7 +42,7 @@ def servers(redis: RedisServer, redis_layer: str) -> Iterator[list[ChatServer]]:
 async def test_people_on_two_servers_talk(
     visit: Visit, servers: list[ChatServer], console: list[str]
 ) -> None:
-    """People on two servers see each other come, write once and go; others nothing."""
+    """People on two servers see each other join, write and leave; others do not."""
     ada = await visit("/room/talk", "Ada")
     bob = await visit("/room/talk", "Bob", server=1)
     cleo = await visit("/room/other", "Cleo", server=1)
@@ -67,7 +66,7 @@ async def test_people_on_two_servers_talk(
 
 
 def both_are_back(redis: RedisServer) -> bool:
-    """Say whether both servers have connected again, to read or to listen."""
+    """Return whether both servers have reconnected, to read or to subscribe."""
     subscribers = [
         one for one in redis.clients() if int(one["sub"]) or int(one["psub"])
     ]
@@ -78,7 +77,7 @@ def both_are_back(redis: RedisServer) -> bool:
 async def test_redis_is_stopped_and_started(
     visit: Visit, servers: list[ChatServer], redis: RedisServer
 ) -> None:
-    """Without Redis people stay, are told what was not sent, and can send it later."""
+    """Without Redis people stay, see which messages failed, and can send them later."""
     ada = await visit("/room/outage", "Ada")
     bob = await visit("/room/outage", "Bob", server=1)
     await expect(log(ada)).to_contain_text("Bob joined")
@@ -92,7 +91,7 @@ async def test_redis_is_stopped_and_started(
         await expect(state(page)).to_have_text("Connected")
         await expect(log(page).get_by_role("article")).to_have_count(0)
     redis.start()
-    # What is published before that, nobody hears.
+    # Messages that are published before that are lost.
     wait_until(lambda: both_are_back(redis), "both servers are back", 10)
     await expect(composer(ada)).to_have_value("Hello?")
     await composer(ada).press("Enter")
@@ -114,7 +113,7 @@ async def test_redis_is_stopped_and_started(
 async def test_one_server_is_stopped_and_started(
     visit: Visit, servers: list[ChatServer]
 ) -> None:
-    """Who was on a server that stops leaves, and comes back when it does."""
+    """People on a stopped server leave the room, and rejoin when it restarts."""
     ada = await visit("/room/back", "Ada")
     bob = await visit("/room/back", "Bob", server=1)
     await expect(log(ada)).to_contain_text("Bob joined")

@@ -1,4 +1,4 @@
-"""Which forms of the layers are tested."""
+"""Select the forms of the layers to test."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from .test_layers import OurContract
 
-# Only these, where one form of a layer shows all there is to see.
+# The only forms to run where one form of each layer is enough.
 _CHOSEN = os.environ.get("FAST_CHANNELS_TEST_BACKENDS", "")
 
 
@@ -20,7 +20,7 @@ def _is_chosen(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Leave out the forms that the environment does not choose."""
+    """Deselect the forms that the environment does not choose."""
     config.hook.pytest_deselected(
         items=[each for each in items if not _is_chosen(each)]
     )

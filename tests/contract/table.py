@@ -1,6 +1,6 @@
-"""The table of delivery in the documentation: what the flags of each layer say.
+"""The delivery table of the documentation, from the flags of each layer.
 
-After a change of the flags, write it anew: ``python -m tests.contract.table``.
+After a change of the flags, regenerate it: ``python -m tests.contract.table``.
 """
 
 import textwrap
@@ -14,7 +14,7 @@ from .test_layers import FORMS, OurContract
 __all__ = ["PATH", "render"]
 
 PATH = Path(__file__).parents[2] / "docs" / "topics" / "delivery_table.rst"
-"""Where the table is."""
+"""The path of the table."""
 
 _BEGINNING = """\
 .. Written by "python -m tests.contract.table" from the flags that the contract tests
@@ -27,7 +27,7 @@ _LAYERS = {
     "queue of JSON": "Queue in Redis, with JSON",
     "pub/sub": "Pub/sub",
 }
-"""What the heads of columns call the layers; those after them differ in no flag."""
+"""The names of the layers in column headings; the others differ in no flag."""
 _WIDTH = 88
 
 
@@ -35,17 +35,17 @@ def _say(flag: str, so: str, otherwise: str) -> tuple[str, str, str]:
     return flag, so, otherwise
 
 
-# For each flag what it is about, and what to say of a layer that has it or has not.
+# For each flag: its subject, and the texts for layers with and without it.
 _ROWS = {
     "prefixes_channels": _say(
         "The name of a new channel",
         "Starts with the ``prefix`` of the layer",
-        "Starts with what ``new_channel()`` was given",
+        "Starts with the argument of ``new_channel()``",
     ),
     "send_refuses_when_full": _say(
-        "``send()`` to a channel with a ``!`` that is full",
+        "``send()`` to a full channel with a ``!``",
         "Raises :exc:`~fast_channels.exceptions.ChannelFull`",
-        "Drops the message in the process that receives",
+        "Drops the message in the receiving process",
     ),
     "any_name_is_valid": _say(
         "Names of channels and groups",
@@ -53,7 +53,7 @@ _ROWS = {
         "ASCII letters, digits, ``.``, ``_`` and ``-``, shorter than 100",
     ),
     "keeps_messages_for_later_receivers": _say(
-        "A message to a plain channel from which nobody has received yet",
+        "A message to a plain channel without a receiver so far",
         "Waits for its first receiver",
         "Is lost",
     ),
@@ -66,7 +66,7 @@ _ROWS = {
 
 
 def render() -> str:
-    """Return the table, and which layers each of its columns is true of."""
+    """Return the table, and the layers of each of its columns."""
     columns = _columns()
     width = 100 // (len(columns) + 1)
     lines = [
@@ -78,7 +78,7 @@ def render() -> str:
         *_cells("", *(_LAYERS[column[0].name] for column in columns)),
     ]
     for flag in _flags():
-        assert flag in _ROWS, f"say here what the flag {flag!r} means for users"
+        assert flag in _ROWS, f"describe here what the flag {flag!r} means for users"
         about, so, otherwise = _ROWS[flag]
         said = [so if getattr(column[0], flag) else otherwise for column in columns]
         lines += _cells(about, *said)
@@ -97,14 +97,14 @@ def _flags() -> list[str]:
 
 
 def _columns() -> list[list[type[OurContract]]]:
-    """Return the layers, those with the same flags together."""
+    """Return the layers, grouped by equal flags."""
     by_flags: dict[tuple[bool, ...], list[type[OurContract]]] = {}
     for form in FORMS:
         flags = tuple(getattr(form, flag) for flag in _flags())
         by_flags.setdefault(flags, []).append(form)
     order = list(_LAYERS)
     for first, *_ in by_flags.values():
-        assert first.name in order, f"{first.name!r} has flags of its own: call it here"
+        assert first.name in order, f"{first.name!r} has new flags: name it here"
     return sorted(by_flags.values(), key=lambda column: order.index(column[0].name))
 
 

@@ -1,4 +1,4 @@
-"""Every layer passes the contract, in each form that it has."""
+"""Every layer passes the contract in each of its forms."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from tests.redis_servers.server import RedisServer
 
 
 class Address(TypedDict, total=False):
-    """Where Redis is."""
+    """The addresses of Redis."""
 
     hosts: list[str]
     sentinels: list[tuple[str, int]]
@@ -28,22 +28,22 @@ class Address(TypedDict, total=False):
 
 
 class Spelling(TypedDict, total=False):
-    """How messages are written there."""
+    """How messages are serialized."""
 
     serializer_format: str
     symmetric_encryption_keys: list[str]
 
 
-# asyncio's debug mode takes most of the time of these tests, and finds in one form of a
-# layer what it finds in all.
+# asyncio's debug mode takes most of the time of these tests; it finds the same in one
+# form of a layer as in all of them.
 _DEBUGGED = {"memory", "queue", "pub/sub"}
 
 
 class OurContract(LayerContract):
-    """What the layers of this library promise, in one form of a layer."""
+    """The promises of the library's layers, in one form of a layer."""
 
     name: str
-    """The form, as the table in the documentation calls it."""
+    """The form, as named in the table of the documentation."""
 
     @pytest.fixture(autouse=True)
     async def debug_mode(self) -> None:
@@ -51,7 +51,7 @@ class OurContract(LayerContract):
             asyncio.get_running_loop().set_debug(False)
 
     async def test_repr_is_a_report_in_one_line(self, layer: BaseChannelLayer) -> None:
-        """The repr of a layer names its class and says what the layer holds."""
+        """The repr of a layer shows its class and its contents."""
         report = repr(layer)
         assert report.startswith(f"<{type(layer).__name__} [")
         assert report.endswith("]>")

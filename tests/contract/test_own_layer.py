@@ -1,4 +1,4 @@
-"""The layer of the examples passes the contract, as far as its flags promise."""
+"""The layer of the examples passes the part of the contract that its flags promise."""
 
 import pytest
 

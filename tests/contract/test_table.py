@@ -1,10 +1,10 @@
-"""The documentation says of each layer what the contract tests prove."""
+"""The documentation of each layer agrees with the contract tests."""
 
 from . import table
 
 
-def test_table_of_delivery_is_that_of_the_flags() -> None:
-    """The committed table is the one that the flags of the layers make."""
+def test_delivery_table_matches_the_flags() -> None:
+    """The committed table is the one generated from the flags of the layers."""
     assert table.PATH.read_text() == table.render(), (
         "the flags have changed: run python -m tests.contract.table"
     )

@@ -1,7 +1,7 @@
-"""Properties that hold for whatever arrives, with input that hypothesis makes up.
+"""Properties that hold for any input, tested with hypothesis.
 
-The short form runs with every change, and always tries the same input. Run the long
-form after a change of what it tests::
+The short form runs with every change, and always uses the same input. Run the long
+form after a change of the code that it tests::
 
     pytest tests/fuzzing --hypothesis-profile=long
 """

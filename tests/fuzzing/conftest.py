@@ -1,4 +1,4 @@
-"""How long the tests may take."""
+"""Time limits of the tests."""
 
 import pytest
 
@@ -9,7 +9,7 @@ _LONG = 3600
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Give the tests of the long form the time that they need."""
+    """Raise the time limit for the long form."""
     if config.getoption("--hypothesis-profile") == "long":
         for item in items:
             item.add_marker(pytest.mark.timeout(_LONG))

@@ -1,4 +1,4 @@
-"""What messages are made of."""
+"""Strategies for messages."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-"""What UTF-8 can encode."""
+"""Texts that UTF-8 can encode."""
 
 _INTS = st.integers(-(2**63), 2**63 - 1)
 _FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -22,15 +22,15 @@ _PLAIN = st.none() | st.booleans() | _INTS | _FLOATS | TEXTS
 
 
 def wide_texts() -> st.SearchStrategy[str]:
-    """Return texts that may have lone surrogates."""
+    """Return texts that can contain lone surrogates."""
     return st.text(st.characters(), max_size=20)
 
 
 def messages(binary: bool = True) -> st.SearchStrategy[dict[str, Any]]:
-    """Return messages that every layer carries, without the type.
+    """Return messages that every layer can carry, without the type.
 
     Args:
-        binary: Whether they have bytes, which JSON has not.
+        binary: Whether they contain bytes, which JSON doesn't have.
     """
     leaves = _PLAIN | st.binary(max_size=20) if binary else _PLAIN
     values = st.recursive(
@@ -44,7 +44,7 @@ def messages(binary: bool = True) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def deep(low: int, high: int) -> st.SearchStrategy[Any]:
-    """Return lists and dicts that are nested so many levels deep."""
+    """Return lists and dicts that are nested this many levels deep."""
 
     def nest(levels: int, in_dict: bool) -> Any:
         value: Any = 1
@@ -56,7 +56,7 @@ def deep(low: int, high: int) -> st.SearchStrategy[Any]:
 
 
 class Opaque:
-    """What no layer can carry."""
+    """An object that no layer can carry."""
 
 
 def odd_values() -> st.SearchStrategy[Any]:
@@ -89,6 +89,6 @@ def odd_values() -> st.SearchStrategy[Any]:
 
 
 def odd_messages() -> st.SearchStrategy[Any]:
-    """Return what an application may send by mistake."""
+    """Return values that an application could send by mistake."""
     keys = wide_texts() | st.integers() | st.none()
     return st.dictionaries(keys, odd_values(), max_size=4) | odd_values()

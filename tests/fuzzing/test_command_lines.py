@@ -48,7 +48,7 @@ async def application(*_args: object) -> None:
 
 @given(st.lists(WORDS, max_size=6))
 def test_command_lines(words: list[str]) -> None:
-    """With no layer registered, each ends with help or with one line and status 2."""
+    """Without a layer, every command line ends with help, or with one line and 2."""
     with pytest.MonkeyPatch.context() as patch:
         written = io.StringIO()
         patch.setattr("sys.stderr", written)

@@ -26,7 +26,7 @@ async def read(*headers: str) -> dict[str, str]:
 
 @given(HEADERS)
 async def test_starlette_reads_the_same(header: str) -> None:
-    """Apart from what has no name, a header means what it means to Starlette."""
+    """Except for cookies without a name, a header is parsed as by Starlette."""
     expected = cookie_parser(header)
     expected.pop("", None)
     named = {
@@ -39,7 +39,7 @@ async def test_starlette_reads_the_same(header: str) -> None:
 
 @given(st.lists(HEADERS, max_size=3))
 async def test_several_headers_are_one(headers: list[str]) -> None:
-    """HTTP/2 may split the header in several."""
+    """Several headers are the same as one; HTTP/2 can split it."""
     assert await read(*headers) == await read(";".join(headers))
 
 
@@ -50,10 +50,10 @@ async def test_several_headers_are_one(headers: list[str]) -> None:
         max_size=4,
     )
 )
-async def test_what_the_standard_library_writes_is_read(
+async def test_cookies_of_the_standard_library_are_read(
     cookies: dict[str, str],
 ) -> None:
-    """Values come out as they were put in."""
+    """Values written by http.cookies are read back unchanged."""
     written: SimpleCookie = SimpleCookie()
     for name, value in cookies.items():
         written[name] = value

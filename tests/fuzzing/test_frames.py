@@ -38,7 +38,7 @@ DISCONNECTS = st.fixed_dictionaries(
 
 
 class Relay(AsyncWebsocketConsumer):
-    """Sends what it gets to everyone, itself included."""
+    """Sends each frame to everyone, itself included."""
 
     channel_layer: Any
     channel_layer_alias = "default"
@@ -59,7 +59,7 @@ class Relay(AsyncWebsocketConsumer):
 
 
 class JsonRelay(AsyncJsonWebsocketConsumer):
-    """Does the same with JSON."""
+    """The same with JSON."""
 
     channel_layer: Any
     channel_layer_alias = "default"
@@ -84,7 +84,7 @@ async def test_frames(
     events: list[dict[str, Any]],
     last: dict[str, Any],
 ) -> None:
-    """It goes on or ends with an exception, and is disconnected exactly once."""
+    """A consumer goes on or raises an exception; disconnect() is called once."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     incoming = [{"type": "websocket.connect"}, *events, last]
@@ -107,7 +107,7 @@ async def test_frames(
     try:
         await consumer({"type": "websocket", "path": "/"}, receive, send)
     except UnicodeEncodeError:
-        # It would be the server's.
+        # That would be the server's.
         raise
     except (TypeError, ValueError):
         assert closes == [1011]
@@ -115,7 +115,7 @@ async def test_frames(
     else:
         expected = last.get("code") or 1005
         if closes and expected in {1000, 1005}:
-            # The server does not tell the code with which the consumer has closed.
+            # The server does not report the consumer's own close code.
             [expected] = closes
             assert expected in {1003, 1007}
     assert consumer.codes == [expected]

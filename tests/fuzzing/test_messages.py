@@ -1,4 +1,4 @@
-"""Messages arrive as they were sent, and foreign bytes do no harm."""
+"""Messages arrive unchanged, and foreign bytes do no harm."""
 
 import contextlib
 from typing import Any, cast
@@ -29,7 +29,7 @@ EVERY = pytest.mark.parametrize("name", SERIALIZERS)
 
 
 def pack(value: object) -> bytes:
-    """Return msgpack that our own serializer may refuse to write."""
+    """Return msgpack that the library's serializer could refuse to write."""
     return cast(
         "bytes",
         msgpack.packb(value, default=repr, unicode_errors="surrogatepass"),  # pyright: ignore[reportUnknownMemberType] # untyped
@@ -38,7 +38,7 @@ def pack(value: object) -> bytes:
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
-    """Return msgpack in which some bytes were changed, added or cut off."""
+    """Return msgpack in which some bytes are changed, added or cut off."""
     deepest = 500
     value = draw(messages() | deep(1, deepest) | st.dictionaries(st.text(), deep(1, 9)))
     data = bytearray(pack(value))
@@ -52,7 +52,7 @@ def nested_json(levels: int, opening: str, closing: str) -> bytes:
 
 
 def hostile() -> st.SearchStrategy[bytes]:
-    """Return bytes of which some are messages."""
+    """Return bytes, some of which are messages."""
     packed = deep(1, 510).map(lambda value: pack({"type": "x", "value": value}))
     levels = st.integers(1, 2000)
     lists = levels.map(lambda count: nested_json(count, "[", "]"))
@@ -63,7 +63,7 @@ def hostile() -> st.SearchStrategy[bytes]:
 @EVERY
 @given(data=hostile(), encrypt=st.booleans())
 def test_foreign_bytes(name: str, data: bytes, encrypt: bool) -> None:
-    """They are undecodable, or a message of which each receiver gets a copy."""
+    """Foreign bytes are undecodable, or a message that each receiver gets a copy of."""
     serializer = SERIALIZERS[name]
     if encrypt and serializer.crypter is not None:
         data = serializer.crypter.encrypt(data)
@@ -80,7 +80,7 @@ def test_foreign_bytes(name: str, data: bytes, encrypt: bool) -> None:
 @EVERY
 @given(data=st.data())
 def test_serializers_keep_messages(name: str, data: st.DataObject) -> None:
-    """What every layer carries comes out of each serializer as it was."""
+    """Values that every layer can carry survive each serializer."""
     message = data.draw(messages(binary="json" not in name))
     serializer = SERIALIZERS[name]
     assert serializer.deserialize(serializer.serialize(message)) == message
@@ -88,15 +88,15 @@ def test_serializers_keep_messages(name: str, data: st.DataObject) -> None:
 
 @EVERY
 @given(message=odd_messages())
-def test_serializers_refuse_what_they_cannot_carry(name: str, message: Any) -> None:
-    """Any other object is a TypeError, or bytes."""
+def test_serializers_refuse_other_objects(name: str, message: Any) -> None:
+    """Any other object raises TypeError, or is serialized to bytes."""
     with contextlib.suppress(TypeError):
         assert isinstance(SERIALIZERS[name].serialize(message), bytes)
 
 
 @given(message=messages(), value=st.none() | deep(1, 90))
 async def test_memory_keeps_messages(message: dict[str, Any], value: Any) -> None:
-    """What every layer carries arrives in memory as it was, in a dict of its own."""
+    """Values that every layer can carry arrive in memory unchanged, in a new dict."""
     sent = {**message, "value": value}
     layer = InMemoryChannelLayer()
     channel = await layer.new_channel()
@@ -112,7 +112,7 @@ async def test_memory_keeps_messages(message: dict[str, Any], value: Any) -> Non
 
 @given(message=odd_messages())
 async def test_memory_refuses_or_keeps(message: Any) -> None:
-    """Any other object is refused by send() as by group_send(), or arrives."""
+    """Any other object arrives, or is refused by both send() and group_send()."""
     layer = InMemoryChannelLayer()
     channel = await layer.new_channel()
     await layer.group_add("group", channel)

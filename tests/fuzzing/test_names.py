@@ -1,4 +1,4 @@
-"""Which names are valid."""
+"""Valid and invalid names."""
 
 import string
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def is_plain(text: str) -> bool:
 
 
 def is_group(name: Any) -> bool:
-    """Say what the rule says, without a regular expression."""
+    """Implement the rule without a regular expression."""
     return isinstance(name, str) and 0 < len(name) < 100 and is_plain(name)
 
 
@@ -51,7 +51,7 @@ def passes(check: Callable[..., bool], *arguments: Any) -> bool:
 @example("!a")
 @example("a\n")
 def test_names(name: Any) -> None:
-    """Each name is accepted or refused as the documented rule has it."""
+    """Each name is accepted or refused by the documented rule."""
     assert passes(LAYER.require_valid_group_name, name) is is_group(name)
     assert passes(LAYER.require_valid_channel_name, name) is is_channel(name)
     receives = is_channel(name) and ("!" not in name or name.endswith("!"))

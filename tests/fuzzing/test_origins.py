@@ -1,4 +1,4 @@
-"""Which origins are allowed."""
+"""Allowed and refused origins."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Page:
 
 @dataclass
 class Allowed:
-    """What is allowed, in parts."""
+    """An allowed origin, in parts."""
 
     scheme: str | None
     star: str
@@ -81,7 +81,7 @@ async def allows(allowed: list[str], *origins: bytes) -> bool:
 
 @given(PAGES, st.lists(ALLOWED, max_size=3), st.booleans())
 async def test_origins(page: Page, allowed: list[Allowed], upper: bool) -> None:
-    """A page may connect if one of the allowed origins includes it, part by part."""
+    """A page can connect if all of its parts match one of the allowed origins."""
     origin = str(page).upper() if upper else str(page)
     expected = any(each.includes(page) for each in allowed)
     assert await allows([*map(str, allowed)], origin.encode()) is expected
@@ -89,11 +89,11 @@ async def test_origins(page: Page, allowed: list[Allowed], upper: bool) -> None:
 
 @given(PAGES, st.binary(min_size=1, max_size=3), st.integers(0, 40))
 async def test_changed_origins(page: Page, extra: bytes, place: int) -> None:
-    """Bytes put into an allowed origin make another one, unless nothing changes."""
+    """Bytes inserted into an allowed origin make it another one, which is refused."""
     origin = str(page).encode()
     changed = origin[:place] + extra + origin[place:]
     if changed.lower() != origin:
-        # A port may get zeros in front, and one that is the default may appear.
+        # Exceptions: leading zeros of a port, and an explicit default port.
         port = changed.rpartition(b":")[2]
         if port.isdigit() and int(port) == page.effective_port:
             return
@@ -102,7 +102,7 @@ async def test_changed_origins(page: Page, extra: bytes, place: int) -> None:
 
 @given(st.lists(st.binary(max_size=40), max_size=3))
 async def test_arbitrary_headers(origins: list[bytes]) -> None:
-    """Headers of any bytes are answered, and refused where nothing is allowed."""
+    """Headers of any bytes are handled, and refused if nothing is allowed."""
     assert not await allows([".a.com", "[::1]"], *origins)
     assert await allows(["*"], *origins)
 
@@ -113,8 +113,8 @@ async def test_arbitrary_headers(origins: list[bytes]) -> None:
         lambda text: st.text(max_size=2).map(lambda extra: text + extra)
     )
 )
-def test_what_is_allowed_is_checked(allowed: str) -> None:
-    """Any str is accepted or refused with a ValueError that names it."""
+def test_allowed_origins_are_checked(allowed: str) -> None:
+    """Any str is accepted, or raises a ValueError that names it."""
     reason = ""
     try:
         OriginValidator(Application(), [allowed])

@@ -1,4 +1,4 @@
-"""No message reaches what every consumer has."""
+"""No message reaches the methods that every consumer has."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ HANDLERS = {
 
 @st.composite
 def dotted(draw: st.DrawFn) -> str:
-    """Return a name with some of its underscores as dots, and perhaps one more."""
+    """Return a name with dots for some of its underscores, perhaps an extra one."""
     name = draw(st.sampled_from(OURS))
     text = "".join(draw(st.sampled_from("._")) if c == "_" else c for c in name)
     before = draw(st.sampled_from(["", "", "", ".", "_", " "]))
@@ -37,7 +37,7 @@ NO_TYPES = st.none() | st.integers() | st.binary() | st.lists(st.text(), max_siz
 
 
 class Own(AsyncConsumer):
-    """Has one handler of its own, and something that is none."""
+    """Has one handler, and attributes that are not handlers."""
 
     own_data = 1
 
@@ -66,7 +66,7 @@ def attributes(consumer: Own) -> dict[str, Any]:
 
 @given(st.sampled_from([Own, Http, Json]), TYPES | NO_TYPES)
 async def test_types(consumer_class: type[Own], message_type: Any) -> None:
-    """A type reaches a handler of the class, or is refused with a ValueError."""
+    """A type reaches a handler of the class, or raises ValueError."""
     consumer = consumer_class()
     name = str(message_type).replace(".", "_")
     if isinstance(message_type, str) and name in HANDLERS and hasattr(consumer, name):

@@ -1,4 +1,4 @@
-"""What the tests with real servers share."""
+"""Fixtures for tests with real servers."""
 
 import logging
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class _Collector(logging.Handler):
 
 @pytest.fixture
 def layer() -> Iterator[InMemoryChannelLayer]:
-    """Register a layer as "default"; nothing may be left in it after the test."""
+    """Register a layer as "default", and check that it is empty after the test."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     yield layer
@@ -31,7 +31,7 @@ def layer() -> Iterator[InMemoryChannelLayer]:
 
 @pytest.fixture
 def errors() -> Iterator[list[logging.LogRecord]]:
-    """Collect the errors that anything logs; none may be left after the test."""
+    """Collect logged errors; the test fails if it leaves any in the list."""
     handler = _Collector(logging.ERROR)
     logging.getLogger().addHandler(handler)
     yield handler.records
@@ -41,7 +41,7 @@ def errors() -> Iterator[list[logging.LogRecord]]:
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name each of the servers, one after the other."""
+    """Give a test the name of each server in turn."""
     monkeypatch.setenv("NO_PROXY", "*")
     name: str = request.param
     return name
@@ -53,5 +53,5 @@ def serve(
     layer: InMemoryChannelLayer,
     errors: list[logging.LogRecord],
 ) -> Serve:
-    """Serve applications with each of the servers, one after the other."""
+    """Serve applications with each server in turn."""
     return lambda application: serving(application, server)

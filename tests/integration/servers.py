@@ -1,4 +1,4 @@
-"""The servers that the tests run: each serves an application on a free port."""
+"""ASGI servers, each serving an application on a free port."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ Serve: TypeAlias = Callable[
 ]
 """``serving()`` with a server of the test's choice."""
 
-# The implementations of WebSockets that this release of uvicorn has.
+# The WebSocket implementations of this release of uvicorn.
 IMPLEMENTATIONS = [
     implementation
     for implementation in uvicorn.config.WS_PROTOCOLS
@@ -34,14 +34,14 @@ SERVERS = [f"uvicorn-{implementation}" for implementation in IMPLEMENTATIONS] + 
     "hypercorn"
 ]
 
-# Before 0.53 uvicorn with wsproto never ends to send to a slow client that vanishes.
+# Before 0.53, uvicorn with wsproto never stops sending to a slow client that vanishes.
 _STUCK = ["uvicorn-wsproto"] if Version(uvicorn.__version__) < Version("0.53") else []
 SERVERS_THAT_NOTICE = [server for server in SERVERS if server not in _STUCK]
 
 
 @contextlib.asynccontextmanager
 async def serving(application: ASGIApplication, server: str) -> AsyncGenerator[str]:
-    """Serve an application; when the block ends, the server shuts down.
+    """Serve an application; the server shuts down at the end of the block.
 
     Args:
         application: The application.
@@ -50,7 +50,7 @@ async def serving(application: ASGIApplication, server: str) -> AsyncGenerator[s
     Yields:
         The host and the port.
     """
-    # Clients may connect at once: they wait until the server accepts them.
+    # Clients can connect at once: they wait until the server accepts them.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         stop = asyncio.Event()
@@ -79,7 +79,7 @@ async def _uvicorn(
         await server.on_tick(0)
         await stop.wait()
 
-    # Its own loop looks ten times a second whether to stop: slow for many tests.
+    # Its own loop checks only ten times a second whether to stop.
     server.main_loop = wait_for_stop  # type: ignore[method-assign]
     await server.serve([listener])
 
@@ -93,7 +93,7 @@ async def _hypercorn(
     config = hypercorn.Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.errorlog = logging.getLogger("hypercorn.error")
-    # From Python 3.12 on it waits for its clients to leave, whatever is set here.
+    # From Python 3.12 on it always waits for its clients to leave.
     config.graceful_timeout = cast("Any", None)
     serve = cast("Any", hypercorn.asyncio).serve  # its types are incomplete
     await serve(application, config, shutdown_trigger=stop.wait)

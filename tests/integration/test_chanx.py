@@ -1,4 +1,4 @@
-"""A room chat written with chanx, a framework that builds on our consumers."""
+"""A room chat written with chanx, a framework based on fast_channels."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -30,14 +30,14 @@ class RoomMessagePayload(BaseModel):
 
 
 class RoomChatMessage(BaseMessage):
-    """What a client says."""
+    """A message from a client."""
 
     action: Literal["room_chat"] = "room_chat"
     payload: RoomMessagePayload
 
 
 class RoomNotificationMessage(BaseMessage):
-    """What the server tells everybody in a room."""
+    """A notification to everyone in a room."""
 
     action: Literal["room_notification"] = "room_notification"
     payload: RoomMessagePayload
@@ -100,7 +100,7 @@ def join(layer: InMemoryChannelLayer) -> Join:
         async with WebsocketCommunicator(
             app, f"/ws/room/{room_name}", consumer=RoomChatConsumer
         ) as client:
-            # By now it is in the room.
+            # By now the client is in the room.
             await ask(client, PingMessage(), "pong")
             yield client
 
@@ -130,13 +130,13 @@ def say(text: str) -> RoomChatMessage:
 
 
 async def test_joining_is_seen_by_the_others_only(join: Join) -> None:
-    """Who is in the room sees somebody join; who joins does not."""
+    """When a client joins, only the others in the room are notified."""
     async with join("general") as first, join("general"):
         assert await heard(first) == ("general", "🚪 joined")
 
 
-async def test_messages_reach_everybody_in_the_room(join: Join) -> None:
-    """Everybody in the room sees a message, whoever said it."""
+async def test_messages_reach_everyone_in_the_room(join: Join) -> None:
+    """Every client in the room gets a message, including its sender."""
     async with join("general") as first, join("general") as second:
         await heard(first)
         await second.send_message(say("hello"))
@@ -145,7 +145,7 @@ async def test_messages_reach_everybody_in_the_room(join: Join) -> None:
 
 
 async def test_leaving_is_seen_by_the_others(join: Join) -> None:
-    """Who stays in the room sees somebody leave."""
+    """When a client leaves, the others in the room are notified."""
     async with join("general") as first:
         async with join("general"):
             await heard(first)
@@ -153,7 +153,7 @@ async def test_leaving_is_seen_by_the_others(join: Join) -> None:
 
 
 async def test_rooms_are_isolated(join: Join) -> None:
-    """What happens in one room is not seen in another."""
+    """Messages of one room do not reach another."""
     async with join("general") as general:
         async with join("private") as private:
             await private.send_message(say("secret"))
@@ -172,7 +172,7 @@ async def test_invalid_message_is_answered(join: Join) -> None:
 
 
 class Nobody(BaseAuthenticator):
-    """Lets nobody in."""
+    """Refuses every client."""
 
     async def authenticate(self, scope: Any) -> bool:
         return False
@@ -184,7 +184,7 @@ class LockedConsumer(AsyncJsonWebsocketConsumer):
 
 
 async def test_chanx_closes_the_connection(layer: InMemoryChannelLayer) -> None:
-    """A client that chanx does not let in is disconnected, with chanx's code."""
+    """A client that chanx refuses is disconnected with chanx's code."""
     async with WebsocketCommunicator(
         LockedConsumer.as_asgi(), "/", consumer=LockedConsumer
     ) as client:
@@ -192,7 +192,7 @@ async def test_chanx_closes_the_connection(layer: InMemoryChannelLayer) -> None:
 
 
 class RoomTopic(Topic):
-    """A room to subscribe to, on a connection that may serve many."""
+    """A room to subscribe to, on a connection that can serve many."""
 
     pattern = "room:{room_name}"
 
@@ -217,7 +217,7 @@ async def test_topics_are_left_when_the_connection_ends(
 
 
 def test_private_names_do_not_clash(layer: InMemoryChannelLayer) -> None:
-    """No private name of chanx's consumers is one of ours."""
+    """The consumers of chanx and of the library share no private name."""
     ours = {
         name
         for base in (

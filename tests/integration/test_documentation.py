@@ -1,10 +1,10 @@
 """The code in README.rst, in docs and in the docstrings of the library runs.
 
 Each page is a program: its blocks of Python run from top to bottom in one namespace, on
-the Redis of the tests in place of localhost:6379. The functions test_* that they define
-are tests, and each of them gets a page that was run for it alone.
+the Redis of the tests instead of localhost:6379. Their functions test_* are tests, and
+each of them gets its own run of the page.
 
-What is Python and does not run says why, in a comment above it::
+A block of Python that does not run has the reason in a comment above it::
 
     .. not run: needs Django
 
@@ -42,7 +42,7 @@ _MODULES = {
     path.relative_to(_CHECKOUT).as_posix(): path
     for path in sorted(_CHECKOUT.glob("src/**/*.py"))
 }
-# The folders whose files pages may include: their own tests run them.
+# The folders whose files pages can include: their own tests run them.
 _INCLUDED = ("docs/tutorial/code/", "examples/", "src/", "tests/")
 
 
@@ -55,12 +55,12 @@ def _parse(path: Path) -> Document:
 
 
 def _sources(path: Path) -> list[str]:
-    """Return what will run."""
+    """Return the blocks that will run."""
     return [str(getattr(e.parsed, "source", e.parsed)) for e in _parse(path).examples()]
 
 
 def _tests() -> list[tuple[str, str]]:
-    """Return the tests that pages define: the page, and the name."""
+    """Return the page and the name of each test that pages define."""
     return [
         (page, name)
         for page, path in _PAGES.items()
@@ -71,7 +71,7 @@ def _tests() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def redis(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """One server for all pages, which may use any key."""
+    """One server for all pages, which can use any key."""
     with RedisServer(redis_binary) as server:
         yield server
 
@@ -84,9 +84,9 @@ def namespace(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[dict[str, Any]]:
-    """Run a page, up to a test if there is one, and return what it defines."""
+    """Run a page, up to a test if one is given, and return its definitions."""
     monkeypatch.delenv("REDIS_URL", raising=False)
-    # A format that a page registers is known to that page only.
+    # Drop the formats that a page registers.
     monkeypatch.setattr(registry, "_classes", {**vars(registry)["_classes"]})
     until = request.node.callspec.params.get("name")
     runs = tmp_path / Path(page).name
@@ -106,7 +106,7 @@ def namespace(
 def arguments(
     request: pytest.FixtureRequest, namespace: dict[str, Any], name: str
 ) -> dict[str, Any]:
-    """Return the fixtures that a test of a page asks for."""
+    """Return the fixtures that a test of a page uses."""
     names = inspect.signature(namespace[name]).parameters
     return {argument: request.getfixturevalue(argument) for argument in names}
 
@@ -121,7 +121,7 @@ async def test_page_runs() -> None:
 async def test_test_of_a_page_passes(
     namespace: dict[str, Any], name: str, arguments: dict[str, Any]
 ) -> None:
-    """Every test in a page passes, on what the page has defined up to there."""
+    """Every test in a page passes with the definitions above it."""
     test = namespace[name]
     if inspect.iscoroutinefunction(test):
         await test(**arguments)
@@ -129,14 +129,14 @@ async def test_test_of_a_page_passes(
         await asyncio.to_thread(test, **arguments)
 
 
-def test_tests_of_a_page_have_names_of_their_own() -> None:
-    """No test in a page takes the place of another one."""
+def test_tests_of_a_page_have_unique_names() -> None:
+    """No test in a page replaces another one."""
     assert sorted(_tests()) == sorted(set(_tests()))
 
 
 @pytest.mark.parametrize("page", ["README.rst"])
 async def test_readme_script_reaches_the_group(namespace: dict[str, Any]) -> None:
-    """What README.rst sends from a script and a task reaches another process."""
+    """The script and the task in README.rst reach another process."""
     layer = get_channel_layer()
     assert isinstance(layer, RedisChannelLayer)
     async with layer:
@@ -158,11 +158,11 @@ def test_docstrings_run(module: str) -> None:
         assert _left_out(docstring, run) == []
 
 
-# That no code is left out
+# No code is left out
 
 
-# What follows a directive, or a line that ends in "::", indented more than that; and
-# before it, the comment that says why it does not run.
+# The block that follows a directive or a line that ends in "::", indented further; and,
+# before it, the comment with the reason why it does not run.
 _BLOCK = re.compile(
     r"""^
     (?P<reason>(?P<dots>[ ]*)\.\.[ ]not[ ]run:[ ].+\n (?:(?P=dots)[ ]{3}.*\n|\n)*)?
@@ -179,12 +179,12 @@ _OPTION = re.compile(r"\s*:[a-z-]+:.*\n")
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str | None, str, str]]:
-    """Find all literal blocks: line, language, content, why it does not run."""
+    """Find all literal blocks: line, language, content, reason not to run."""
     position = 0
     while match := _BLOCK.search(text, position):
         directive, content = match["directive"], match["content"]
         if directive not in _CODE:
-            # What is in a note, say, may be code.
+            # The content of a note, for example, can include code.
             position = match.start("content")
             continue
         position = match.end()
@@ -195,7 +195,7 @@ def _blocks(text: str) -> Iterator[tuple[int, str | None, str, str]]:
 
 
 def _docstrings(path: Path) -> Iterator[str]:
-    """Return the docstrings of a module, those of attributes too."""
+    """Return the docstrings of a module, including those of attributes."""
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Expr(ast.Constant(str(docstring))):
@@ -205,7 +205,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _is_python(source: str) -> bool:
-    """Return whether a block does something in Python: more than an expression."""
+    """Return whether a block is Python with more than expressions."""
     if ">>> " in source:
         return True
     try:
@@ -241,7 +241,7 @@ def test_no_code_of_a_page_is_left_out(page: str) -> None:
 
 @pytest.mark.parametrize("page", _PAGES)
 def test_included_files_are_tested(page: str) -> None:
-    """What a page includes is there, in a folder whose files the tests run."""
+    """Every included file exists, in a folder whose files the tests run."""
     path = _PAGES[page]
     for name in _INCLUDE.findall(path.read_text()):
         folder = _CHECKOUT / "docs" if name.startswith("/") else path.parent
@@ -262,7 +262,7 @@ def test_included_files_are_tested(page: str) -> None:
     ],
 )
 def test_code_that_is_left_out_is_found(text: str) -> None:
-    """Code is found in each form that it may have; with a reason it is none."""
+    """Code is found in each possible form, unless a comment has a reason."""
     assert len(_left_out(text, [])) == 1
     reason = ".. not run: needs\n   a\n\n"
     if not text.startswith(".. note"):

@@ -34,18 +34,18 @@ from fast_channels.testing import HttpCommunicator, WebsocketCommunicator
 from tests.chat_server import ChatServer, start_chat
 from tests.redis_servers.server import RedisServer
 
-# As of a page that a browser has from this very application.
+# As for a page of this application in a browser.
 ORIGIN = [(b"origin", b"http://localhost:8000")]
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
-    """Give the application; nothing may be left in its layers after the test."""
+    """Give a test the application, and check that its layers are empty afterwards."""
     monkeypatch.delenv("REDIS_URL", raising=False)
-    # Imported here, since the import looks at REDIS_URL.
+    # Imported here, as the import reads REDIS_URL.
     from examples.app import app  # noqa: PLC0415
 
-    # Starlette would do it, inside of our middleware, with the first file it sends.
+    # Otherwise Starlette does this, which blocks, when it sends its first file.
     mimetypes.init()
     setup_layers(force=True)
     layers = [channel_layers.get(alias) for alias in channel_layers]
@@ -109,7 +109,7 @@ def browse(app: FastAPI) -> httpx.AsyncClient:
     ],
 )
 async def test_every_part_has_a_page(app: FastAPI, path: str, script: str) -> None:
-    """Every part has a page; all rooms have the same, those with a bad name too."""
+    """Every part has a page; all rooms share one, even those with a bad name."""
     async with counting(), browse(app) as client:
         page = await client.get(path)
         assert page.status_code == 200
@@ -122,7 +122,7 @@ async def test_every_part_has_a_page(app: FastAPI, path: str, script: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/ws/lobby", "/ws/system", "/ws/jobs"])
-async def test_pages_of_others_are_refused(app: FastAPI, path: str) -> None:
+async def test_pages_of_other_sites_are_refused(app: FastAPI, path: str) -> None:
     """A page of another site cannot open a WebSocket."""
     foreign = [(b"origin", b"https://example.com")]
     async with WebsocketCommunicator(app, path, foreign) as page:
@@ -130,7 +130,7 @@ async def test_pages_of_others_are_refused(app: FastAPI, path: str) -> None:
 
 
 async def test_system_answers(app: FastAPI) -> None:
-    """The consumer without a layer greets, and answers text, nonsense or not."""
+    """The consumer without a layer greets, and answers valid and invalid texts."""
     async with opened(app, "/ws/system") as page:
         assert "The connection is open since " in str(await page.receive_from())
         await page.send_to(" hello ")
@@ -145,10 +145,10 @@ async def test_system_answers(app: FastAPI) -> None:
 START = '{"type": "start", "title": " Sales "}'
 
 
-async def test_job_tells_how_far_it_is(
+async def test_job_reports_its_progress(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page that starts a job hears of it up to 100 %, and no other page does."""
+    """Only the page that starts a job gets its progress, up to 100 %."""
     monkeypatch.setattr("examples.reports.SECONDS", 0)
     async with opened(app, "/ws/jobs") as page, opened(app, "/ws/jobs") as other:
         await page.send_to(START)
@@ -162,7 +162,7 @@ async def test_job_tells_how_far_it_is(
 
 
 async def test_jobs_are_limited(app: FastAPI) -> None:
-    """Nonsense and a sixth job are refused; jobs end with the page."""
+    """Invalid requests and a sixth job are refused; jobs end with the page."""
     async with opened(app, "/ws/jobs") as page:
         for nonsense in ("{}", "[]", '{"type": "start"}', START.replace("Sales", " ")):
             await page.send_to(nonsense)
@@ -174,8 +174,8 @@ async def test_jobs_are_limited(app: FastAPI) -> None:
         assert answer["detail"].startswith("5 jobs are running.")
 
 
-async def test_everybody_is_notified(app: FastAPI) -> None:
-    """What is posted reaches every page; nonsense is refused."""
+async def test_every_page_is_notified(app: FastAPI) -> None:
+    """A posted notification reaches every page; an invalid one is refused."""
     async with (
         opened(app, "/ws/notifications") as one,
         opened(app, "/ws/notifications") as other,
@@ -202,7 +202,7 @@ async def receive_counts(page: HttpCommunicator) -> dict[str, int]:
 
 
 async def test_visits_are_counted(app: FastAPI) -> None:
-    """A worker counts the visits, and the page gets the numbers as events."""
+    """A worker counts the visits, and the page gets the counts as events."""
     async with (
         counting(),
         browse(app) as client,
@@ -215,15 +215,15 @@ async def test_visits_are_counted(app: FastAPI) -> None:
 
 
 async def test_missing_worker_is_noticed(app: FastAPI) -> None:
-    """Without a worker the page is told so, and gets the numbers when one starts."""
+    """Without a worker the page shows that, and gets the counts when one starts."""
     async with HttpCommunicator(app, "GET", "/events") as page:
         assert await page.receive_body(timeout=5) == b"event: nobody\ndata:\n\n"
         async with counting():
             await receive_counts(page)
 
 
-async def test_message_reaches_everybody(app: FastAPI) -> None:
-    """A message reaches everybody in the room, its author too."""
+async def test_message_reaches_everyone(app: FastAPI) -> None:
+    """A message reaches everyone in the room, including its author."""
     async with joined(app, "Ada") as ada, joined(app, "Bob") as bob:
         assert await ada.receive_json_from() == notice("join", "Bob")
         await bob.send_json_to({"type": "message", "text": " <b>Hello</b>\n"})
@@ -239,17 +239,17 @@ async def test_message_reaches_everybody(app: FastAPI) -> None:
         }
 
 
-async def test_others_see_who_leaves(app: FastAPI) -> None:
-    """The others are told when somebody who had joined leaves."""
+async def test_others_are_notified_of_a_leave(app: FastAPI) -> None:
+    """The others are notified when a person who had joined leaves."""
     async with joined(app, "Ada") as ada:
         async with joined(app, "Bob"), opened(app, "/ws/room/tea"):
             assert await ada.receive_json_from() == notice("join", "Bob")
-        # Of the one who had not joined, and left before Bob, she is told nothing.
+        # She gets no notice for the connection that left before Bob without joining.
         assert await ada.receive_json_from() == notice("leave", "Bob")
 
 
 async def test_name_can_be_changed(app: FastAPI) -> None:
-    """Joining again changes the name: the others see one leave and one join."""
+    """Joining again changes the name: the others see a leave and a join."""
     async with joined(app, "Ada") as ada, joined(app, "Bob") as bob:
         assert await ada.receive_json_from() == notice("join", "Bob")
         await bob.send_json_to({"type": "join", "name": " Robert "})
@@ -257,12 +257,12 @@ async def test_name_can_be_changed(app: FastAPI) -> None:
         assert await ada.receive_json_from() == notice("leave", "Bob")
         assert await ada.receive_json_from() == notice("join", "Robert")
         await ada.send_json_to({"type": "message", "text": "Hello"})
-        # Of his own coming and going he is told nothing.
+        # He gets no notices about himself.
         assert (await bob.receive_json_from())["type"] == "message"
 
 
 async def test_rooms_are_isolated(app: FastAPI) -> None:
-    """What happens in a room shows in no other; the lobby is a room too."""
+    """Messages of a room do not reach another; the lobby is a room too."""
     async with joined(app, "Ada") as ada, joined(app, "Bob", "/ws/lobby") as bob:
         for person, text in ((ada, "for the room"), (bob, "for the lobby")):
             await person.send_json_to({"type": "message", "text": text})
@@ -302,7 +302,7 @@ async def test_bad_room_is_refused(app: FastAPI, name: str) -> None:
 async def test_wrong_input_is_answered(
     app: FastAPI, frame: str | bytes, detail: str
 ) -> None:
-    """What is wrong is answered with an error, and the connection stays open."""
+    """Invalid input is answered with an error, and the connection stays open."""
     async with opened(app, "/ws/room/tea") as person:
         if isinstance(frame, bytes):
             await person.send_to(bytes_data=frame)
@@ -315,7 +315,7 @@ async def test_wrong_input_is_answered(
 
 @pytest.mark.parametrize("text", ["", " \n", "a" * 2001, 7, None])
 async def test_wrong_text_is_answered(app: FastAPI, text: object) -> None:
-    """A message that is empty, too long or no text is answered with an error."""
+    """A message that is empty, too long or not a text is answered with an error."""
     async with joined(app, "Ada") as ada:
         await ada.send_json_to({"type": "message", "text": text})
         assert await receive_error(ada)
@@ -324,7 +324,7 @@ async def test_wrong_text_is_answered(app: FastAPI, text: object) -> None:
 
 
 async def test_process_serves_until_interrupted() -> None:
-    """The printed address serves the chat, and Ctrl-C ends it without a word."""
+    """The printed address serves the chat, and Ctrl-C ends it silently."""
     with ChatServer() as server:
         async with httpx.AsyncClient(trust_env=False) as client:
             page = await client.get(server.url)
@@ -348,7 +348,7 @@ async def test_process_serves_until_interrupted() -> None:
 
 
 def test_port_in_use_is_named() -> None:
-    """A port that is in use is named in one line, with what to do."""
+    """The error for a port in use names it in one line, and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with start_chat("--port", str(port)) as process:
@@ -361,7 +361,7 @@ def test_port_in_use_is_named() -> None:
     ("host", "port"), [("127.0.0.1", 70000), ("192.0.2.1", 0), ("a..b", 0)]
 )
 def test_bad_address_is_named(app: FastAPI, host: str, port: int) -> None:
-    """An address that cannot be served on is named in one line."""
+    """The error for an invalid address names it in one line."""
     from examples.__main__ import listen  # noqa: PLC0415 # it imports the application
 
     with pytest.raises(SystemExit, match=f"^Cannot serve on '{host}', port {port}: .+"):
@@ -380,7 +380,7 @@ def test_bad_address_is_named(app: FastAPI, host: str, port: int) -> None:
 def test_bad_setting_is_named(
     app: FastAPI, name: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A setting that makes no sense is named in one line."""
+    """The error for an invalid setting names it in one line."""
     from examples.app import allowed_hosts  # noqa: PLC0415 # it imports the application
 
     setup = functools.partial(setup_layers, force=True)
@@ -392,7 +392,7 @@ def test_bad_setting_is_named(
 
 
 def test_layer_is_named(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What carries the messages is named without its password."""
+    """The layer is shown without the password of its Redis."""
     from examples.__main__ import describe_layer  # noqa: PLC0415 # as above
 
     assert describe_layer() == "memory; set REDIS_URL to connect several servers"
@@ -403,7 +403,7 @@ def test_layer_is_named(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_process_needs_no_redis_to_start_and_stop() -> None:
-    """Without its Redis the process serves pages, and stops without a word."""
+    """Without Redis the process serves pages, and stops silently."""
     with ChatServer("redis://:secret@192.0.2.1/1") as server:
         assert server.layer.startswith("<RedisPubSubChannelLayer [redis://:***@192.")
         assert httpx.get(server.url, trust_env=False).status_code == 200
@@ -413,7 +413,7 @@ def test_process_needs_no_redis_to_start_and_stop() -> None:
 async def test_people_stay_without_redis(
     app: FastAPI, own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without Redis people are told what was not sent, and stay until it is back."""
+    """Without Redis, messages are answered with an error; people stay connected."""
     own_redis_server.stop()
     url = f"{own_redis_server.url}?socket_timeout=0.2"
     async with RedisChannelLayer(hosts=[url]) as layer:
@@ -422,7 +422,7 @@ async def test_people_stay_without_redis(
             assert (await receive_error(ada)).startswith("Not sent: ")
             await ada.send_json_to({"type": "message", "text": "Hello"})
             assert (await receive_error(ada)).startswith("Not sent: ")
-            # Bob leaves, which nobody can be told, and is gone all the same.
+            # Bob leaves; the others cannot be notified, but his connection ends.
             async with joined(app, "Bob"):
                 pass
             own_redis_server.start()
@@ -430,13 +430,13 @@ async def test_people_stay_without_redis(
             assert (await ada.receive_json_from())["text"] == "Hello"
     assert own_redis_server.keys("asgi:group:") == []
     ours = [each.message for each in caplog.records if each.name != "asyncio"]
-    # It may end before it has noted that the outage is over.
+    # The process can end before it has noticed the end of the outage.
     assert "cannot be read" in ours[0]
     assert all(message.endswith("can be read again") for message in ours[1:])
 
 
 async def test_script_notifies(app: FastAPI, redis_server: RedisServer) -> None:
-    """A script notifies through Redis."""
+    """A script sends a notification through Redis."""
     script = [sys.executable, "-m", "examples.notify", "hello"]
     environment = {**os.environ, "REDIS_URL": redis_server.url}
     async with RedisPubSubChannelLayer([redis_server.url], prefix="notify") as layer:
@@ -459,14 +459,14 @@ async def test_script_notifies(app: FastAPI, redis_server: RedisServer) -> None:
         ("hello", "localhost", "REDIS_URL: "),
     ],
 )
-def test_script_says_what_is_wrong(
+def test_script_explains_its_errors(
     text: str,
     url: str,
     problem: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A script that cannot notify says why, without a traceback."""
+    """A script that fails says why, without a traceback."""
     monkeypatch.setattr(sys, "argv", ["notify", text])
     monkeypatch.setenv("REDIS_URL", url)
     with pytest.raises(SystemExit) as ended:

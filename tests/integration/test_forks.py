@@ -1,4 +1,4 @@
-"""Layers in processes that are forked, whatever other threads do at that moment."""
+"""Layers in forked processes, with other threads active at the fork."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-# Forks while another thread holds the locks of a layer for most of the time.
+# Forks while another thread holds the locks of a layer most of the time.
 FORKING = """
 import os, sys, threading
 from fast_channels.layers import InMemoryChannelLayer
@@ -34,6 +34,6 @@ def test_locks_that_other_threads_held() -> None:
         try:
             assert process.wait(20) == 0
         finally:
-            # A child that hangs is in its session, and nothing else is.
+            # A hanging child is the only other process in its session.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

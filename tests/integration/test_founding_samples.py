@@ -1,11 +1,11 @@
-"""The code samples that the project was founded on, except those that need Redis.
+"""The original code samples of the project, except for those that need Redis.
 
-They are what existing applications look like: how they name their arguments and what
-they take for granted must go on working.
+They represent existing applications: their argument names and their assumptions must
+keep working.
 """
 # mypy: disable-error-code="union-attr"
 # pyright: reportOptionalMemberAccess=false
-# Both because the samples, as applications do, use self.channel_layer unchecked.
+# Both because the samples, like applications, use self.channel_layer unchecked.
 
 import inspect
 from collections.abc import Callable
@@ -67,7 +67,7 @@ class ReadmeChatConsumer(AsyncWebsocketConsumer):
 
 
 def test_layers_are_set_up_once_unless_forced() -> None:
-    """A second set-up leaves the layers as they are, unless it is forced to."""
+    """A second set-up changes nothing, unless it is forced."""
     assert not has_layers()
     assert get_channel_layer() is None
     setup_channel_layers()
@@ -82,7 +82,7 @@ def test_layers_are_set_up_once_unless_forced() -> None:
 async def test_readme_chat_in_a_mounted_application(
     layer: InMemoryChannelLayer,
 ) -> None:
-    """Everybody in the chat sees who joins, what is said, and who leaves."""
+    """Everyone in the chat is notified of joins, messages and leaves."""
     setup_channel_layers()
     assert get_channel_layer() is layer  # which was registered before
     app = FastAPI()
@@ -120,7 +120,7 @@ class ReadmeJsonConsumer(AsyncJsonWebsocketConsumer):
 
 
 async def test_readme_test(layer: InMemoryChannelLayer) -> None:
-    """A consumer class goes into a communicator as it is, and gets JSON back."""
+    """A communicator accepts a consumer class, and receives its JSON."""
     communicator = WebsocketCommunicator(ReadmeJsonConsumer, "/ws/chat/")
     connected, subprotocol = await communicator.connect()
     assert connected
@@ -218,7 +218,7 @@ class UserConsumer(AsyncWebsocketConsumer):
 
 
 async def test_authenticated_user_is_accepted() -> None:
-    """What a middleware puts into the scope is there in connect()."""
+    """Data that a middleware puts into the scope is available in connect()."""
     async with WebsocketCommunicator(UserConsumer, "/ws/room/lobby") as communicator:
         communicator.scope["user"] = SimpleNamespace(is_authenticated=True)
         assert await communicator.connect() == (True, None)
@@ -313,7 +313,7 @@ class JoiningConsumer(AsyncWebsocketConsumer):
 async def test_groups_do_not_leak_between_connections(
     layer: InMemoryChannelLayer,
 ) -> None:
-    """What a connection appends to its groups, no other connection has."""
+    """Groups that a connection appends are not in the groups of another."""
     async with (
         WebsocketCommunicator(JoiningConsumer, "/one") as one,
         WebsocketCommunicator(JoiningConsumer, "/two") as two,
@@ -367,7 +367,7 @@ async def test_appended_group_is_left(layer: InMemoryChannelLayer) -> None:
     ],
 )
 def test_signatures(method: Callable[..., Any], signature: str) -> None:
-    """Every method takes the arguments that the reference gives it."""
+    """Every method has the arguments in the reference."""
     actual = inspect.signature(method)
     bare = [
         parameter.replace(annotation=inspect.Parameter.empty)
@@ -395,6 +395,6 @@ def test_attributes() -> None:
     assert any("groups" in annotations for annotations in declared)
     assert AsyncConsumer.channel_layer_alias is None
     assert AsyncConsumer.__bases__ == (object,)
-    # What it shares with the consumer for HTTP stands in between.
+    # The base class shared with the HTTP consumer is in between.
     assert issubclass(AsyncWebsocketConsumer, AsyncConsumer)
     assert AsyncJsonWebsocketConsumer.__bases__ == (AsyncWebsocketConsumer,)

@@ -44,7 +44,7 @@ from tests.waiting import turn
 
 from .servers import SERVERS_THAT_NOTICE, Serve, serving
 
-# What uvicorn calls "websockets" is deprecated, and was the default for many years.
+# uvicorn's "websockets" is deprecated, but was the default for many years.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The `websockets` implementation is deprecated"),
     pytest.mark.filterwarnings("ignore:websockets.legacy is deprecated"),
@@ -57,7 +57,7 @@ Errors: TypeAlias = list[logging.LogRecord]
 
 
 class Room(AsyncWebsocketConsumer):
-    """Passes every frame on to everybody in the room, and notes how it ended."""
+    """Sends every frame to everyone in the room, and records how it ended."""
 
     channel_layer_alias: str | None = "default"
     groups = ["room"]
@@ -85,15 +85,15 @@ class Room(AsyncWebsocketConsumer):
 
 @pytest.fixture
 def codes() -> list[int]:
-    """Hold what ``disconnect()`` was called with."""
+    """Collect the arguments of ``disconnect()``."""
     return []
 
 
-# What consumers and clients say to each other
+# Frames
 
 
-async def test_accept_tells_the_client_subprotocol_and_headers(serve: Serve) -> None:
-    """The client sees the subprotocol and the headers of accept()."""
+async def test_accept_sends_subprotocol_and_headers(serve: Serve) -> None:
+    """The client gets the subprotocol and the headers of accept()."""
 
     class Polite(AsyncWebsocketConsumer):
         async def connect(self) -> None:
@@ -111,10 +111,10 @@ async def test_accept_tells_the_client_subprotocol_and_headers(serve: Serve) -> 
 
 
 @pytest.mark.parametrize("frame", ["grüße", "", b"\x00\xff", b""])
-async def test_frames_reach_everybody_in_the_group(
+async def test_frames_reach_everyone_in_the_group(
     serve: Serve, codes: list[int], frame: str | bytes
 ) -> None:
-    """Text and binary frames go through a group to every client, as they are."""
+    """Text and binary frames go through a group to every client, unchanged."""
     async with (
         serve(Room.as_asgi(codes=codes)) as address,
         connect(f"ws://{address}/") as one,
@@ -170,10 +170,8 @@ async def test_refused_client_sees_a_rejected_handshake(
     assert len(codes) == 1
 
 
-async def test_closing_tells_both_sides_the_code(
-    serve: Serve, codes: list[int]
-) -> None:
-    """The client sees code and reason, and disconnect() gets the same code."""
+async def test_both_sides_get_the_code_of_close(serve: Serve, codes: list[int]) -> None:
+    """The client gets the code and reason, and disconnect() gets the same code."""
 
     class Strict(Room):
         async def receive(
@@ -193,7 +191,7 @@ async def test_closing_tells_both_sides_the_code(
 
 
 class DeafClient:
-    """A client that ignores the server's close frame, and goes on speaking."""
+    """A client that ignores the server's close frame, and keeps sending."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
@@ -233,7 +231,7 @@ async def test_client_that_ignores_the_close(
     *,
     talks: bool,
 ) -> None:
-    """After close() nothing of a client is handled, and its consumer ends in time."""
+    """After close() no frame is handled, and the consumer ends in time."""
     handled: list[str | None] = []
 
     class LoggedOut(Room):
@@ -265,8 +263,10 @@ async def test_client_that_ignores_the_close(
     assert handled == ["hello", "close"]
 
 
-async def test_what_follows_a_close_is_dropped(serve: Serve, codes: list[int]) -> None:
-    """Messages of the group that arrive after close() are handled, not sent."""
+async def test_messages_after_close_are_not_sent(
+    serve: Serve, codes: list[int]
+) -> None:
+    """Group messages that arrive after close() are handled, but not sent."""
     handled: list[str] = []
 
     class Leaving(Room):
@@ -296,7 +296,7 @@ async def test_what_follows_a_close_is_dropped(serve: Serve, codes: list[int]) -
 async def test_closing_by_the_client(
     serve: Serve, server: str, codes: list[int]
 ) -> None:
-    """disconnect() gets the client's code from every server that passes it on."""
+    """disconnect() gets the client's code with every server that reports it."""
     async with serve(Room.as_asgi(codes=codes)) as address:
         client = await connect(f"ws://{address}/")
         await client.close(4002, "bye")
@@ -304,7 +304,7 @@ async def test_closing_by_the_client(
 
 
 def code_of_client(code: int, server: str) -> int:
-    """Return the code a server tells the consumer for the one the client sent."""
+    """Return the code that a server reports for the client's code."""
     return 1006 if server == "hypercorn" else code
 
 
@@ -322,12 +322,12 @@ def reset_tcp(client: ClientConnection) -> None:
 async def test_vanishing_client(
     serve: Serve, codes: list[int], vanish: Callable[[ClientConnection], None]
 ) -> None:
-    """A connection that breaks without a word is a disconnect like any other."""
+    """A connection that breaks without a close is a disconnect like any other."""
     async with serve(Room.as_asgi(codes=codes)) as address:
         client = await connect(f"ws://{address}/")
         vanish(client)
         await client.wait_closed()
-    # The specification wants 1006; for uvicorn the client just gave no code.
+    # The specification requires 1006; uvicorn treats it as a close without a code.
     assert codes in ([1005], [1006])
 
 
@@ -349,10 +349,10 @@ async def test_sending_to_a_client_that_left(
     leave: Callable[[ClientConnection], Any],
     busy_with: str,
 ) -> None:
-    """Whoever sends to a client that has left notices nothing but the disconnect.
+    """Sending to a client that has left causes only the disconnect.
 
-    It is the same one as if nothing had been sent: with the client's code, and through
-    ``websocket_disconnect``.
+    The disconnect is the same as without sending: it has the client's code, and goes
+    through ``websocket_disconnect``.
     """
     busy, left = asyncio.Event(), asyncio.Event()
     events: list[str] = []
@@ -415,7 +415,7 @@ async def test_client_that_stops_reading_and_vanishes(
 
 
 async def test_sending_in_disconnect(serve: Serve, codes: list[int]) -> None:
-    """What disconnect() sends to the client that has left is dropped."""
+    """Frames that disconnect() sends to the client that has left are dropped."""
 
     class Talkative(Room):
         async def disconnect(self, code: int) -> None:
@@ -493,7 +493,7 @@ async def test_exception_that_the_framework_closes_for(
 async def test_frames_that_are_not_json(
     serve: Serve, errors: Errors, frame: str | bytes
 ) -> None:
-    """A frame that is not JSON closes the connection, and is no error of the server."""
+    """A frame that is not JSON closes the connection, without a server error."""
     codes: list[int] = []
 
     class Strict(AsyncJsonWebsocketConsumer):
@@ -530,24 +530,24 @@ async def test_exception_in_connect(
 
 
 def assert_logged(errors: Errors, text: str) -> None:
-    """Assert that one exception was logged, and take it off the list."""
+    """Assert that one exception was logged, and remove it from the list."""
     (record,) = errors
     assert record.exc_info is not None
     assert text in str(record.exc_info[1])
     errors.clear()
 
 
-# How servers start and stop
+# Startup and shutdown
 
 
 async def test_shutdown_of_the_server(
     serve: Serve, server: str, codes: list[int]
 ) -> None:
-    """Connections that are open when the server shuts down are disconnected once."""
+    """When the server shuts down, open connections are disconnected once."""
     async with asyncio.timeout(5):
         async with serve(Room.as_asgi(codes=codes)) as address:
             client = await connect(f"ws://{address}/")
-            # hypercorn waits for its clients to leave, uvicorn tells them to.
+            # hypercorn waits for its clients to leave, uvicorn closes them.
             leaving = asyncio.create_task(
                 client.close() if server == "hypercorn" else client.wait_closed()
             )
@@ -560,7 +560,7 @@ async def test_shutdown_of_the_server(
 def test_end_of_the_event_loop(
     server: str, layer: InMemoryChannelLayer, codes: list[int], *, busy: bool
 ) -> None:
-    """Connections that are cancelled with everything else are disconnected once."""
+    """When all tasks are cancelled, connections are disconnected once."""
     handling = asyncio.Event()
 
     class Busy(Room):
@@ -592,7 +592,7 @@ def test_end_of_the_event_loop(
 async def test_consumer_without_framework_takes_no_part_in_lifespan(
     serve: Serve, consumer: type[AsyncConsumer]
 ) -> None:
-    """A consumer may be the application of a server: it has no lifespan events."""
+    """A consumer can be a server's only application: it has no lifespan events."""
     async with serve(consumer.as_asgi()) as address:
         host, port = address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))
@@ -603,7 +603,7 @@ async def test_consumer_without_framework_takes_no_part_in_lifespan(
 async def test_http_request_to_a_websocket_consumer(
     serve: Serve, errors: Errors, codes: list[int]
 ) -> None:
-    """The log says what is wrong when a consumer is reached by plain HTTP."""
+    """If a WebSocket consumer gets an HTTP request, the log says what is wrong."""
     async with serve(Room.as_asgi(codes=codes)) as address, httpx.AsyncClient() as http:
         response = await http.get(f"http://{address}/")
     assert response.status_code == 500
@@ -615,7 +615,7 @@ async def test_http_request_to_a_websocket_consumer(
 
 
 class Visitor(AsyncJsonWebsocketConsumer):
-    """Tells its client what the framework's routing has found."""
+    """Sends its client the parameters from the framework's routing."""
 
     async def connect(self) -> None:
         await self.accept()
@@ -624,7 +624,7 @@ class Visitor(AsyncJsonWebsocketConsumer):
 
 
 async def test_consumer_in_an_endpoint(serve: Serve, errors: Errors) -> None:
-    """serve() serves the WebSocket of an endpoint with path parameters and more."""
+    """serve() works in an endpoint, with path parameters and dependencies."""
     codes: list[int] = []
     app = FastAPI()
 
@@ -670,7 +670,7 @@ async def test_consumer_in_an_endpoint(serve: Serve, errors: Errors) -> None:
 
 
 async def home(request: Request) -> PlainTextResponse:
-    """Answer on the page beside the WebSocket."""
+    """Serve the page next to the WebSocket."""
     return PlainTextResponse("home")
 
 
@@ -723,7 +723,7 @@ def starlette_mount() -> ASGIApplication:
 
 
 async def quart_home() -> str:
-    """Answer on the page beside the WebSocket."""
+    """Serve the page next to the WebSocket."""
     return "home"
 
 
@@ -737,9 +737,9 @@ def quart_app() -> ASGIApplication:
 
 
 def with_consumers(app: ASGIApplication, consumers: Map) -> ASGIApplication:
-    """Serve the WebSockets of some paths with consumers, and leave the rest to Quart.
+    """Serve the WebSockets of some paths with consumers, and the rest with Quart.
 
-    This is what a user of Quart would write.
+    A user of Quart would write this.
     """
 
     async def dispatch(
@@ -773,7 +773,7 @@ def with_consumers(app: ASGIApplication, consumers: Map) -> ASGIApplication:
 async def test_consumer_in_a_framework(
     serve: Serve, build: Callable[[], ASGIApplication]
 ) -> None:
-    """The framework's routing gives path parameters; HTTP goes on beside it."""
+    """The framework's routing provides path parameters; HTTP still works."""
     async with serve(build()) as address, httpx.AsyncClient() as http:
         path = f"{address}/ws/room/lobby"
         async with connect(f"ws://{path}?user=7") as client:
@@ -789,7 +789,7 @@ async def test_consumer_in_a_framework(
 async def test_layer_registered_when_the_application_starts(
     serve: Serve, codes: list[int]
 ) -> None:
-    """Routes may be declared before the layer of their consumers is registered."""
+    """Routes can be declared before the layer of their consumers is registered."""
     started = InMemoryChannelLayer()
 
     @asynccontextmanager

@@ -27,7 +27,7 @@ from fast_channels.type_defs import ASGIApplication
 
 from .servers import Serve
 
-# uvicorn without an implementation of WebSockets, old ones of which are deprecated.
+# uvicorn without a WebSocket implementation, as the old ones are deprecated.
 behind_servers = pytest.mark.parametrize(
     "server", ["uvicorn-none", "hypercorn"], indirect=True
 )
@@ -35,11 +35,11 @@ behind_servers = pytest.mark.parametrize(
 AnyLayer: TypeAlias = InMemoryChannelLayer | RedisChannelLayer | RedisPubSubChannelLayer
 
 LIMIT = 10
-"""After so many seconds a test fails that would wait for ever."""
+"""Seconds after which a test that would wait forever fails."""
 
 
 class Echo(AsyncHttpConsumer):
-    """Answers with what was asked."""
+    """Answers with the request."""
 
     max_body_size = 10
 
@@ -55,7 +55,7 @@ class Echo(AsyncHttpConsumer):
 
 
 class Events(AsyncHttpConsumer):
-    """Sends what comes through the layer as server-sent events."""
+    """Sends messages from the layer as server-sent events."""
 
     channel_layer_alias = "default"
 
@@ -77,7 +77,7 @@ class Events(AsyncHttpConsumer):
 
 
 class EventsInHandle(Events):
-    """The same, with a ``handle()`` that waits for the messages itself."""
+    """The same with a ``handle()`` that receives the messages itself."""
 
     async def handle(self, body: bytes) -> None:
         await super().handle(body)
@@ -92,7 +92,7 @@ class EventsInHandle(Events):
 async def any_layer(
     request: pytest.FixtureRequest, layer: InMemoryChannelLayer
 ) -> AsyncIterator[AnyLayer]:
-    """Register a layer of the kind that the test names; nothing may be left in it."""
+    """Register a layer of the chosen kind, and check that it is empty afterwards."""
     chosen: AnyLayer = layer
     if request.param is not InMemoryChannelLayer:
         hosts = [request.getfixturevalue("redis_server").url]
@@ -111,7 +111,7 @@ async def any_layer(
 async def requesting(
     address: str, request: bytes
 ) -> AsyncGenerator[asyncio.StreamReader]:
-    """Send a request, read what is answered, and leave."""
+    """Send a request, read the answer, and leave."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -163,7 +163,7 @@ async def test_server_sent_events(
 
 @behind_servers
 async def test_connection_is_kept(serve: Serve) -> None:
-    """Several requests, of any size that is allowed, go over one connection."""
+    """Several requests of any allowed size share one connection."""
     async with serve(Echo.as_asgi()) as address, httpx.AsyncClient() as http:
         ports = set[str]()
         for size in (0, 10, 5):
@@ -192,7 +192,7 @@ async def chunked() -> AsyncIterator[bytes]:
 
 @behind_servers
 async def test_too_large_body(serve: Serve) -> None:
-    """A body above the limit is answered with 413, whether its length is known."""
+    """A body above the limit is answered with 413, even if its length is unknown."""
     async with serve(Echo.as_asgi()) as address, httpx.AsyncClient() as http:
         for content in (b"x" * 11, chunked()):
             response = await http.post(f"http://{address}/", content=content)
@@ -202,7 +202,7 @@ async def test_too_large_body(serve: Serve) -> None:
 
 @behind_servers
 async def test_body_that_ends_early(serve: Serve) -> None:
-    """A client that leaves while it sends the body is no error."""
+    """A client that leaves while it sends the body causes no error."""
     gone = asyncio.Event()
 
     class Upload(AsyncHttpConsumer):
@@ -222,7 +222,7 @@ async def test_body_that_ends_early(serve: Serve) -> None:
 
 @behind_servers
 async def test_failing_consumer(serve: Serve, errors: list[logging.LogRecord]) -> None:
-    """The client of a consumer that fails gets status 500, and the server logs why."""
+    """If a consumer fails, the client gets status 500, and the server logs why."""
     async with (
         serve(AsyncHttpConsumer.as_asgi()) as address,
         httpx.AsyncClient() as http,
@@ -235,7 +235,7 @@ async def test_failing_consumer(serve: Serve, errors: list[logging.LogRecord]) -
     errors.clear()
 
 
-# Under the frameworks
+# Frameworks
 
 
 def starlette_routes() -> ASGIApplication:
@@ -247,7 +247,7 @@ def starlette_mount() -> ASGIApplication:
 
 
 async def untouched(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Leave request and response as they are."""
+    """Pass the request and response on unchanged."""
     return await call_next(request)
 
 
@@ -278,7 +278,7 @@ def fastapi_mounted_app() -> ASGIApplication:
 
 
 def requests_to(application: ASGIApplication) -> httpx.AsyncClient:
-    """Return a client of an application that has no server."""
+    """Return a client of an application without a server."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(cast("Any", application)),
         base_url="http://x",
@@ -298,15 +298,15 @@ def requests_to(application: ASGIApplication) -> httpx.AsyncClient:
     ],
 )
 async def test_consumer_in_a_framework(build: Callable[[], ASGIApplication]) -> None:
-    """A route passes every method, and path parameters are in the scope."""
+    """A route accepts every method, and path parameters are in the scope."""
     async with requests_to(build()) as http:
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
             response = await http.request(method, "/room/me")
             assert response.text == f"{method} me "
 
 
-async def test_methods_of_a_route() -> None:
-    """A route may be limited to some methods."""
+async def test_route_with_methods() -> None:
+    """A route can be limited to some methods."""
     app = FastAPI()
     app.router.add_route("/", Echo.as_asgi(), methods=["POST"])
     async with requests_to(app) as http:
@@ -321,7 +321,7 @@ async def test_methods_of_a_route() -> None:
 async def test_stream_in_a_framework(
     serve: Serve, layer: InMemoryChannelLayer, middleware: list[Middleware]
 ) -> None:
-    """A client that leaves is noticed through the framework and its middleware."""
+    """A client's disconnect gets through the framework and its middleware."""
     gone = asyncio.Event()
     routes = [Route("/", EventsInHandle.as_asgi(gone=gone))]
     app = Starlette(routes=routes, middleware=middleware)

@@ -1,4 +1,4 @@
-"""Applications whose servers are told to shut down."""
+"""Applications whose servers shut down."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tests.redis_servers.server import RedisServer, free_port
 
 from .servers import IMPLEMENTATIONS
 
-# Says what happens, in the order in which it happens.
+# Logs events in their order.
 APPLICATION = """
 import asyncio, contextlib, os
 
@@ -74,9 +74,9 @@ app.router.add_websocket_route("/stubborn", Stubborn.as_asgi())
 
 SERVERS = {
     "uvicorn": "uvicorn app:app --port {} --log-level warning",
-    # The application runs in a process of its own, which gets no signal,
+    # The application runs in a worker process, which gets no signal.
     "hypercorn": "hypercorn app:app --bind 127.0.0.1:{}",
-    # and here it does not.
+    # The application runs in the main process.
     "hypercorn-without-workers": "hypercorn app:app --bind 127.0.0.1:{} --workers 0",
 }
 
@@ -131,7 +131,7 @@ patient.router.add_route("/stream", Stream.as_asgi())
 async def running(
     folder: Path, source: str, command: str, **environment: str
 ) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """Run a server of an application, whose output can be read."""
+    """Run a server of an application with readable output."""
     (folder / "app.py").write_text(source)
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", *command.split()],
@@ -162,7 +162,7 @@ async def open_socket(url: str) -> ClientConnection:
 async def test_shutdown(
     server: str, own_redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Clients see 1012, and so do consumers; then comes the rest, in bounded time."""
+    """Clients and consumers get 1012; then the shutdown continues, in bounded time."""
     port = free_port()
     command, url = SERVERS[server].format(port), own_redis_server.url
     async with running(tmp_path, APPLICATION, command, URL=url) as process:
@@ -192,7 +192,7 @@ async def test_shutdown(
 
 @pytest.mark.parametrize("websockets", IMPLEMENTATIONS)
 async def test_client_that_reads_nothing(websockets: str, tmp_path: Path) -> None:
-    """With a limit of uvicorn's own it stops beside a client that reads nothing."""
+    """With its own time limit, uvicorn stops despite a client that reads nothing."""
     port = free_port()
     command = (
         f"uvicorn app:app --port {port} --log-level warning --ws {websockets} "
@@ -203,7 +203,7 @@ async def test_client_that_reads_nothing(websockets: str, tmp_path: Path) -> Non
         writer.write(HANDSHAKE)
         async with asyncio.timeout(15):
             await reader.readuntil(b"\r\n\r\n")
-        # An empty frame of text, and nothing is read from now on.
+        # An empty text frame; the client reads nothing from now on.
         writer.write(b"\x81\x80\0\0\0\0")
         assert process.stdout is not None
         async with asyncio.timeout(15):
@@ -216,7 +216,7 @@ async def test_client_that_reads_nothing(websockets: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_event_stream(http: str, tmp_path: Path) -> None:
-    """An event stream ends as it should when the server shuts down, and at once."""
+    """An event stream is completed at once when the server shuts down."""
     port = free_port()
     command = f"uvicorn app:patient --port {port} --log-level warning --http {http}"
     async with running(tmp_path, STREAMING, command) as process:
@@ -226,7 +226,7 @@ async def test_event_stream(http: str, tmp_path: Path) -> None:
             await reader.readuntil(b"data: 1\n\n\r\n")
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(15):
-            # The chunk that ends a response, and nothing else.
+            # Only the chunk that ends a response.
             assert await reader.read() == b"0\r\n\r\n"
             printed, log = await process.communicate()
         writer.close()

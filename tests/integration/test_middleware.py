@@ -1,4 +1,4 @@
-"""Middleware and denial behind real servers, and beside the frameworks' middleware."""
+"""Middleware and denial with real servers and with the frameworks' middleware."""
 
 import logging
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from fast_channels.type_defs import ASGIApplication
 
 from .servers import Serve
 
-# What uvicorn calls "websockets" is deprecated, and was the default for many years.
+# uvicorn's "websockets" is deprecated, but was the default for many years.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The `websockets` implementation is deprecated"),
     pytest.mark.filterwarnings("ignore:websockets.legacy is deprecated"),
@@ -45,7 +45,7 @@ pytestmark = [
 
 
 class Visitor(AsyncJsonWebsocketConsumer):
-    """Shows its client what middleware has found, and denies those who have nothing."""
+    """Sends its client the data from the middleware, and denies clients without any."""
 
     def __init__(self, codes: list[int]) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class Visitor(AsyncJsonWebsocketConsumer):
 
 
 async def home(request: Request) -> PlainTextResponse:
-    """Answer on the page beside the WebSocket."""
+    """Serve the page next to the WebSocket."""
     return PlainTextResponse(",".join(request.scope["cookies"]))
 
 
 async def denied(url: str, **options: Any) -> tuple[int, bytes, str | None]:
-    """Return status, body and challenge of the response that refuses a connection."""
+    """Return status, body and challenge of the response to a refused connection."""
     with pytest.raises(InvalidStatus) as caught:
         await connect(url, **options)
     response = caught.value.response
@@ -77,16 +77,16 @@ async def denied(url: str, **options: Any) -> tuple[int, bytes, str | None]:
 
 
 def forget_the_responses(errors: list[logging.LogRecord]) -> None:
-    """Drop what uvicorn's websockets-sansio logs of each denial."""
+    """Drop the error that uvicorn's websockets-sansio logs for each denial."""
     # It has sent the response: https://github.com/Kludex/uvicorn/pull/3138
     message = "ASGI callable returned without completing handshake."
     errors[:] = [record for record in errors if record.getMessage() != message]
 
 
-async def test_client_sees_why_it_is_denied(
+async def test_client_gets_the_reason_of_a_denial(
     serve: Serve, errors: list[logging.LogRecord]
 ) -> None:
-    """With each server, middleware, routes and consumers deny with a response."""
+    """With each server, middleware, routes and consumers can deny with a response."""
     codes: list[int] = []
     app = Starlette(
         routes=[
@@ -124,7 +124,7 @@ async def test_client_sees_why_it_is_denied(
             assert await client.recv() == '{"a": "1", "b": "2"}'
         response = await http.get(f"http://{address}/", headers=cookies)
         assert response.text == "a,b"
-    # Of the denied connection uvicorn tells 1006, and hypercorn of the other one.
+    # uvicorn reports 1006 for the denied connection, hypercorn for the other one.
     assert sorted(codes) == [1000, 1006]
     forget_the_responses(errors)
 
@@ -133,7 +133,7 @@ async def test_client_sees_why_it_is_denied(
 
 
 class Member(AsyncJsonWebsocketConsumer):
-    """Shows its client who it is."""
+    """Sends its client the name of its user."""
 
     async def connect(self) -> None:
         user: BaseUser = self.scope["user"]
@@ -146,7 +146,7 @@ class Member(AsyncJsonWebsocketConsumer):
 
 
 class Sessions(AuthenticationBackend):
-    """Finds the user in the session."""
+    """Gets the user from the session."""
 
     async def authenticate(
         self, conn: HTTPConnection
@@ -196,7 +196,7 @@ def fastapi_around_everything() -> ASGIApplication:
     app = FastAPI()
     app.add_route("/login", login)
     app.router.add_websocket_route("/ws", Member.as_asgi())
-    # The last one is the outermost.
+    # The last middleware is the outermost.
     app.add_middleware(AuthenticationMiddleware, backend=Sessions())
     app.add_middleware(SessionMiddleware, secret_key="secret")  # noqa: S106 # a test
     app.add_middleware(AllowedHostsOriginValidator, allowed_hosts=HOSTS)
@@ -226,7 +226,7 @@ async def test_middleware_of_a_framework(
     errors: list[logging.LogRecord],
     build: Callable[[], ASGIApplication],
 ) -> None:
-    """A consumer finds Starlette's session and user in its scope, beside ours."""
+    """A consumer has Starlette's session and user in its scope; origins are checked."""
     async with serve(build()) as address, httpx.AsyncClient() as http:
         url, ours = f"ws://{address}/ws", f"http://{address}"
         await http.get(f"{ours}/login?name=ann")

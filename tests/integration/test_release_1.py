@@ -1,4 +1,4 @@
-"""What code that was written for fast-channels 1.1.0 finds in this release."""
+"""Compatibility with code written for fast-channels 1.1.0."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ _PAGE = (_ROOT / "docs" / "guides" / "from-1.x.rst").read_text()
 
 
 def section(title: str) -> set[str]:
-    """Return the full names that a section of the page has in its first column.
+    """Return the full names in the first column of a section of the page.
 
     ``A.{b, c}`` stands for A.b and A.c.
     """
@@ -31,7 +31,7 @@ def section(title: str) -> set[str]:
 
 
 def find(name: str) -> object:
-    """Return what a full name stands for; AttributeError if there is no such name."""
+    """Return the object with a full name; raise AttributeError if there is none."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
@@ -39,7 +39,7 @@ def find(name: str) -> object:
         except ModuleNotFoundError:
             continue
         for part in parts[count:]:
-            # The keys of a TypedDict are no attributes.
+            # The keys of a TypedDict are not attributes.
             keys = getattr(found, "__annotations__", {})
             found = keys[part] if part in keys else getattr(found, part)
         return found
@@ -54,16 +54,16 @@ def is_there(name: str) -> bool:
     return True
 
 
-def test_every_name_is_there_or_listed_as_missing() -> None:
+def test_every_name_exists_or_is_listed_as_missing() -> None:
     """Each public name of 1.1.0 exists, or the guide says what to write instead."""
     missing = {name for name in _API if not is_there(name)}
-    # The members of what is missing are missing with it.
+    # A missing name includes its members.
     roots = {name for name in missing if name.rpartition(".")[0] not in missing}
     assert roots == section("Names that are missing")
 
 
 def test_every_call_works_or_is_listed_as_changed() -> None:
-    """What 1.1.0 could be called with is accepted, or the guide tells what is not."""
+    """All calls of 1.1.0 are accepted, or the guide lists the exceptions."""
     changed = {
         name
         for name, before in _API.items()
@@ -75,7 +75,7 @@ def test_every_call_works_or_is_listed_as_changed() -> None:
 
 
 def accepts(after: str | None, before: str) -> bool:
-    """Return whether all arguments that fit `before` fit `after`, and mean the same."""
+    """Return whether all arguments of `before` fit `after`, with the same meaning."""
     if after is None:
         return False
     new, old = parse(after), parse(before)
@@ -128,5 +128,5 @@ def defaults(parameters: ast.arguments) -> dict[str, str]:
     ],
 )
 def test_accepts(after: str | None, before: str, expected: bool) -> None:
-    """A call is compatible if nothing that worked has another meaning or an error."""
+    """A signature is compatible if every former call works and means the same."""
     assert accepts(after, before) is expected

@@ -25,7 +25,7 @@ class Echo(AsyncWebsocketConsumer):
 async def test_protocols(
     caplog: pytest.LogCaptureFixture, errors: list[logging.LogRecord]
 ) -> None:
-    """Each protocol has its application, and the lifespan of FastAPI is run."""
+    """Each protocol has its application, and FastAPI's lifespan runs."""
     caplog.set_level(logging.INFO)
     happened: list[str] = []
 

@@ -1,11 +1,11 @@
-"""Signals in the middle of blocking calls, thousands of them, and the end of Python."""
+"""Thousands of signals during blocking calls, and calls at interpreter exit."""
 
 import subprocess
 import sys
 
 import pytest
 
-# How many signals each program waits for. Some come at the same step as others.
+# Signals that each program waits for. Some arrive at the same step.
 SIGNALS = 2000
 
 BEGIN = """
@@ -51,7 +51,7 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 assert layer.sent == calls + count
 """
 
-# A handler raises, after a random time. Some calls would never end by themselves.
+# A handler raises after a random time. Some calls would never end otherwise.
 RAISING = """
 class Interrupt(Exception):
     pass
@@ -88,7 +88,7 @@ while layer.waiting or len(threading.enumerate()) > 2:
 @pytest.mark.parametrize("program", [SENDING, RAISING], ids=["sending", "raising"])
 @pytest.mark.timeout(90)
 def test_handlers(program: str) -> None:
-    """No call hangs, whatever a handler does in the middle of it, nor any later one."""
+    """No call hangs during or after a signal handler that sends or raises."""
     source = BEGIN + program.replace("SIGNALS", str(SIGNALS))
     process = subprocess.run([sys.executable, "-c", source], timeout=80, check=False)
     assert process.returncode == 0
@@ -117,7 +117,7 @@ cycle.itself = cycle
 
 @pytest.mark.parametrize("before", ["used", "unused"])
 def test_finalisers_at_the_end(before: str) -> None:
-    """A call when Python has ended all threads is refused, and the process ends."""
+    """After Python has ended all threads, a call is refused, and the process ends."""
     process = subprocess.run(
         [sys.executable, "-c", FINALISERS, before],
         capture_output=True,

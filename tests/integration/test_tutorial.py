@@ -1,6 +1,6 @@
-"""What somebody has after each part of the tutorial runs as the tutorial says.
+"""The code after each part of the tutorial behaves as described.
 
-``docs/tutorial/code`` has, for each part, the files that it adds or changes.
+``docs/tutorial/code`` has the files that each part adds or changes.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ def start(
 def serving(
     folder: Path, servers: int = 1, redis: RedisServer | None = None
 ) -> Generator[list[str]]:
-    """Run ``uvicorn main:app`` as often as asked, and press Ctrl-C at the end."""
+    """Run one or more ``uvicorn main:app``, and press Ctrl-C at the end."""
     ports = [str(free_port()) for _ in range(servers)]
     processes = [
         start(folder, "-m", "uvicorn", "main:app", "--port", port, redis=redis)
@@ -89,7 +89,7 @@ async def expect(*clients: websockets.ClientConnection, **content: str) -> None:
 
 @pytest.mark.parametrize("part", [1])
 async def test_first_part_echoes(folder: Path) -> None:
-    """Part 1 serves a page, and what is sent comes back."""
+    """Part 1 serves a page, and echoes texts."""
     with serving(folder) as [address]:
         assert "<title>Echo</title>" in await request("GET", f"http://{address}/")
         async with connect(f"{address}/ws") as client:
@@ -100,7 +100,7 @@ async def test_first_part_echoes(folder: Path) -> None:
 
 @pytest.mark.parametrize("part", [2])
 async def test_second_part_has_rooms(folder: Path) -> None:
-    """Part 2 is a chat with rooms, and knows no room with a bad name."""
+    """Part 2 is a chat with rooms, and refuses a room with a bad name."""
     with serving(folder) as [address]:
         assert "<title>Chat</title>" in await request("GET", f"http://{address}/")
         async with connect(f"{address}/ws/tea?name=Ada") as ada:
@@ -117,7 +117,7 @@ async def test_second_part_has_rooms(folder: Path) -> None:
 
 @pytest.mark.parametrize("part", [3, 4])
 def test_third_part_passes(folder: Path) -> None:
-    """The tests of part 3 pass, on what part 4 makes of the chat too."""
+    """The tests of part 3 pass, also with the chat of part 4."""
     process = start(folder, "-m", "pytest", "-q")
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -130,12 +130,12 @@ def test_third_part_passes(folder: Path) -> None:
 async def test_fourth_part_joins_servers(
     folder: Path, own_redis_server: RedisServer
 ) -> None:
-    """Part 4 joins two servers, an endpoint and a script, and closes in order."""
+    """Part 4 connects two servers, an endpoint and a script, and shuts down cleanly."""
     with contextlib.ExitStack() as stack:
         one, two = stack.enter_context(serving(folder, 2, own_redis_server))
         async with contextlib.AsyncExitStack() as clients:
             ada = await clients.enter_async_context(connect(f"{one}/ws/tea?name=Ada"))
-            # Before the other one comes, who would hear that too.
+            # Before the other client joins, which would get this too.
             await expect(ada, notice="Ada came in")
             bob = await clients.enter_async_context(connect(f"{two}/ws/tea?name=Bob"))
             await expect(ada, bob, notice="Bob came in")

@@ -1,5 +1,5 @@
 """Real Redis and Valkey servers for the tests, without Docker.
 
-`fixtures` is the pytest plugin that hands them out; the other modules have no part of
-pytest, and may be used by benchmarks too.
+`fixtures` is a pytest plugin that provides them; the other modules don't depend on
+pytest, so benchmarks can use them too.
 """

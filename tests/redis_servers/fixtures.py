@@ -1,7 +1,7 @@
-"""A pytest plugin: the servers as fixtures.
+"""A pytest plugin with fixtures for Redis servers.
 
-A server starts when the first test asks for it. A machine without a server program
-gets an error in each test that needs one, never a skip.
+A server starts when the first test requests it. Without a server program, each test
+that needs one fails with an error; it is never skipped.
 """
 
 import secrets
@@ -20,7 +20,7 @@ from tests.redis_servers.server import RedisServer
 
 
 def pytest_report_header() -> str:
-    """Say which server program the tests will run."""
+    """Show in the header which server program the tests run."""
     try:
         return f"redis server: {find_server()}"
     except ServerNotFoundError:
@@ -29,27 +29,27 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def redis_binary() -> ServerBinary:
-    """The program that all servers run."""
+    """The program of all servers."""
     return find_server()
 
 
 @pytest.fixture(scope="session")
 def redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """One server for all tests, which do it no harm and keep to their prefix."""
+    """A server shared by all tests, which use only keys with their own prefix."""
     with RedisServer(redis_binary) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def second_redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """One more server for all tests, for layers with several hosts."""
+    """A second shared server, for layers with several hosts."""
     with RedisServer(redis_binary) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def url_without_tracking(redis_server: RedisServer) -> str:
-    """The URL of the server for a user to whom it does not tell of changed keys."""
+    """The shared server's URL for a user without permission for client tracking."""
     redis_server.command(
         "ACL", "SETUSER", "untold", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"
     )
@@ -58,35 +58,35 @@ def url_without_tracking(redis_server: RedisServer) -> str:
 
 @pytest.fixture
 def own_redis_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """A server for one test, which may kill it."""
+    """A server for a single test, which can kill it."""
     with RedisServer(redis_binary) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def sentinels(redis_binary: ServerBinary) -> Iterator[Sentinels]:
-    """A master, a replica and three Sentinels for all tests, which do them no harm."""
+    """A master, a replica and three Sentinels shared by all tests."""
     with Sentinels(redis_binary) as servers:
         yield servers
 
 
 @pytest.fixture
 def breakable_sentinels(sentinels: Sentinels) -> Iterator[Sentinels]:
-    """The same, whole again after a test that kills some of them."""
+    """The same servers, repaired after a test that kills some of them."""
     yield sentinels
     sentinels.heal()
 
 
 @pytest.fixture
 def round_trips(redis_server: RedisServer) -> Iterator[RoundTripProxy]:
-    """A way to the server of all tests that counts round trips."""
+    """A proxy to the shared server that counts round trips."""
     with RoundTripProxy(redis_server) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def prefix(redis_server: RedisServer) -> Iterator[str]:
-    """A prefix for the keys of one test, which are deleted after it."""
+    """A prefix for the keys of one test, which are deleted when it ends."""
     prefix = f"test-{secrets.token_hex(8)}"
     yield prefix
     redis_server.delete_keys(prefix)

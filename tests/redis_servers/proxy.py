@@ -1,4 +1,4 @@
-"""Counts how often a client waits for a server, and can make its link slow."""
+"""A proxy that counts round trips to a server and can limit the bandwidth."""
 
 import selectors
 import socket
@@ -13,7 +13,7 @@ from tests.redis_servers.server import HOST, RedisServer
 
 @dataclass
 class _Link:
-    """A client's connection, and the one to the server which is made for it."""
+    """A client's connection and the corresponding connection to the server."""
 
     client: socket.socket
     server: socket.socket
@@ -22,13 +22,13 @@ class _Link:
 
 
 class RoundTripProxy:
-    """Stands between clients and a server, and counts round trips.
+    """Counts the round trips between clients and a server.
 
-    Clients connect to `url`. However many commands a client sends before the first
-    byte of a reply comes, they are one round trip; what a server sends unasked is none.
-    A round trip is counted before the server hears of it.
+    Clients connect to `url`. All commands that a client sends before the first byte of
+    a reply are one round trip; data that a server pushes doesn't count. A round trip is
+    counted before the server receives the command.
 
-    The bytes of all servers together arrive at `bytes_per_second` at the most.
+    Data from all servers together arrives at no more than `bytes_per_second`.
     """
 
     host = HOST
@@ -63,7 +63,7 @@ class RoundTripProxy:
         return self._server.url.replace(f":{self._server.port}", f":{self.port}")
 
     def close(self) -> None:
-        """Cut all connections, and accept no more."""
+        """Close all connections, and accept no more."""
         self._end.close()
         self._thread.join()
 
@@ -76,7 +76,7 @@ class RoundTripProxy:
                     return self._close_all()
                 if source is self._listener:
                     self._accept()
-                # Its other end may have closed the link a moment ago.
+                # The other end may have closed the link a moment ago.
                 elif source in self._links:
                     self._forward(source, self._links[source])
 

@@ -1,7 +1,7 @@
-"""A blocking client that is small enough to be believed.
+"""A blocking client that is small enough to be trusted.
 
-Tests look at a server, and break it, with this client. The one that fast_channels
-uses has no part in it, so its faults cannot hide.
+Tests inspect and break servers with this client. It doesn't share code with the
+client of fast_channels, so it cannot hide that client's faults.
 """
 
 import socket
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 Reply: TypeAlias = "str | int | bytes | list[Reply] | None"
-"""A status is a str, and what was stored is bytes."""
+"""A status is a str, and stored data is bytes."""
 
 
 class ReplyError(Exception):
@@ -43,18 +43,18 @@ class Connection:
         """Send one command.
 
         Raises:
-            ReplyError: If the server refuses it.
-            OSError: If the server is gone, or does not answer in time.
+            ReplyError: The server refuses the command.
+            OSError: The server is gone, or does not answer in time.
         """
         return self.pipeline(words)[0]
 
     def pipeline(self, *commands: Sequence[str | bytes | int]) -> list[Reply]:
-        """Send several commands at once, then wait for all replies."""
+        """Send several commands at once, then wait for all of the replies."""
         self._socket.sendall(b"".join(map(_encode, commands)))
         return [self.read() for _ in commands]
 
     def read(self) -> Reply:
-        """Wait for what the server sends next, asked or not."""
+        """Wait for the next value from the server, a reply or a push."""
         line = self._replies.readline()
         if not line.endswith(b"\r\n"):
             raise ConnectionError("the server closed the connection")

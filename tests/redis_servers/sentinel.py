@@ -1,4 +1,4 @@
-"""A master, its replica, and three Sentinels that watch over them."""
+"""A master, its replica, and three Sentinels that monitor them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,20 @@ _PERIODS = {
     "ASK-PERIOD": 100,
     "TILT-PERIOD": 500,
     "ELECTION-TIMEOUT": 1000,
-    # A replica is promoted only if it told of itself in the last five of these, which
-    # it is asked to do once a second while there is no master: not below 200.
+    # A Sentinel promotes a replica only if it has had its INFO within the last five of
+    # these periods. Without a master it asks for INFO once a second: not below 200.
     "PING-PERIOD": 300,
 }
 # A Sentinel that learns of a new master sends its first ping after one period: with
-# less than two it takes the new master for dead, and begins another failover.
+# less than two it considers the new master dead, and begins another failover.
 _DOWN_AFTER = 900
-# A Sentinel does nothing else until a disk has what it has learned: on a busy one it is
-# silent for so long that the others take it for dead, and failovers fail.
-_MEMORY = Path("/dev/shm")  # noqa: S108 # its folder in there is made safely
+# A Sentinel blocks until its state is on disk. On a busy disk it is silent for so long
+# that the others consider it dead, and failovers fail.
+_MEMORY = Path("/dev/shm")  # noqa: S108 # the folder in it is created safely
 
 
 class SentinelServer(RedisServer):
-    """One Sentinel, which remembers over a restart what it has learned."""
+    """One Sentinel, which keeps its state over a restart."""
 
     _place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
 
@@ -41,7 +41,7 @@ class SentinelServer(RedisServer):
         self._configuration = self.folder / "sentinel.conf"
 
     def _arguments(self) -> list[str]:
-        # A first start that lost its port to somebody else writes it again.
+        # Written again if another process took the port before the first start.
         known = self._configuration
         if not known.exists() or f"port {self.port}\n" not in known.read_text():
             own = [f"port {self.port}", f"bind {HOST}", f"dir {self._data}"]
@@ -50,10 +50,10 @@ class SentinelServer(RedisServer):
 
 
 class Sentinels:
-    """A service of one name, whose master changes when it dies.
+    """A service with a master that is replaced when it dies.
 
-    Starting it waits until every Sentinel knows all the others and the replica, and
-    the replica has what the master has.
+    Starting it waits until every Sentinel knows all others and the replica, and the
+    replica is in sync with the master.
     """
 
     service_name = "mymaster"
@@ -81,12 +81,12 @@ class Sentinels:
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """What a client is given."""
+        """The addresses to give to a client."""
         return [(sentinel.host, sentinel.port) for sentinel in self.sentinels]
 
     @property
     def master(self) -> RedisServer:
-        """The server that all Sentinels which run take for the master."""
+        """The server that all running Sentinels consider the master."""
         ports = {self._port_of_master(sentinel) for sentinel in self._awake()}
         if len(ports) != 1:
             raise ConnectionError(f"the Sentinels do not agree: {sorted(ports)}")
@@ -99,7 +99,7 @@ class Sentinels:
         return next(node for node in self.nodes if node is not master)
 
     def start(self) -> None:
-        """Start all five, and wait until they know each other."""
+        """Start all five servers, and wait until they know each other."""
         master, replica = self.nodes
         master.start()
         replica.restart(options=_follow(master))
@@ -107,10 +107,10 @@ class Sentinels:
         watches = (
             f"sentinel monitor {name} {HOST} {master.port} {_QUORUM}",
             f"sentinel down-after-milliseconds {name} {_DOWN_AFTER}",
-            # On a busy machine, three seconds are too short: it gives up failovers that
-            # would have succeeded.
+            # Three seconds are too short on a busy machine: a Sentinel gives up
+            # failovers that would have succeeded.
             f"sentinel failover-timeout {name} 6000",
-            # Otherwise it asks the master for its replicas only after ten seconds.
+            # Otherwise a Sentinel asks the master for its replicas after ten seconds.
             f"sentinel known-replica {name} {HOST} {replica.port}",
         )
         for _ in range(3):
@@ -126,13 +126,13 @@ class Sentinels:
     # Failover
 
     def kill_master(self) -> RedisServer:
-        """Kill the master, as a crash does, and return it."""
+        """Kill the master, as a crash would, and return it."""
         master = self.master
         master.kill()
         return master
 
     def wait_for_new_master(self, old: RedisServer) -> RedisServer:
-        """Wait until another server is the master, and all Sentinels say so."""
+        """Wait until another server is the master for all Sentinels, and return it."""
 
         def changed() -> bool:
             master = self.master
@@ -142,7 +142,7 @@ class Sentinels:
         return self.master
 
     def fail_over(self) -> RedisServer:
-        """Make the replica the master, as an operator does, and return it."""
+        """Make the replica the master, as an operator would, and return it."""
         old = self.master
         self.order_failover(self._awake()[0])
         master = self.wait_for_new_master(old)
@@ -150,11 +150,11 @@ class Sentinels:
         return master
 
     def order_failover(self, sentinel: SentinelServer) -> None:
-        """Have one Sentinel replace the master, and wait until it says that it has.
+        """Have one Sentinel replace the master, and wait until it reports success.
 
-        It gives up without a word if it was held up for half a second after it had
-        agreed, say by a slow disk: what it knows of the replica is too old by then. It
-        is told again.
+        A Sentinel that is held up for half a second after it has agreed, say by a slow
+        disk, gives up silently, as its INFO of the replica is too old by then. The
+        command is then repeated.
         """
         name = self.service_name
         old = self._port_of_master(sentinel)
@@ -164,17 +164,17 @@ class Sentinels:
             if int(master["port"]) != old:
                 return True
             if "failover_in_progress" not in master["flags"]:
-                # Refused while it does not know that the replica is fit.
+                # Refused while the Sentinel does not consider the replica healthy.
                 sentinel.command("SENTINEL", "FAILOVER", name)
             return False
 
         wait_until(done, f"{sentinel!r} replaces the master", FAILOVER_TIMEOUT)
 
     def heal(self) -> None:
-        """Make it whole, whatever a test has done to it.
+        """Undo whatever a test has done to the servers.
 
-        Servers that were paused go on, and those that are dead come back: the master of
-        before as a replica, the Sentinels with what they knew.
+        Paused servers are resumed, and dead ones are started: the former master as a
+        replica, the Sentinels with their state.
         """
         for server in (*self.nodes, *self.sentinels):
             server.resume()
@@ -188,7 +188,7 @@ class Sentinels:
                 node.restart(options=_follow(self.wait_for_new_master(node)))
         self._wait_for_discovery()
 
-    # What the Sentinels know
+    # The state of the Sentinels
 
     def _awake(self) -> list[SentinelServer]:
         return [sentinel for sentinel in self.sentinels if sentinel.running]
@@ -226,8 +226,8 @@ class Sentinels:
         self._set_periods(_PERIODS | {"PUBLISH-PERIOD": 50})
         what = "the Sentinels know each other, and the replica follows the master"
         wait_until(self._whole, what, FAILOVER_TIMEOUT)
-        # A Sentinel makes a replica of a master that it did not expect after four of
-        # these periods. With short ones it would undo the failover of another Sentinel.
+        # After four of these periods, a Sentinel turns an unexpected master into a
+        # replica. With short periods it would undo the failover of another Sentinel.
         self._set_periods({"PUBLISH-PERIOD": 2000})
 
     def _set_periods(self, periods: Mapping[str, int]) -> None:
@@ -243,7 +243,7 @@ def _follow(master: RedisServer) -> tuple[str, ...]:
 
 
 def _facts(reply: Reply) -> dict[str, str]:
-    """Read what a Sentinel tells about a server: names and values in turn."""
+    """Parse a Sentinel's description of a server: alternating names and values."""
     assert isinstance(reply, list)
     words = [word.decode() for word in reply if isinstance(word, bytes)]
     return dict(zip(words[::2], words[1::2], strict=True))

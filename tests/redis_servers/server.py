@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1, which are gone when the tests are."""
+"""Real servers on 127.0.0.1 that end together with the tests."""
 
 import atexit
 import os
@@ -23,8 +23,8 @@ HOST = "127.0.0.1"
 START_TIMEOUT = 15.0
 
 # The kernel kills the server when the thread that started it ends (PR_SET_PDEATHSIG is
-# 1), so that a test process which is killed leaves no server behind. A program does it
-# and not preexec_fn, which is unsafe beside other threads: pytest-timeout has one.
+# 1), so that a test process that is killed leaves no server behind. This is done by a
+# program, as preexec_fn is unsafe with other threads: pytest-timeout has one.
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 parent, *command = sys.argv[1:]
@@ -32,15 +32,15 @@ ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() == int(parent):
     os.execv(command[0], command)
 """
-# The thread that starts servers, and lives as long as the process.
+# The thread that starts servers lives as long as the process.
 _starter = ThreadPoolExecutor(1, "redis-servers")
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None:
-    """Ask until a condition holds; a server that does not answer says that it does not.
+    """Check until a condition holds; a server that does not answer counts as false.
 
     Raises:
-        TimeoutError: If it does not hold in time, with `what` was waited for.
+        TimeoutError: The condition did not hold in time; `what` describes it.
     """
     end = time.monotonic() + timeout
     while True:
@@ -58,13 +58,13 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
 def free_port() -> int:
     """Choose a port that nothing listens on.
 
-    It lies below those that the kernel gives to clients. In their range, a client that
-    tries to come back to a server which is down may be given the server's port as its
-    own, is then connected to itself, and the server cannot come back.
+    The port is below the range that the kernel assigns to clients. Within that range, a
+    client that reconnects to a stopped server can be assigned the server's port as its
+    own; it is then connected to itself, and the server cannot restart.
     """
     while True:
-        # Not of random, which a test may have seeded: two runs of the tests, side by
-        # side, would choose the same ports at the same time.
+        # Not from random, which a test may have seeded: two runs of the tests at the
+        # same time would choose the same ports.
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,21 +76,21 @@ def free_port() -> int:
 
 
 def text(reply: Reply) -> str:
-    """Decode a reply that is one text."""
+    """Decode a reply that is a single string."""
     assert isinstance(reply, bytes)
     return reply.decode()
 
 
 class RedisServer:
-    """A server of its own port and folder, without data at its first start.
+    """A server with its own port and folder, which starts empty.
 
-    Used as a context manager, it runs inside of it. What it stores is lost when it
+    As a context manager, it runs inside the ``with`` block. Its data is lost when it
     ends, unless `persist` is true.
     """
 
     host = HOST
 
-    # Where its folder goes; by default where temporary files do.
+    # The parent of its folder; by default the one for temporary files.
     _place: Path | None = None
 
     def __init__(
@@ -143,7 +143,7 @@ class RedisServer:
 
     @property
     def running(self) -> bool:
-        """Whether there is a process, paused or not."""
+        """Whether the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -151,13 +151,13 @@ class RedisServer:
         assert self._process is not None, "the server was never started"
         return self._process.pid
 
-    # Life and death
+    # Starting and stopping
 
     def start(self) -> None:
-        """Start, on the port it had before if there was one, and wait until it answers.
+        """Start, on the previous port if there was one, and wait until it answers.
 
         Raises:
-            RuntimeError: If the server ends at once, with its last words.
+            RuntimeError: The server ends at once; the message has its last output.
         """
         assert not self.running, f"{self!r} runs already"
         end = time.monotonic() + START_TIMEOUT
@@ -179,8 +179,8 @@ class RedisServer:
         """Stop, unless it is dead already, and start on the same port.
 
         Args:
-            wipe: Forget what was persisted.
-            options: From now on, these are the options of the command line.
+            wipe: Delete the persisted data.
+            options: Options for the command line, from now on.
         """
         self.stop()
         if wipe:
@@ -196,27 +196,27 @@ class RedisServer:
         os.waitpid(self.pid, os.WUNTRACED)
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Resume a paused process."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the process as a crash does."""
+        """Kill the process, as a crash would."""
         self._signal(signal.SIGKILL)
         self._wait()
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it."""
+        """Terminate the process, and wait until it has ended."""
         self.resume()
         self._signal(signal.SIGTERM)
         self._wait()
 
     def close(self) -> None:
-        """End for good, and remove the folder."""
+        """Stop the server for good, and remove its folder."""
         atexit.unregister(self.close)
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # What it is asked
+    # Commands
 
     def connect(self, *, timeout: float = 5) -> Connection:
         """Open a connection for several commands."""
@@ -230,7 +230,7 @@ class RedisServer:
         return connection
 
     def command(self, *words: str | bytes | int) -> Reply:
-        """Send one command on a connection of its own."""
+        """Send one command on a new connection."""
         with self.connect() as connection:
             return connection.command(*words)
 
@@ -239,7 +239,7 @@ class RedisServer:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def command_counts(self) -> dict[str, int]:
-        """Say how often each command was called since the start, by lower-case name."""
+        """Count the calls of each command since the start, by lower-case name."""
         stats = self.info("commandstats").items()
         return {
             name.removeprefix("cmdstat_"): int(_fields(values, ",")["calls"])
@@ -247,7 +247,7 @@ class RedisServer:
         }
 
     def clients(self) -> list[dict[str, str]]:
-        """List who is connected, without the one who asks."""
+        """List the connected clients, without the one that sends this command."""
         with self.connect() as connection:
             own = str(connection.command("CLIENT", "ID"))
             lines = text(connection.command("CLIENT", "LIST")).splitlines()
@@ -255,12 +255,12 @@ class RedisServer:
         return [client for client in found if client["id"] != own]
 
     def kill_clients(self) -> None:
-        """Cut every connection but the one that asks, as a broken network does."""
+        """Close every other connection, as a broken network would."""
         for kind in ("normal", "pubsub"):
             self.command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
 
     def keys(self, prefix: str) -> list[bytes]:
-        """List the keys that begin with a prefix, which may not hold wildcards."""
+        """List the keys that begin with a prefix, which must not contain wildcards."""
         found: set[bytes] = set()
         cursor = b"0"
         with self.connect() as connection:
@@ -286,9 +286,9 @@ class RedisServer:
     def _arguments(self) -> list[str]:
         arguments = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._data)]
         arguments += ["--save", "", "--appendonly", "yes" if self.persist else "no"]
-        # What was acknowledged has been written, so it outlives a killed process.
+        # Acknowledged data has been written, so it survives a killed process.
         arguments += ["--appendfsync", "no", "--repl-diskless-sync-delay", "0"]
-        # It looks that often in a second whether it was asked to stop.
+        # The server checks this often per second whether it should stop.
         arguments += ["--hz", "50"]
         if self.password is not None:
             arguments += ["--requirepass", self.password]
@@ -315,7 +315,7 @@ class RedisServer:
     def _started_or_ended(self) -> bool:
         if not self.running:
             return True
-        # Another server may have taken the port, and would answer in our place.
+        # Another server may have taken the port and be the one that answers.
         ours = self.info("server")["process_id"] == str(self.pid)
         return ours and self.command("PING") == "PONG"
 
@@ -329,5 +329,5 @@ class RedisServer:
 
 
 def _fields(line: str, separator: str) -> dict[str, str]:
-    """Read what servers write as name=value, name=value."""
+    """Parse a line of the form name=value, name=value."""
     return dict(field.split("=", 1) for field in line.split(separator))

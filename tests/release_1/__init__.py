@@ -1,1 +1,1 @@
-"""The public names of fast-channels 1.1.0, and what has become of them."""
+"""The public names of fast-channels 1.1.0."""

@@ -1,6 +1,6 @@
-"""What can be imported from fast_channels, and with what it can be called.
+"""List the names in fast_channels and their signatures.
 
-It writes the names of release 1.1.0 down, where that release is installed::
+To list the names of release 1.1.0, run it where that release is installed::
 
     cd tests/release_1
     python -m venv /tmp/release_1
@@ -17,13 +17,13 @@ import sys
 import typing
 from typing import Any
 
-# The full name of a module, class, function or member, and its parameters as they are
-# written, without annotations; None for what is not called.
+# The full name of a module, class, function or member, and its parameters as written,
+# without annotations; None if it is not called.
 Api = dict[str, str | None]
 
 
 def find_modules(package: str) -> list[str]:
-    """Return the names of a package and of all modules in it, but the commands."""
+    """Return the names of a package and of all its modules, except for commands."""
     found = importlib.import_module(package)
     return [
         package,
@@ -42,7 +42,7 @@ def introspect(module: str) -> Api:
     for name in getattr(imported, "__all__", dir(imported)):
         value = getattr(imported, name)
         if not name.startswith("_") and _is_own(value):
-            # What it is called with is written down once, where it is defined.
+            # Parameters are listed once, where the object is defined.
             here = getattr(value, "__module__", None) == module
             api[f"{module}.{name}"] = find_parameters(value) if here else None
             for member in _members(value, module):
@@ -52,7 +52,7 @@ def introspect(module: str) -> Api:
 
 
 def find_parameters(value: object) -> str | None:
-    """Return what a value can be called with; None if it cannot, or it is unknown."""
+    """Return the parameters of a value; None if not callable or unknown."""
     home = str(getattr(value, "__module__", None))
     if not callable(value) or not home.startswith("fast_channels"):
         return None
@@ -71,7 +71,7 @@ def find_parameters(value: object) -> str | None:
 
 
 def _is_own(value: Any) -> bool:
-    """Return whether a name is not just an import of something of another library."""
+    """Return whether a name is not just imported from another library."""
     if inspect.ismodule(value) or isinstance(value, logging.Logger | typing.TypeVar):
         return False
     if isinstance(value, bool):
@@ -83,7 +83,7 @@ def _is_own(value: Any) -> bool:
 
 
 def _members(value: Any, module: str) -> list[str]:
-    """Return the members that a class has itself, and none where it is imported."""
+    """Return the own members of a class, or none where it is imported."""
     if not isinstance(value, type) or value.__module__ != module:
         return []
     if typing.is_typeddict(value):

@@ -1,4 +1,4 @@
-"""A user's code around consumers, which only type checkers read."""
+"""A user's code around consumers, only for type checkers."""
 
 import asyncio
 import re
@@ -37,14 +37,14 @@ assert_type(is_same_domain("www.example.com", ".example.com"), bool)
 
 
 class OrderPaid(TypedDict):
-    """What a shop sends."""
+    """A message from a shop."""
 
     type: Literal["order.paid"]
     number: int
 
 
 class NullLayer(BaseChannelLayer):
-    """A layer of the user's own."""
+    """A user's layer."""
 
     extensions = ["groups", "flush"]
 
@@ -87,7 +87,7 @@ class NullLayer(BaseChannelLayer):
         await super().close()
 
 
-# Which layers there are
+# Layers
 
 register_channel_layer("default", InMemoryChannelLayer())
 register_channel_layer("null", NullLayer("null", {"http.*": 5}))
@@ -118,7 +118,7 @@ NullLayer("tenant", per_tenant)
 
 
 async def pay(number: int) -> None:
-    """Tell everybody of a payment."""
+    """Announce a payment to everyone."""
     layer = get_channel_layer()
     if layer is None:
         raise InvalidChannelLayerError("no layer")
@@ -139,13 +139,13 @@ async def pay(number: int) -> None:
 
 
 def pay_in_a_thread(layer: BaseChannelLayer) -> None:
-    """Tell from code that is not async."""
+    """Announce a payment from synchronous code."""
     async_to_sync(layer.group_send)("orders", {"type": "order.paid"})
     asyncio.run(layer.send("shop", OrderPaid(type="order.paid", number=1)))
 
 
 async def use_own_registry() -> None:
-    """Register apart from everybody else, and close at the end."""
+    """Use a separate registry, and close the layers at the end."""
     registry = ChannelLayerRegistry()
     async with NullLayer("null") as layer:
         assert_type(layer, NullLayer)
@@ -170,7 +170,7 @@ async def serve(layer: BaseChannelLayer) -> None:
 
 
 class Shop(AsyncWebsocketConsumer):
-    """What is tested."""
+    """The consumer under test."""
 
 
 async def raw(
@@ -203,7 +203,7 @@ async def test_shop() -> None:
 
 
 async def test_without_a_context_manager() -> None:
-    """Use communicators as in Channels."""
+    """Use communicators as in Django Channels."""
     communicator = WebsocketCommunicator(Shop.as_asgi(), "/shop", spec_version="2.4")
     connected, _ = await communicator.connect(timeout=0.5)
     assert_type(connected, bool)

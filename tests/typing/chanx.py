@@ -1,8 +1,8 @@
-"""What chanx makes of our consumers, which only type checkers read.
+"""How chanx extends the consumers, only for type checkers.
 
-chanx defines some of our methods once more, in a class that it puts in front of ours.
-Type checkers compare the two where the classes meet. In chanx that is in a file which
-they do not check here, so it is done here again.
+chanx redefines some methods in a class that comes before the library's in the bases.
+Type checkers compare the two where the classes are combined. In chanx that is in a file
+that is not checked here, so this file combines them again.
 """
 
 from chanx.core.websocket import ChanxWebsocketConsumerMixin

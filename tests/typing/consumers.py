@@ -1,4 +1,4 @@
-"""A user's consumers, which only type checkers read."""
+"""A user's consumers, only for type checkers."""
 
 import json
 from datetime import datetime
@@ -36,7 +36,7 @@ from fast_channels.type_defs import (
 
 
 class ChatEvent(TypedDict):
-    """What the members of a room send to one another."""
+    """A message between the members of a room."""
 
     type: Literal["chat.message"]
     text: str
@@ -44,7 +44,7 @@ class ChatEvent(TypedDict):
 
 
 class Room(AsyncWebsocketConsumer):
-    """Overrides everything that is there to be overridden."""
+    """Overrides every method that can be overridden."""
 
     channel_layer_alias = "chat"
     groups = ["lobby"]
@@ -101,7 +101,7 @@ class Room(AsyncWebsocketConsumer):
 
 
 class Overrider(AsyncWebsocketConsumer):
-    """Overrides the handlers of the events, and the methods that they call."""
+    """Overrides the event handlers, and the methods that they call."""
 
     channel_layer_alias: str | None = None
     groups: list[str] = []
@@ -153,7 +153,7 @@ class Overrider(AsyncWebsocketConsumer):
     ) -> None:
         await super().close(code, reason)
 
-    # As the documentation of Channels has them.
+    # As in the documentation of Channels.
     @override
     async def receive(
         self,
@@ -165,7 +165,7 @@ class Overrider(AsyncWebsocketConsumer):
 
 
 class Dates(AsyncJsonWebsocketConsumer):
-    """Speaks JSON of its own."""
+    """Has its own encoding of JSON."""
 
     @override
     async def receive(
@@ -200,7 +200,7 @@ class Dates(AsyncJsonWebsocketConsumer):
 
 
 class Plain(AsyncJsonWebsocketConsumer):
-    """Is written as the documentation writes it."""
+    """Is written as in the documentation."""
 
     channel_layer_alias = "chat"
 
@@ -217,7 +217,7 @@ class Plain(AsyncJsonWebsocketConsumer):
 
 
 class Typed(AsyncJsonWebsocketConsumer):
-    """Knows what its clients send."""
+    """Has types for the content from its clients."""
 
     @override
     async def receive_json(self, content: dict[str, Any], *, at: datetime) -> None:
@@ -225,7 +225,7 @@ class Typed(AsyncJsonWebsocketConsumer):
 
 
 class Lifespan(AsyncConsumer):
-    """Speaks a protocol of its own."""
+    """Implements its own protocol."""
 
     async def lifespan_startup(self, message: ChannelMessage) -> None:
         await self.send({"type": "lifespan.startup.complete"})
@@ -250,7 +250,7 @@ class AddUser:
         await self.inner({**scope, "user": "Ada"}, receive, send)
 
 
-# Where an ASGI application goes, a consumer goes.
+# A consumer can be used wherever an ASGI application can.
 asgi: ASGI3Application = Room.as_asgi()
 channel: ChannelApplication = Lifespan.as_asgi()
 described: ASGIApplicationProtocol = Room.as_asgi(limit=5)

@@ -1,4 +1,4 @@
-"""Sources, a mailbox and a handler for the tests of loops."""
+"""Sources, a mailbox and a handler for the tests of dispatch loops."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ Dispatch: TypeAlias = Callable[[Any], Awaitable[None]]
 
 
 class Handler:
-    """Notes what it is given, and ends the loop at the message named ``LAST``."""
+    """Records its messages, and ends the loop at the message named ``LAST``."""
 
     def __init__(self, *, turns: int = 0) -> None:
         self.names: list[str] = []
@@ -32,11 +32,11 @@ async def nothing() -> ChannelMessage:
     """Wait for a message that never comes."""
     never = asyncio.get_running_loop().create_future()
     await never
-    raise AssertionError("nobody resolves it")
+    raise AssertionError("this future is never resolved")
 
 
 def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
-    """Return a source that has these messages and then nothing more."""
+    """Return a source that yields these messages and then waits forever."""
     left = deque(names)
 
     async def source() -> ChannelMessage:
@@ -46,7 +46,7 @@ def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
 
 
 class Box(deque[str]):
-    """A mailbox in which messages of these names wait."""
+    """A mailbox that holds messages with these names."""
 
     def take(self) -> ChannelMessage | None:
         return {"type": self.popleft()} if self else None

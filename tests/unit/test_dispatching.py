@@ -1,4 +1,4 @@
-"""How messages of several sources are dispatched one at a time."""
+"""Messages from several sources are dispatched one at a time."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from .dispatch_parts import (
 
 
 class Serve(Protocol):
-    """Serves messages of the given names from one kind of source."""
+    """Serves messages with the given names from one kind of source."""
 
     def __call__(
         self, dispatch: Dispatch, *names: str
@@ -53,7 +53,7 @@ def serve_mailbox(dispatch: Dispatch, *names: str) -> Coroutine[Any, Any, None]:
     ids=["one source", "source beside others", "mailbox"],
 )
 def serve(request: pytest.FixtureRequest) -> Serve:
-    """Give a test each kind of source that messages come from."""
+    """Give a test each kind of source of messages."""
     function: Serve = request.param
     return function
 
@@ -62,7 +62,7 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 
 async def test_messages_of_one_source_are_dispatched_in_order(serve: Serve) -> None:
-    """Messages of one source are dispatched in the order in which they arrived."""
+    """Messages of one source are dispatched in the order of arrival."""
     handler = Handler(turns=2)
     with pytest.raises(StopConsumer):
         await serve(handler, "a", "b", "c", LAST)
@@ -70,7 +70,7 @@ async def test_messages_of_one_source_are_dispatched_in_order(serve: Serve) -> N
 
 
 async def test_handlers_run_in_the_task_that_runs_the_loop(serve: Serve) -> None:
-    """A context variable that one handler sets is there in the next."""
+    """A context variable set in one handler is visible in the next."""
     variable = contextvars.ContextVar[tuple[str, ...]]("variable", default=())
 
     async def remember(message: ChannelMessage) -> None:
@@ -84,18 +84,18 @@ async def test_handlers_run_in_the_task_that_runs_the_loop(serve: Serve) -> None
 
 
 async def test_source_and_mailbox_take_turns() -> None:
-    """A source and a mailbox that both have something are served alternately."""
+    """A source and a mailbox that both have messages are served alternately."""
     handler = Handler(turns=3)
     with pytest.raises(StopConsumer):
         await DispatchLoop(handler).run(
             [source_of("a", "a", "a", LAST)], Box(["b", "b", "b"]).take
         )
-    # The source is awaited in a task of its own, so the mailbox begins.
+    # The source is awaited in a task of its own, so the mailbox is first.
     assert handler.names == ["b", "a", "b", "a", "b", "a", LAST]
 
 
 async def test_several_sources_take_turns() -> None:
-    """Of several sources that all have something, each gets its turn."""
+    """Several sources that all have messages take turns."""
     handler = Handler(turns=3)
     with pytest.raises(StopConsumer):
         await await_many_dispatch(
@@ -108,7 +108,7 @@ async def test_several_sources_take_turns() -> None:
 
 
 async def test_dispatches_never_overlap() -> None:
-    """A message is dispatched when the dispatch of the one before has returned."""
+    """A message is dispatched after the dispatch of the previous one has returned."""
     busy: list[str] = []
     overlaps: list[list[str]] = []
     count = 0
@@ -133,7 +133,7 @@ async def test_dispatches_never_overlap() -> None:
 
 
 async def test_source_is_not_awaited_while_its_message_is_dispatched() -> None:
-    """A source is awaited again only when its last message has been dispatched."""
+    """A source is awaited again only after its last message has been dispatched."""
     awaited = 0
     seen: list[tuple[int, int]] = []
 
@@ -155,7 +155,7 @@ async def test_source_is_not_awaited_while_its_message_is_dispatched() -> None:
 
 
 async def test_other_sources_are_awaited_while_a_message_is_dispatched() -> None:
-    """A handler that waits keeps no other source from receiving."""
+    """A waiting handler doesn't prevent other sources from receiving."""
     received = asyncio.Event()
 
     async def later() -> ChannelMessage:
@@ -174,7 +174,7 @@ async def test_other_sources_are_awaited_while_a_message_is_dispatched() -> None
         await await_many_dispatch([source_of("a"), later], handler)
 
 
-async def test_mailbox_keeps_its_messages_while_another_is_dispatched() -> None:
+async def test_mailbox_keeps_its_messages_during_a_dispatch() -> None:
     """A message is taken from the mailbox right before it is dispatched."""
     messages = Box(["a", "b", LAST])
     left: list[list[str]] = []
@@ -194,17 +194,17 @@ async def test_mailbox_keeps_its_messages_while_another_is_dispatched() -> None:
 
 
 class Broken(BaseException):
-    """Not even an ``Exception``."""
+    """An error that is not an ``Exception``."""
 
 
 ERRORS = [ValueError("broken"), StopConsumer(), Broken(), asyncio.CancelledError()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-async def test_exception_of_a_handler_ends_the_loop(
+async def test_exception_in_a_handler_ends_the_loop(
     serve: Serve, error: BaseException
 ) -> None:
-    """What a handler raises comes out, and no task is left."""
+    """The loop raises a handler's exception, and leaves no task behind."""
 
     async def handler(message: ChannelMessage) -> None:
         await turn()
@@ -218,10 +218,10 @@ async def test_exception_of_a_handler_ends_the_loop(
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
 @pytest.mark.parametrize("count", [1, 2])
-async def test_exception_of_a_source_ends_the_loop(
+async def test_exception_in_a_source_ends_the_loop(
     count: int, error: BaseException
 ) -> None:
-    """What a source raises comes out, and the other sources are cancelled."""
+    """The loop raises a source's exception, and cancels the other sources."""
 
     async def failing() -> ChannelMessage:
         await turn()
@@ -234,8 +234,8 @@ async def test_exception_of_a_source_ends_the_loop(
     assert others() == set()
 
 
-async def test_exception_of_take_ends_the_loop() -> None:
-    """What taking a message raises comes out, and no task is left."""
+async def test_exception_in_take_ends_the_loop() -> None:
+    """The loop raises an exception of take(), and leaves no task behind."""
 
     def take() -> ChannelMessage:
         raise ValueError("broken")
@@ -246,7 +246,7 @@ async def test_exception_of_take_ends_the_loop() -> None:
 
 
 async def test_messages_before_an_exception_are_dispatched_first() -> None:
-    """A source that fails is noticed after what came before it was dispatched."""
+    """Earlier messages are dispatched before the exception of a source is raised."""
     handler = Handler(turns=5)
 
     async def failing() -> ChannelMessage:
@@ -262,7 +262,7 @@ async def test_messages_before_an_exception_are_dispatched_first() -> None:
 
 
 async def test_cancelling_an_idle_loop_ends_it(serve: Serve) -> None:
-    """Cancelling a loop that has nothing to dispatch ends it and its sources."""
+    """Cancelling an idle loop ends the loop and its sources."""
     running = asyncio.create_task(serve(Handler()))
     await turn()
     running.cancel()
@@ -272,7 +272,7 @@ async def test_cancelling_an_idle_loop_ends_it(serve: Serve) -> None:
 
 
 async def test_cancelling_reaches_the_handler(serve: Serve) -> None:
-    """A handler is cancelled where it waits, and ends before the loop does."""
+    """A waiting handler is cancelled, and ends before the loop does."""
     steps: list[str] = []
 
     async def handler(message: ChannelMessage) -> None:
@@ -294,7 +294,7 @@ async def test_cancelling_reaches_the_handler(serve: Serve) -> None:
 
 
 async def test_cancelling_again_interrupts_the_end_of_a_handler(serve: Serve) -> None:
-    """A handler that waits in its cleaning up is cancelled there, too."""
+    """A handler that waits during its cleanup is cancelled there too."""
 
     async def handler(message: ChannelMessage) -> None:
         try:
@@ -314,7 +314,7 @@ async def test_cancelling_again_interrupts_the_end_of_a_handler(serve: Serve) ->
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_cancelling_twice_leaves_no_source_behind(turns: int) -> None:
-    """The loop ends after its sources, even if it is cancelled again meanwhile."""
+    """The loop ends after its sources, even if it is cancelled twice."""
 
     async def slow_to_end() -> ChannelMessage:
         try:
@@ -333,7 +333,7 @@ async def test_cancelling_twice_leaves_no_source_behind(turns: int) -> None:
 
 
 async def test_cancelling_during_the_end_is_not_swallowed() -> None:
-    """A cancellation while the loop waits for its sources comes out of it."""
+    """A cancellation while the loop waits for its sources is raised."""
 
     async def slow_to_end() -> ChannelMessage:
         try:
@@ -355,7 +355,7 @@ async def test_cancelling_during_the_end_is_not_swallowed() -> None:
 
 
 async def test_cancelling_all_tasks_ends_the_loop_of_a_stubborn_handler() -> None:
-    """Where everything is cancelled, a handler that suppresses it cannot go on."""
+    """A handler that suppresses a cancellation of all tasks cannot go on."""
 
     async def stubborn(message: ChannelMessage) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -374,7 +374,7 @@ async def test_cancelling_all_tasks_ends_the_loop_of_a_stubborn_handler() -> Non
 
 @pytest.mark.parametrize("turns", range(12))
 async def test_no_message_is_taken_and_not_dispatched(turns: int) -> None:
-    """Wherever the loop is cancelled, each message waits or was dispatched."""
+    """Wherever the loop is cancelled, each message is either waiting or dispatched."""
     waiting = Box(["a", "b", "c", "d"])
     handler = Handler(turns=2)
 
@@ -411,7 +411,7 @@ async def test_loop_that_is_cancelled_when_just_woken_takes_nothing() -> None:
 async def test_handlers_that_never_wait_do_not_starve_the_event_loop(
     sources: int, take: Callable[[], ChannelMessage] | None
 ) -> None:
-    """Other tasks get their turns while messages never end and nothing waits."""
+    """Other tasks run, although there is always a message and no handler waits."""
     count = 0
 
     async def endless() -> ChannelMessage:
@@ -429,8 +429,8 @@ async def test_handlers_that_never_wait_do_not_starve_the_event_loop(
     assert running.cancelled()
 
 
-async def test_source_is_heard_though_the_mailbox_never_gets_empty() -> None:
-    """A message of a source gets its turn soon, even if no handler ever waits."""
+async def test_source_gets_its_turn_though_the_mailbox_is_never_empty() -> None:
+    """A source's message is soon dispatched, even if no handler ever waits."""
     count = 0
 
     async def handler(message: ChannelMessage) -> None:
@@ -447,8 +447,8 @@ async def test_source_is_heard_though_the_mailbox_never_gets_empty() -> None:
 # Waking
 
 
-async def test_wake_makes_the_loop_look_into_the_mailbox() -> None:
-    """A message is dispatched after wake(), once, and not before."""
+async def test_wake_makes_the_loop_check_the_mailbox() -> None:
+    """A message is dispatched once, and only after wake()."""
     handler = Handler()
     loop = DispatchLoop(handler)
     waiting = Box()
@@ -469,7 +469,7 @@ async def test_wake_makes_the_loop_look_into_the_mailbox() -> None:
 
 
 async def test_message_that_arrives_while_the_loop_falls_asleep_is_seen() -> None:
-    """A message that is put between the look into the mailbox and the sleep is seen."""
+    """A message that arrives between checking the mailbox and sleeping is noticed."""
     handler = Handler()
     loop = DispatchLoop(handler)
     waiting = Box()
@@ -487,7 +487,7 @@ async def test_message_that_arrives_while_the_loop_falls_asleep_is_seen() -> Non
 
 
 async def test_wake_without_need_does_nothing() -> None:
-    """A loop that does not run, sleeps for nothing, or has ended may be woken."""
+    """wake() is harmless for a loop that is not running, is idle or has ended."""
     handler = Handler()
     loop = DispatchLoop(handler)
     loop.wake()
@@ -503,7 +503,7 @@ async def test_wake_without_need_does_nothing() -> None:
 
 
 def wake_from_an_event_loop(loop: DispatchLoop) -> None:
-    """Call wake() in an event loop of its own."""
+    """Call wake() in a new event loop."""
 
     async def main() -> None:
         loop.wake()
@@ -520,7 +520,7 @@ def wake_directly(loop: DispatchLoop) -> None:
 async def test_wake_works_in_any_thread(
     wake_loop: Callable[[DispatchLoop], None],
 ) -> None:
-    """A thread wakes the loop, whether it runs an event loop of its own or none."""
+    """A thread can wake the loop, with or without an event loop of its own."""
     waiting = Box()
     loop = DispatchLoop(Handler())
     running = asyncio.create_task(loop.run([nothing], waiting.take))
@@ -534,10 +534,10 @@ async def test_wake_works_in_any_thread(
         running.cancel()
 
 
-async def test_wake_bears_with_a_loop_that_goes_on_meanwhile(
+async def test_wake_tolerates_a_loop_that_wakes_up_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The loop may take its sleeper away while another thread is in wake()."""
+    """The loop can remove its sleeper while another thread is in wake()."""
     sleeper = asyncio.get_running_loop().create_future()
     reads = [sleeper, None]
     changes = property(lambda _: reads.pop(0), lambda _, value: None)
@@ -548,7 +548,7 @@ async def test_wake_bears_with_a_loop_that_goes_on_meanwhile(
 
 
 async def test_waking_twice_is_waking_once() -> None:
-    """A sleeper that was woken, or whose task was cancelled, may be woken again."""
+    """Waking a sleeper again, or one whose task was cancelled, is harmless."""
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     wake(woken)
     wake(woken)
@@ -568,11 +568,11 @@ async def test_sleeper_of_a_closed_event_loop_is_left_alone() -> None:
     assert not sleeper.done()
 
 
-# Which sources there are
+# Numbers of sources
 
 
 async def test_mailbox_needs_no_source() -> None:
-    """A loop may serve a mailbox alone."""
+    """A loop can serve a mailbox without any source."""
     handler = Handler()
     with pytest.raises(StopConsumer):
         await DispatchLoop(handler).run([], Box(["a", LAST]).take)
@@ -580,7 +580,7 @@ async def test_mailbox_needs_no_source() -> None:
 
 
 async def test_await_many_dispatch_serves_one_callable() -> None:
-    """await_many_dispatch() with a single callable dispatches what it returns."""
+    """await_many_dispatch() with a single callable dispatches its messages."""
     handler = Handler()
     with pytest.raises(StopConsumer):
         await await_many_dispatch([source_of("a", LAST)], handler)
@@ -588,7 +588,7 @@ async def test_await_many_dispatch_serves_one_callable() -> None:
 
 
 async def test_await_many_dispatch_without_callables_waits_to_be_cancelled() -> None:
-    """await_many_dispatch() without a callable has nothing to do until cancelled."""
+    """await_many_dispatch() without a callable waits until it is cancelled."""
     running = asyncio.create_task(await_many_dispatch([], Handler()))
     await turn()
     assert not running.done()

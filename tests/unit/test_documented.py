@@ -1,4 +1,4 @@
-"""The reference has every public name, and no other."""
+"""The reference contains exactly the public names."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "src"
 _PAGES = {page: page.read_text() for page in _ROOT.glob("docs/reference/*.rst")}
 
-# The modules whose names are public; what else can be imported is private.
+# The modules whose names are public; everything else is private.
 _MODULES = PUBLIC.keys() | {
     "fast_channels.lifespan",
     "fast_channels.middleware",
@@ -26,7 +26,7 @@ _MODULES = PUBLIC.keys() | {
     "fast_channels.routing",
     "fast_channels.worker",
 }
-# What public names return or inherit from, without a need to import the class.
+# Classes that public names return or inherit from; users need not import them.
 _RETURNED = {
     "fast_channels.consumer.base.ConsumerApplication",
     "fast_channels.consumer.groups.AsyncGroupConsumer",
@@ -40,8 +40,8 @@ _DIRECTIVE = re.compile(
 _DOCUMENTED = sorted(
     name for text in _PAGES.values() for name in _DIRECTIVE.findall(text)
 )
-# Where the types are that a page writes down itself, since they have no docstring when
-# the code runs.
+# The modules of types that a page defines itself, as they have no docstring at run
+# time.
 _ALIASES = {
     "fast_channels.type_defs": ["fast_channels/type_defs.py"],
     "fast_channels.layers.redis.type_defs": [
@@ -52,14 +52,14 @@ _ALIASES = {
 
 
 def find(name: str) -> object:
-    """Return what a full name stands for."""
+    """Return the object with a full name."""
     module, _, attribute = name.rpartition(".")
     found: object = getattr(importlib.import_module(module), attribute)
     return found
 
 
 def identity(name: str) -> object:
-    """Return what is the same for all modules that a name is imported from."""
+    """Return a key that is equal for all modules that export an object."""
     found = find(name)
     if inspect.isclass(found) or inspect.isfunction(found):
         return found
@@ -67,7 +67,7 @@ def identity(name: str) -> object:
 
 
 def public_names() -> Iterator[str]:
-    """Yield the full names of everything that is public."""
+    """Yield the full names of all public objects."""
     for module in sorted(_MODULES):
         for name in importlib.import_module(module).__all__:
             yield f"{module}.{name}"
@@ -91,20 +91,20 @@ def aliases(module: str) -> Iterator[tuple[str, str, str]]:
 
 
 def test_every_public_name_is_documented() -> None:
-    """What a public module exports has an entry in the reference, under some path."""
+    """Every export of a public module has an entry in the reference."""
     documented = {identity(name) for name in _DOCUMENTED}
     missing = [name for name in public_names() if identity(name) not in documented]
     assert missing == []
 
 
 def test_nothing_private_is_documented() -> None:
-    """What has an entry in the reference is exported by a public module."""
+    """Every entry in the reference is exported by a public module."""
     public = {*public_names(), *_RETURNED}
     assert [name for name in _DOCUMENTED if name not in public] == []
 
 
 def test_nothing_is_documented_twice() -> None:
-    """A name has one entry, so that references to it lead to one place."""
+    """A name has one entry, so that all references lead to it."""
     entries = [identity(name) for name in _DOCUMENTED]
     assert [
         name
@@ -114,8 +114,8 @@ def test_nothing_is_documented_twice() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(_MODULES - {"fast_channels"}))
-def test_every_public_module_can_be_referred_to(module: str) -> None:
-    """A public module has an entry of its own, which shows its docstring."""
+def test_every_public_module_has_an_entry(module: str) -> None:
+    """A public module has its own entry, which shows its docstring."""
     entry = re.compile(rf"^\.\. (?:auto)?module:: {re.escape(module)}$", re.MULTILINE)
     assert sum(len(entry.findall(text)) for text in _PAGES.values()) == 1
     assert importlib.import_module(module).__doc__
@@ -123,7 +123,7 @@ def test_every_public_module_can_be_referred_to(module: str) -> None:
 
 @pytest.mark.parametrize("name", _DOCUMENTED)
 def test_members_have_docstrings(name: str) -> None:
-    """Whatever the reference shows of a class says what it does."""
+    """Every member that the reference shows has a docstring."""
     found = find(name)
     if not inspect.isclass(found):
         return
@@ -138,8 +138,8 @@ def test_members_have_docstrings(name: str) -> None:
 
 
 @pytest.mark.parametrize("module", _ALIASES)
-def test_types_are_written_down_as_they_are(module: str) -> None:
-    """A page that cannot take an alias from the code says what the code says."""
+def test_types_match_the_code(module: str) -> None:
+    """The aliases that a page defines itself are equal to those in the code."""
     text = " ".join(" ".join(_PAGES.values()).split())
     text = re.sub(r"~(?:collections\.abc|typing)\.|~(?=re\.)", "", text)
     public = set(importlib.import_module(module).__all__)
@@ -150,7 +150,7 @@ def test_types_are_written_down_as_they_are(module: str) -> None:
 
 
 def test_options_of_the_worker_are_documented() -> None:
-    """The reference has every argument that the worker's command line takes."""
+    """The reference has every argument of the worker's command line."""
     command = [sys.executable, "-m", "fast_channels.worker", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     options = set(re.findall(r"--[a-z-]+", text)) - {"--help"}
@@ -167,7 +167,7 @@ _STEPS = re.findall(
 
 @pytest.mark.parametrize(("path", "functions"), _STEPS)
 def test_steps_of_the_design_exist(path: str, functions: str) -> None:
-    """Each file and function on the ways that the page follows is where it says."""
+    """Each file and function in the steps of the page exists."""
     file = _PACKAGE / path
     for function in re.findall(r"``([^`]+)``", functions):
         if file.is_dir():
@@ -182,7 +182,7 @@ def test_steps_of_the_design_exist(path: str, functions: str) -> None:
 
 
 def test_paths_of_the_design_exist() -> None:
-    """Each file that the page names is there."""
+    """Each file that the page names exists."""
     assert len(_STEPS) > 25
     for path in re.findall(r"``((?:\w+/)+\w+\.(?:py|lua))``", _DESIGN):
         assert (_PACKAGE / path).is_file(), path

@@ -1,4 +1,4 @@
-"""What a handler sees that was begun while the task that it belongs to slept."""
+"""Handlers that begin while their task is asleep behave as if inside it."""
 
 import asyncio
 import contextvars
@@ -23,7 +23,7 @@ color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
 
 
 class Consumer:
-    """A loop in a task of its own, asleep, with a mailbox of handlers to call."""
+    """A sleeping loop in its own task, with a mailbox of handlers to call."""
 
     def __init__(self) -> None:
         self.box: list[Callable[[], Any]] = []
@@ -33,7 +33,7 @@ class Consumer:
         self.source: asyncio.Queue[ChannelMessage] = asyncio.Queue()
 
     def start(self) -> None:
-        """Begin, to fall asleep soon."""
+        """Start the loop, which soon falls asleep."""
 
         async def work() -> None:
             self.worker = asyncio.current_task()
@@ -47,18 +47,18 @@ class Consumer:
         self.loop.wake()
 
     async def do(self, handler: Callable[[], Any]) -> None:
-        """Have a handler called, and wait until it has had the time to end."""
+        """Put a handler into the mailbox, and give it time to end."""
         self.call(handler)
         await turn()
 
     async def stop(self) -> None:
-        """Cancel it."""
+        """Cancel the loop."""
         assert self.ended is not None
         self.ended.cancel()
         await asyncio.wait([self.ended])
 
     async def end(self) -> None:
-        """Wait until it has ended, and raise what has ended it."""
+        """Wait until the loop has ended, and raise its exception."""
         assert self.ended is not None
         async with asyncio.timeout(5):
             await self.ended
@@ -73,7 +73,7 @@ class Consumer:
 
 @pytest.fixture
 async def consumer() -> AsyncIterator[Consumer]:
-    """Give a test a consumer that sleeps."""
+    """Give a test a sleeping consumer."""
     consumer = Consumer()
     consumer.start()
     await turn()
@@ -82,7 +82,7 @@ async def consumer() -> AsyncIterator[Consumer]:
 
 
 async def test_a_handler_is_in_its_task(consumer: Consumer) -> None:
-    """Whether it waits or not, a handler sees the task that it belongs to."""
+    """current_task() in a handler is the consumer's task, before and after a wait."""
     seen: list[asyncio.Task[Any] | None] = []
 
     async def handler() -> None:
@@ -99,7 +99,7 @@ async def test_a_handler_is_in_its_task(consumer: Consumer) -> None:
 
 
 async def test_handlers_share_a_context(consumer: Consumer) -> None:
-    """What one handler sets, whenever it does, the others see, and nobody else."""
+    """A context variable set in one handler is visible in the others only."""
     seen: list[str] = []
 
     async def set_at_once() -> None:
@@ -121,7 +121,7 @@ async def test_handlers_share_a_context(consumer: Consumer) -> None:
 
 
 async def test_handlers_that_wait_do_not_overlap(consumer: Consumer) -> None:
-    """While a handler waits, what comes is left to be dispatched after it."""
+    """Messages that arrive while a handler waits are dispatched after it."""
     events: list[str] = []
     going_on = asyncio.Event()
 
@@ -144,8 +144,8 @@ async def test_handlers_that_wait_do_not_overlap(consumer: Consumer) -> None:
     assert events == ["slow", "slow has ended", "next", "next"]
 
 
-async def test_what_a_handler_waits_for_reaches_it(consumer: Consumer) -> None:
-    """Results and exceptions arrive in a handler as they do in any task."""
+async def test_results_and_exceptions_reach_a_handler(consumer: Consumer) -> None:
+    """Awaiting in a handler gives results and exceptions as in any task."""
     results: list[object] = []
     loop = asyncio.get_running_loop()
     good, bad = loop.create_future(), loop.create_future()
@@ -171,7 +171,7 @@ async def test_what_a_handler_waits_for_reaches_it(consumer: Consumer) -> None:
 async def test_exception_ends_the_consumer(
     consumer: Consumer, at_once: bool, error: type[BaseException]
 ) -> None:
-    """What a handler raises ends the consumer, whether it has waited before or not."""
+    """A handler's exception ends the consumer, whether it has waited before or not."""
 
     async def handler() -> None:
         if not at_once:
@@ -184,7 +184,7 @@ async def test_exception_ends_the_consumer(
 
 
 async def test_timeouts(consumer: Consumer) -> None:
-    """asyncio.timeout() knows the task; what it cancels is what the handler awaits."""
+    """asyncio.timeout() in a handler cancels what the handler awaits."""
     outcomes: list[object] = []
 
     async def handler() -> None:
@@ -212,7 +212,7 @@ async def test_timeouts(consumer: Consumer) -> None:
 async def test_cancelling_reaches_the_handler(
     consumer: Consumer, turns_before: int, wait_for_child: bool
 ) -> None:
-    """Whenever the worker is cancelled, the handler is where it waits."""
+    """At any step, cancelling the consumer cancels the handler where it waits."""
     events: list[object] = []
 
     async def handler() -> None:
@@ -231,7 +231,7 @@ async def test_cancelling_reaches_the_handler(
             raise
 
     consumer.call(handler)
-    # So that it has begun; its task may be awake or not.
+    # The handler has begun; its task may be awake or not.
     await asyncio.sleep(0)
     await turn(turns_before)
     assert consumer.worker is not None
@@ -242,7 +242,7 @@ async def test_cancelling_reaches_the_handler(
 
 
 async def test_handler_that_goes_on_though_cancelled(consumer: Consumer) -> None:
-    """A handler may catch a cancellation that comes before its task was awake."""
+    """A handler can catch a cancellation that comes before its task is awake."""
     events: list[str] = []
 
     async def handler() -> None:
@@ -264,7 +264,7 @@ async def test_handler_that_goes_on_though_cancelled(consumer: Consumer) -> None
 
 @pytest.mark.parametrize("then", ["end", "wait", "raise"])
 async def test_handler_that_cancels_its_own_task(consumer: Consumer, then: str) -> None:
-    """It goes on until it waits, and no other is called."""
+    """A handler that cancels its own task runs until it waits, and is the last one."""
     events: list[str] = []
 
     async def handler() -> None:
@@ -286,8 +286,8 @@ async def test_handler_that_cancels_its_own_task(consumer: Consumer, then: str) 
     assert events == ["still here"]
 
 
-async def test_handler_that_is_no_coroutine(consumer: Consumer) -> None:
-    """Whatever can be awaited is; what cannot is said to be wrong as ``await`` does."""
+async def test_handler_that_is_not_a_coroutine(consumer: Consumer) -> None:
+    """Any awaitable is awaited; anything else raises the error of ``await``."""
     future = asyncio.get_running_loop().create_future()
     waited: list[object] = []
 
@@ -305,7 +305,7 @@ async def test_handler_that_is_no_coroutine(consumer: Consumer) -> None:
 
 
 async def test_frame_and_message_at_once(consumer: Consumer) -> None:
-    """Who hears of both at once dispatches both, the first time and afterwards."""
+    """A frame and a message that arrive at once are both dispatched, every time."""
     events: list[str] = []
 
     async def handler() -> None:
@@ -326,7 +326,7 @@ async def test_frame_and_message_at_once(consumer: Consumer) -> None:
 
 
 async def test_frame_that_comes_during_a_handler(consumer: Consumer) -> None:
-    """A frame has its turn although the mailbox never gets empty."""
+    """A frame gets its turn although the mailbox is never empty."""
     events: list[str] = []
 
     async def handler() -> None:
@@ -340,12 +340,12 @@ async def test_frame_that_comes_during_a_handler(consumer: Consumer) -> None:
     await turn()
     consumer.source.put_nowait({"type": "frame", "handler": frame})
     async with asyncio.timeout(5):
-        while not events:  # noqa: ASYNC110 # it is what is tested
+        while not events:  # noqa: ASYNC110 # the subject of the test
             await asyncio.sleep(0)
 
 
 async def test_messages_from_another_thread(consumer: Consumer) -> None:
-    """They wake the task, also when a step was to be made already."""
+    """Messages from a thread wake the task, even if a step is already scheduled."""
     events: list[str] = []
 
     async def handler() -> None:
@@ -366,7 +366,7 @@ async def test_messages_from_another_thread(consumer: Consumer) -> None:
 
 @pytest.mark.parametrize("count", [3, 3 * RUN])
 async def test_many_messages_at_once(consumer: Consumer, count: int) -> None:
-    """They are handled in order, and others have their turn among them."""
+    """Many messages are handled in order, and other tasks run in between."""
     handled: list[int] = []
 
     async def handler(number: int) -> None:
@@ -384,7 +384,7 @@ async def test_many_messages_at_once(consumer: Consumer, count: int) -> None:
 
 
 async def test_handler_that_sends_to_itself(consumer: Consumer) -> None:
-    """What comes during a handler is dispatched after it, and so for ever."""
+    """A message that arrives during a handler is dispatched after it, endlessly."""
     handled = 0
 
     async def handler() -> None:
@@ -399,12 +399,12 @@ async def test_handler_that_sends_to_itself(consumer: Consumer) -> None:
 
     consumer.call(handler)
     async with asyncio.timeout(5):
-        while handled < 100 or consumer.box:  # noqa: ASYNC110 # it is what is tested
+        while handled < 100 or consumer.box:  # noqa: ASYNC110 # the subject of the test
             await asyncio.sleep(0)
 
 
-async def test_many_consumers_leave_others_their_turn() -> None:
-    """A group of thousands does not hold up the event loop until all have handled."""
+async def test_many_consumers_let_other_tasks_run() -> None:
+    """A group of thousands doesn't block the event loop until all have handled."""
     handled = 0
 
     async def handler() -> None:
@@ -428,7 +428,7 @@ async def test_many_consumers_leave_others_their_turn() -> None:
 
 
 async def test_event_loop_that_runs_inside_of_a_task(consumer: Consumer) -> None:
-    """While another task runs, no handler begins; the task wakes, and runs them all."""
+    """While another task is running, no handler begins; the task runs them later."""
     seen: list[asyncio.Task[Any] | None] = []
 
     async def handler() -> None:
@@ -444,7 +444,7 @@ async def test_event_loop_that_runs_inside_of_a_task(consumer: Consumer) -> None
 
 
 async def test_anyio(consumer: Consumer) -> None:
-    """What AnyIO knows of the task holds from the first step on."""
+    """AnyIO's state of the task is valid from the first step on."""
     outcomes: list[object] = []
 
     async def handler() -> None:
@@ -465,7 +465,7 @@ async def test_anyio(consumer: Consumer) -> None:
 
 
 async def test_task_factory() -> None:
-    """Where tasks are of another make, each does all of its steps itself."""
+    """With another class of tasks, each task makes all of its steps itself."""
 
     class OwnTask(asyncio.Task[Any]):
         pass
@@ -477,7 +477,7 @@ async def test_task_factory() -> None:
     loop = asyncio.get_running_loop()
 
     def make_task(loop: Any, coroutine: Any, context: None = None) -> OwnTask:
-        # asyncio leaves it out if it is None, since older factories do not know it.
+        # asyncio omits a context of None, as older factories don't accept it.
         assert context is None
         return OwnTask(coroutine, loop=loop)
 
@@ -493,7 +493,7 @@ async def test_task_factory() -> None:
 
 
 def test_event_loops_are_not_kept() -> None:
-    """Each event loop has steps of its own, which go with it."""
+    """Each event loop has its own steps, which are released with it."""
 
     async def find() -> FirstSteps:
         first_steps = FirstSteps.here()

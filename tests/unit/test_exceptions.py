@@ -1,4 +1,4 @@
-"""What the library raises on purpose."""
+"""The exceptions of the library."""
 
 import copy
 
@@ -36,7 +36,7 @@ from fast_channels.exceptions import (
 def test_exceptions_form_a_tree(
     exception: type[Exception], base: type[Exception]
 ) -> None:
-    """Each exception may be raised without arguments, and is caught as its base."""
+    """Each exception can be raised without arguments, and caught as its base."""
     assert exception.__bases__ == (base,)
     with pytest.raises(base):
         raise exception
@@ -64,7 +64,7 @@ def test_exceptions_form_a_tree(
 def test_channel_full_names_the_channel(
     error: ChannelFull, channel: str | None, text: str
 ) -> None:
-    """The channel is told in the text and in an attribute, if the layer knows it."""
+    """The channel is in the text and in an attribute, if the layer knows it."""
     assert error.channel == channel
     assert str(error) == text
 
@@ -79,7 +79,7 @@ def test_channel_full_names_the_channel(
     ],
 )
 def test_errors_can_be_copied(error: Exception) -> None:
-    """An error survives what copying and pickling do to it."""
+    """Copying and pickling preserve an error."""
     copied = copy.copy(error)
     assert type(copied) is type(error)
     assert str(copied) == str(error)

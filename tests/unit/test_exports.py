@@ -1,4 +1,4 @@
-"""What can be imported is what is documented."""
+"""The exports of the library are the documented ones."""
 
 import importlib
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 import fast_channels
 
-# The public names of each package and module that has such, and no others.
+# The public names of each package and module that has any.
 PUBLIC: dict[str, set[str]] = {
     "fast_channels": {"__version__"},
     "fast_channels.consumer": {
@@ -123,7 +123,7 @@ PUBLIC: dict[str, set[str]] = {
     "fast_channels.worker": {"Worker"},
 }
 
-# Where else a part of them can be imported from, for code written for older releases.
+# Other modules that export some of these names, for code written for older releases.
 ALSO: dict[str, set[str]] = {
     "fast_channels.consumer.base": {"AsyncConsumer"},
     "fast_channels.consumer.http": {"AsyncHttpConsumer"},
@@ -154,12 +154,12 @@ ALSO: dict[str, set[str]] = {
     },
 }
 
-# What the core has to work without.
+# Packages that the core must not need.
 OPTIONAL = ("cryptography", "fastapi", "msgpack", "redis", "starlette", "uvicorn")
 
 
 def run(code: str) -> str:
-    """Run code in a fresh interpreter, and return what it printed."""
+    """Run code in a fresh interpreter, and return its output."""
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
@@ -169,7 +169,7 @@ def run(code: str) -> str:
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_names_are_the_documented_ones(module: str) -> None:
-    """A package exports all that is documented, and nothing else."""
+    """A package exports exactly the documented names."""
     imported = importlib.import_module(module)
     assert set(imported.__all__) == PUBLIC[module]
     assert [name for name in imported.__all__ if not hasattr(imported, name)] == []
@@ -177,7 +177,7 @@ def test_public_names_are_the_documented_ones(module: str) -> None:
 
 @pytest.mark.parametrize("module", ALSO)
 def test_names_can_be_imported_from_their_modules_too(module: str) -> None:
-    """A module exports the very objects that its package exports."""
+    """A module exports the same objects as its package."""
     imported = importlib.import_module(module)
     package = importlib.import_module(module.rpartition(".")[0])
     assert ALSO[module] <= set(imported.__all__)
@@ -186,7 +186,7 @@ def test_names_can_be_imported_from_their_modules_too(module: str) -> None:
 
 
 def test_importing_the_library_imports_none_of_its_parts() -> None:
-    """What an application does not use costs it nothing."""
+    """Parts that an application doesn't use are not imported."""
     assert (
         run(
             "import sys, fast_channels;"
@@ -198,7 +198,7 @@ def test_importing_the_library_imports_none_of_its_parts() -> None:
 
 @pytest.mark.parametrize("module", [name for name in PUBLIC if ".redis" not in name])
 def test_core_imports_nothing_optional(module: str) -> None:
-    """Every part of the core can be imported where only the core is installed."""
+    """Every part of the core can be imported if only the core is installed."""
     hidden = f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))"
     assert run(f"import sys; {hidden}; import {module}; print('imported')") == (
         "imported\n"
@@ -206,8 +206,8 @@ def test_core_imports_nothing_optional(module: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["redis", "msgpack"])
-def test_missing_library_for_redis_is_named_with_what_brings_it(missing: str) -> None:
-    """Who asks for a layer for Redis without the extra is told to install it."""
+def test_missing_library_for_redis_is_named_with_its_extra(missing: str) -> None:
+    """Importing a layer for Redis without its extra raises an error that names it."""
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "try: from fast_channels.layers import RedisChannelLayer\n"
@@ -220,5 +220,5 @@ def test_missing_library_for_redis_is_named_with_what_brings_it(missing: str) ->
 
 
 def test_version_is_that_of_the_installed_package() -> None:
-    """__version__ tells what pip tells."""
+    """__version__ is the version that pip shows."""
     assert fast_channels.__version__ == version("fast-channels")

@@ -1,4 +1,4 @@
-"""What becomes of objects in a process that is forked."""
+"""Locks and callbacks after a fork."""
 
 import gc
 import threading
@@ -9,8 +9,8 @@ from fast_channels.forks import in_child, released
 
 
 def begin() -> None:
-    """Do what a fork does in the child, here in the process itself."""
-    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no other way
+    """Run the child's part of a fork in this process."""
+    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no public way
 
 
 def test_released() -> None:
@@ -32,7 +32,7 @@ def test_released() -> None:
 
 
 def test_in_child() -> None:
-    """A function is called with an object in the child, as long as there is one."""
+    """In the child, a function is called with its object, if that still exists."""
 
     class Thing:
         begun = 0

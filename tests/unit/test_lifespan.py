@@ -1,4 +1,4 @@
-"""The life of an application."""
+"""The lifespan of an application: layers, consumers and signals at shutdown."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ from fast_channels.testing import (
     WebsocketCommunicator,
 )
 
-# Long enough for what is awaited, and for half of it to be short.
+# Seconds: enough for consumers that end, and short for those that do not.
 TIMEOUT = 0.2
 CLOSE = {"type": "websocket.close", "code": 1012}
 
 
 class ClosingLayer(BaseChannelLayer):
-    """Notes that it is closed, or fails to."""
+    """Records that it is closed, or fails to close."""
 
     def __init__(self, events: list[str], error: Exception | None = None) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ClosingLayer(BaseChannelLayer):
 
 
 class Client(WebsocketCommunicator):
-    """Answers a close with a code of its own, as some servers do."""
+    """Answers a close with its own code, as some servers do."""
 
     async def connected(self) -> None:
         assert (await self.connect())[0]
@@ -60,7 +60,7 @@ class Client(WebsocketCommunicator):
 
 
 class Guest(AsyncWebsocketConsumer):
-    """Notes how it ended."""
+    """Records how it ended."""
 
     def __init__(self, *codes: int) -> None:
         super().__init__()
@@ -73,18 +73,18 @@ class Guest(AsyncWebsocketConsumer):
     ) -> None:
         self.busy.set()
         await self.go_on.wait()
-        # The client has been sent a close, so this goes nowhere.
+        # A close has been sent to the client, so this is dropped.
         await self.send("late")
 
     async def disconnect(self, code: int) -> None:
         self.codes.append(code)
 
 
-# What a lifespan does
+# Lifespans
 
 
 async def test_lifespan_without_one_of_your_own() -> None:
-    """It yields no state, and closes the layers, each of them once."""
+    """The default lifespan yields no state, and closes each layer once."""
     events: list[str] = []
     layer = ClosingLayer(events)
     register_channel_layer("default", layer)
@@ -93,12 +93,12 @@ async def test_lifespan_without_one_of_your_own() -> None:
         assert state is None
         assert events == []
     assert events == ["closed"]
-    # They can be used again, as when tests start an application twice.
+    # The layers can be used again, as when tests start an application twice.
     assert list(channel_layers) == ["default", "again"]
 
 
 async def test_lifespan_around_your_own() -> None:
-    """Your startup may register layers, and your shutdown may send through them."""
+    """Your startup can register layers, and your shutdown can send through them."""
     events: list[str] = []
 
     @channels_lifespan
@@ -123,7 +123,7 @@ async def test_lifespan_around_your_own() -> None:
 
 @pytest.mark.parametrize("when", ["startup", "shutdown"])
 async def test_error_of_your_own_lifespan(when: str) -> None:
-    """An error in your startup or shutdown comes out, and the layers are closed."""
+    """An error in your startup or shutdown is raised, and the layers are closed."""
     events: list[str] = []
     register_channel_layer("default", ClosingLayer(events))
 
@@ -141,7 +141,7 @@ async def test_error_of_your_own_lifespan(when: str) -> None:
 
 
 async def test_layer_that_cannot_be_closed(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of one layer is logged with its alias; the others are closed."""
+    """An error in closing a layer is logged with its alias; the others are closed."""
     events: list[str] = []
     register_channel_layer("bad", ClosingLayer(events, OSError("no")))
     register_channel_layer("good", ClosingLayer(events))
@@ -156,7 +156,7 @@ async def generator(app: object) -> AsyncGenerator[None]:
 
 
 def application(scope: Any, receive: Any, send: Any) -> None:
-    """Stand for what FastAPI calls a lifespan with, if it is given without a call."""
+    """An ASGI application, which is not a lifespan."""
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def application(scope: Any, receive: Any, send: Any) -> None:
     ],
 )
 def test_what_is_not_a_lifespan(given: Any, error: str) -> None:
-    """What cannot be called with an application is refused at once."""
+    """An object that cannot be called with an application is refused at once."""
     with pytest.raises(TypeError, match=error):
         channels_lifespan(given)
 
 
 def test_lifespan_without_a_signature() -> None:
-    """A callable of which Python does not know the arguments is taken as it is."""
+    """A callable without a known signature is accepted unchecked."""
     lifespan: Any = type
     channels_lifespan(lifespan)
 
@@ -183,7 +183,7 @@ def test_lifespan_without_a_signature() -> None:
 
 
 async def test_consumers_end_when_their_handler_does() -> None:
-    """A busy consumer finishes what it does; then disconnect(1012) is called, once."""
+    """A busy consumer finishes its handler; then disconnect(1012) is called, once."""
     guest = Guest()
     async with Client(guest, "/") as client:
         await client.connected()
@@ -200,7 +200,7 @@ async def test_consumers_end_when_their_handler_does() -> None:
 
 
 async def test_silent_client() -> None:
-    """A consumer whose client does not answer is cancelled, unknown to the server."""
+    """If the client does not answer, the consumer is cancelled, without an error."""
     guest = Guest()
     async with Client(guest, "/") as client:
         await client.connected()
@@ -209,8 +209,8 @@ async def test_silent_client() -> None:
     assert guest.codes == [1012]
 
 
-async def test_connect_under_way() -> None:
-    """A connection that was not accepted yet is refused."""
+async def test_unfinished_connect() -> None:
+    """A connection that is not accepted yet is refused."""
 
     class Slow(Guest):
         async def connect(self) -> None:
@@ -232,7 +232,7 @@ async def test_connect_under_way() -> None:
 
 
 class Stubborn(Guest):
-    """Waits in disconnect() until it was cancelled so many times."""
+    """Waits in disconnect() until it has been cancelled a number of times."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Stubborn(Guest):
 async def test_disconnect_that_hangs(
     times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is cancelled; if that is of no use it is left running, and logged."""
+    """A hanging disconnect() is cancelled; if that fails, it is logged and left."""
     stubborn = Stubborn(times)
     client = Client(stubborn, "/")
     await client.connected()
@@ -266,7 +266,7 @@ async def test_disconnect_that_hangs(
 
 
 async def test_many_that_hang(caplog: pytest.LogCaptureFixture) -> None:
-    """Consumers that do not end are logged in one record, by their class."""
+    """Consumers that do not end are logged in one record, by class."""
 
     class Another(Stubborn):
         pass
@@ -288,7 +288,7 @@ async def test_many_that_hang(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Page(AsyncHttpConsumer):
-    """Begins a response of a type, and goes on for ever, or does not begin."""
+    """Begins an endless response of a given type, or never begins one."""
 
     def __init__(self, content_type: str = "") -> None:
         super().__init__()
@@ -319,12 +319,12 @@ END = {"type": "http.response.body", "body": b"", "more_body": False}
     "content_type", ["text/event-stream", "Text/Event-Stream; a=b"]
 )
 async def test_event_stream(content_type: str) -> None:
-    """An event stream is completed at once, and disconnect() is called then."""
+    """An event stream is completed at once, and disconnect() is called."""
     page = Page(content_type)
     async with ApplicationCommunicator(page, {"type": "http"}) as communicator:
         await communicator.send_input(REQUEST)
         await page.began.wait()
-        # It would be cancelled otherwise after half an hour.
+        # Otherwise it would be cancelled after half an hour.
         await close_consumers(3600)
         await communicator.wait()
         sent = [await communicator.receive_output() for _ in range(3)]
@@ -334,7 +334,7 @@ async def test_event_stream(content_type: str) -> None:
 
 
 async def test_download() -> None:
-    """Any other response is left incomplete, so that its client sees that."""
+    """Any other response is left incomplete, so that its client notices."""
     page = Page("text/csv")
     async with ApplicationCommunicator(page, {"type": "http"}) as communicator:
         await communicator.send_input(REQUEST)
@@ -348,7 +348,7 @@ async def test_download() -> None:
 
 
 async def test_request_without_a_response() -> None:
-    """A request that takes long is answered with 503, when its time is up."""
+    """A slow request is answered with 503 when its time is up."""
     page = Page()
     async with HttpCommunicator(page, "GET", "/") as communicator:
         response = asyncio.create_task(communicator.get_response(timeout=5))
@@ -360,10 +360,10 @@ async def test_request_without_a_response() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-async def test_client_that_takes_no_rest(
+async def test_end_of_a_response_that_cannot_be_sent(
     hangs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """disconnect() is called though the rest cannot be sent."""
+    """disconnect() is called even if the end of the response cannot be sent."""
     page = Page("text/event-stream")
     events: list[dict[str, Any]] = [REQUEST]
 
@@ -388,10 +388,10 @@ async def test_client_that_takes_no_rest(
 
 
 async def test_consumer_without_a_websocket() -> None:
-    """What is not a WebSocket gets time to end, and is then cancelled."""
+    """A consumer without a WebSocket gets time to end, and is then cancelled."""
     async with ApplicationCommunicator(AsyncConsumer, {"type": "http"}) as communicator:
         await communicator.send_input({"type": "http.nothing"})
-        # It ends by itself: there is no such handler.
+        # This ends by itself: there is no such handler.
         closing = asyncio.create_task(close_consumers())
         with pytest.raises(ValueError, match=r"'http\.nothing'"):
             await communicator.wait()
@@ -404,7 +404,7 @@ async def test_consumer_without_a_websocket() -> None:
 
 
 async def test_server_that_raises() -> None:
-    """What a server raises for a close that it does not want is ignored."""
+    """An exception from a server that refuses a close is ignored."""
 
     class Raw(AsyncConsumer):
         """Has no handler for websocket.disconnect."""
@@ -422,8 +422,8 @@ async def test_server_that_raises() -> None:
     await serving
 
 
-async def test_cancellation_by_others_as_well() -> None:
-    """A server that cancels a consumer too sees it cancelled."""
+async def test_cancellation_by_the_server_too() -> None:
+    """If the server cancels a consumer too, the consumer ends as cancelled."""
     guest = Guest()
     client = Client(guest, "/")
     await client.connected()
@@ -437,8 +437,8 @@ async def test_cancellation_by_others_as_well() -> None:
     assert guest.codes == [1012]
 
 
-async def test_others_are_left_alone() -> None:
-    """Consumers of other event loops go on, and so does the one that asks."""
+async def test_other_consumers_are_left_alone() -> None:
+    """Consumers in other event loops continue, and so does the calling one."""
     codes: list[int] = []
 
     class Asking(Guest):
@@ -473,12 +473,12 @@ async def test_others_are_left_alone() -> None:
     assert codes == [1001]
 
 
-# How an application is told to shut down
+# Signals to shut down
 
 
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
-    """Handle SIGTERM as a server does."""
+    """Handle SIGTERM as a server would."""
     numbers: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: numbers.append(number))
     yield numbers
@@ -486,7 +486,7 @@ def handled() -> Iterator[list[int]]:
 
 
 async def test_signal_ends_consumers(handled: list[int]) -> None:
-    """A signal ends the consumers at once, and reaches the server too, every time."""
+    """A signal ends the consumers at once, and always reaches the server too."""
     own, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     guest = Guest()
     async with Client(guest, "/") as client, channels_lifespan()(None):
@@ -502,7 +502,7 @@ async def test_signal_ends_consumers(handled: list[int]) -> None:
 
 
 def test_handler_that_stays(handled: list[int]) -> None:
-    """A handler that somebody put around ours works when the application is over."""
+    """A signal handler that wraps the library's works after the application's end."""
 
     async def main() -> None:
         async with channels_lifespan()(None):
@@ -519,7 +519,7 @@ def test_handler_that_stays(handled: list[int]) -> None:
 
 
 def test_application_in_a_thread(handled: list[int]) -> None:
-    """An application that runs in a thread, as test clients do it, gets no signals."""
+    """An application in a thread, as in test clients, gets no signals."""
     own = signal.getsignal(signal.SIGTERM)
 
     async def main() -> None:

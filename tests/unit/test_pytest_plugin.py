@@ -34,7 +34,7 @@ class Bare(BaseChannelLayer):
 
 class Shouting(InMemoryChannelLayer):
     def require_valid_message(self, message):
-        """Carries what its format does."""
+        """Carries the values that its format can."""
 
     def serialize(self, message):
         if b"small" in message.values():
@@ -93,7 +93,7 @@ async def test_carries_what_the_original_does(in_memory_channel_layers):
 async def test_restored():
     assert list(channel_layers) == ["chat", "bare", "loud"]
     assert get_channel_layer("chat") is ORIGINAL
-    # No fixture, no complaint.
+    # Without the fixture, the test does not fail.
     await WebsocketCommunicator(Echo, "/").connect()
 
 
@@ -112,7 +112,7 @@ async def test_client_of_a_fixture(client, in_memory_channel_layers):
 
 @pytest.mark.asyncio
 async def test_left_running(in_memory_channel_layers):
-    # Kept: one that is forgotten altogether ends its consumer by itself.
+    # Kept: without a reference, the communicator ends its consumer by itself.
     global clients
     clients = [WebsocketCommunicator(Echo, "/") for _ in range(2)]
     for client in clients:
@@ -136,7 +136,7 @@ INI = "[pytest]\nasyncio_default_fixture_loop_scope = function"
 
 
 class Reports:
-    """Collects what a run says of its tests, but that they passed."""
+    """Collects the reports of a run, except for passed tests."""
 
     def __init__(self) -> None:
         self.failed: dict[tuple[str, str], str] = {}
@@ -152,7 +152,7 @@ class Reports:
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
 def test_plugin(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test gets new layers, and fails for the consumers that it leaves running."""
+    """A test gets new layers, and fails if it leaves consumers running."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -160,7 +160,7 @@ def test_plugin(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path.write_text(SAMPLE)
     (tmp_path / "pytest.ini").write_text(INI)
     plugins = ["fast_channels.pytest_plugin", "pytest_asyncio.plugin"]
-    # What belongs to the process is the outer pytest's.
+    # Process-wide state belongs to the outer pytest.
     off = ["cacheprovider", "faulthandler", "unraisableexception", "threadexception"]
     options = [f"-p{name}" for name in plugins] + [f"-pno:{name}" for name in off]
     reports = Reports()
@@ -187,7 +187,7 @@ def test_plugin(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_loading_the_plugin_imports_nothing_else() -> None:
-    """Where no test asks for its fixture, the plugin costs nothing."""
+    """The plugin imports nothing unless a test uses its fixture."""
     code = (
         "import sys, fast_channels.pytest_plugin; "
         "print([name for name in sys.modules if name.startswith('fast_channels.')])"

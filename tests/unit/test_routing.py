@@ -1,4 +1,4 @@
-"""Which application a router chooses."""
+"""Routers choose an application."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from fast_channels.type_defs import (
 
 
 class Named:
-    """An application that sends its name, and the scope it was given."""
+    """An application that sends its name and the scope that it got."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -73,7 +73,7 @@ async def call(application: Any, scope: Mapping[str, Any]) -> None:
     ],
 )
 async def test_choice(router: Any, scope: ChannelScope) -> None:
-    """The application that is mapped, or for lifespan that for http, gets the scope."""
+    """The mapped application gets the scope; lifespan goes to the one for http."""
     assert await answer(router, scope) == {"type": "second", "scope": scope}
 
 
@@ -85,7 +85,7 @@ async def test_choice(router: Any, scope: ChannelScope) -> None:
     ],
 )
 async def test_consumer_classes(router: Any, scope: ChannelScope) -> None:
-    """A consumer class may be mapped as it is."""
+    """A consumer class can be mapped directly."""
     async with ApplicationCommunicator(router, scope) as communicator:
         await communicator.send_input({"type": "test.message", "text": "hello"})
         assert await communicator.receive_output() == {"type": "echo", "text": "hello"}
@@ -119,13 +119,13 @@ async def test_consumer_classes(router: Any, scope: ChannelScope) -> None:
     ],
 )
 async def test_unknown(router: Any, scope: ChannelScope, message: str) -> None:
-    """What is not mapped is named in the error, and so is what is mapped."""
+    """The error names the missing key and the mapped ones."""
     with pytest.raises(ValueError, match=message):
         await call(router, scope)
 
 
-async def test_lifespan_of_nobody() -> None:
-    """Without an application for http the router itself confirms start and shutdown."""
+async def test_lifespan_without_an_application() -> None:
+    """Without an application for http, the router confirms startup and shutdown."""
     router = ProtocolTypeRouter({"websocket": FIRST})
     async with ApplicationCommunicator(router, {"type": "lifespan"}) as server:
         for event in ("lifespan.startup", "lifespan.shutdown"):
@@ -135,7 +135,7 @@ async def test_lifespan_of_nobody() -> None:
 
 
 def test_repr() -> None:
-    """Routers show what they know."""
+    """The repr of a router shows its mapping."""
     mapping = {"http": FIRST, "websocket": SECOND}
     assert repr(ProtocolTypeRouter(mapping)) == "<ProtocolTypeRouter [http, websocket]>"
     assert repr(ChannelNameRouter(mapping)) == "<ChannelNameRouter [http, websocket]>"

@@ -1,4 +1,4 @@
-"""How sources are awaited: in the task that listens, and until a last event."""
+"""Sources are awaited: in the task that listens, and until a last event."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.waiting import turn, until
 
 from .dispatch_parts import LAST, Box, Handler, nothing, others, source_of
 
-# Listening in one task, and working in another
+# Listening in one task, working in another
 
 
 async def listen(
@@ -23,7 +23,7 @@ async def listen(
     *,
     take: Callable[[], ChannelMessage | None] | None = None,
 ) -> None:
-    """Run a loop in another task, and pump a source in this one."""
+    """Run a loop in another task, and listen to a source in this one."""
 
     async def work() -> None:
         await loop.run([], take or Box().take)
@@ -31,8 +31,8 @@ async def listen(
     await loop.listen(source, work())
 
 
-async def test_what_is_heard_is_dispatched_in_another_task() -> None:
-    """The task that listens receives, and another one dispatches, in order."""
+async def test_messages_are_dispatched_in_another_task() -> None:
+    """One task receives messages, and another one dispatches them in order."""
     tasks: list[asyncio.Task[Any] | None] = []
     handler = Handler(turns=2)
 
@@ -47,8 +47,8 @@ async def test_what_is_heard_is_dispatched_in_another_task() -> None:
     assert others() == set()
 
 
-async def test_nothing_is_received_before_it_is_asked_for() -> None:
-    """A source is awaited when the work asks for its messages, and not during one."""
+async def test_nothing_is_received_before_it_is_requested() -> None:
+    """A source is awaited when the work requests a message, and not before."""
     polled: list[str] = []
     handled = asyncio.Event()
 
@@ -80,7 +80,7 @@ async def test_nothing_is_received_before_it_is_asked_for() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("boom"), KeyError("boom")])
 async def test_source_that_fails_ends_the_work(error: Exception) -> None:
-    """An exception of a source that is listened to is raised where it is asked for."""
+    """An exception from the source is raised where the work requests a message."""
 
     async def source() -> ChannelMessage:
         raise error
@@ -90,8 +90,8 @@ async def test_source_that_fails_ends_the_work(error: Exception) -> None:
     assert others() == set()
 
 
-async def test_work_that_fails_while_nobody_says_anything() -> None:
-    """The task that listens ends with the work, is not cancelled, and can go on."""
+async def test_work_that_fails_while_the_source_is_silent() -> None:
+    """When the work fails, the listening task raises its error and is not cancelled."""
     with pytest.raises(StopConsumer):
         await listen(DispatchLoop(Handler()), nothing, take=Box([LAST]).take)
     task = asyncio.current_task()
@@ -102,7 +102,7 @@ async def test_work_that_fails_while_nobody_says_anything() -> None:
 
 
 async def test_cancelled_while_it_listens_and_again() -> None:
-    """Each cancellation reaches the work, which decides how it ends."""
+    """Each cancellation reaches the work, which decides how to end."""
     cancelled: list[int] = []
     ending = asyncio.Event()
 
@@ -130,7 +130,7 @@ async def test_cancelled_while_it_listens_and_again() -> None:
 
 
 async def test_work_that_ends_well_although_it_was_cancelled() -> None:
-    """Work that swallows its cancellation ends as if there had been none."""
+    """Work that suppresses its cancellation ends as if there had been none."""
 
     async def work() -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -145,7 +145,7 @@ async def test_work_that_ends_well_although_it_was_cancelled() -> None:
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
-    """A cancellation that comes too late for the work comes out all the same."""
+    """A cancellation that comes too late for the work is still raised."""
     end = asyncio.Event()
 
     async def work() -> None:
@@ -164,8 +164,8 @@ async def test_cancelled_when_the_work_has_just_ended(turns: int) -> None:
 
 
 @pytest.mark.parametrize("turns", range(3))
-async def test_what_comes_after_listening_is_not_interrupted(turns: int) -> None:
-    """A task that was cancelled as the work ended is not cancelled once more."""
+async def test_code_after_listening_is_not_interrupted(turns: int) -> None:
+    """A task that was cancelled as the work ended is not cancelled again."""
     end = asyncio.Event()
     afterwards: list[str] = []
 
@@ -189,7 +189,7 @@ async def test_what_comes_after_listening_is_not_interrupted(turns: int) -> None
 
 
 async def test_source_that_is_cancelled_by_itself() -> None:
-    """A source that ends as if cancelled ends the work, and starves nobody."""
+    """A source that raises CancelledError ends the work without blocking the loop."""
 
     async def source() -> ChannelMessage:
         raise asyncio.CancelledError
@@ -199,8 +199,8 @@ async def test_source_that_is_cancelled_by_itself() -> None:
     assert others() == set()
 
 
-async def test_cancelled_before_anything_is_asked_for() -> None:
-    """Work that survives a cancellation is listened for as before."""
+async def test_cancelled_before_anything_is_requested() -> None:
+    """Work that survives a cancellation still gets messages."""
     handler = Handler()
     loop = DispatchLoop(handler)
 
@@ -219,7 +219,7 @@ async def test_cancelled_before_anything_is_asked_for() -> None:
 
 
 async def test_cancelled_when_the_loop_has_just_begun() -> None:
-    """A loop that is cancelled and run again dispatches what comes then."""
+    """A loop that is cancelled and run again dispatches later messages."""
     handler = Handler()
     loop = DispatchLoop(handler)
     begin = asyncio.Event()
@@ -241,7 +241,7 @@ async def test_cancelled_when_the_loop_has_just_begun() -> None:
 
 
 async def test_listening_with_a_task_factory_and_a_second_source() -> None:
-    """A single source of the loop does not keep it from the one it listens to."""
+    """A loop with a source of its own also dispatches the messages listened to."""
 
     def make_task(loop: Any, coroutine: Any, context: None = None) -> Any:
         return asyncio.Task(coroutine, loop=loop)
@@ -267,7 +267,7 @@ MADE_UP = {"type": "bye", "made up": True}
 
 
 class Client:
-    """A source of the given events, and then of nothing."""
+    """A source that yields the given events and then waits forever."""
 
     def __init__(self, *events: ChannelMessage) -> None:
         self.events = list(events)
@@ -300,13 +300,13 @@ def run_with_mailbox(
     params=[run_alone, run_with_mailbox, listen], ids=["alone", "mailbox", "listened"]
 )
 def run(request: pytest.FixtureRequest) -> Run:
-    """Give a test each way in which a source is awaited."""
+    """Give a test each way of awaiting a source."""
     function: Run = request.param
     return function
 
 
 class Closer:
-    """Notes the events that it handles; closes at the first, and stops at the last."""
+    """Records events; closes at the first, and stops at the last."""
 
     def __init__(self, seconds: float, *, stays: bool = False) -> None:
         self.seen: list[ChannelMessage] = []
@@ -325,7 +325,7 @@ class Closer:
 
 
 async def test_messages_of_the_dropped_type_are_dropped(run: Run) -> None:
-    """The expected event is the next that is dispatched."""
+    """The expected event is the next one that is dispatched."""
     closer = Closer(60)
     client = Client(FRAME, *[FRAME] * 100, BYE)
     async with asyncio.timeout(5):
@@ -335,8 +335,8 @@ async def test_messages_of_the_dropped_type_are_dropped(run: Run) -> None:
     assert others() == set()
 
 
-async def test_expected_event_is_made_up(run: Run) -> None:
-    """An event that does not come in time is made up."""
+async def test_missing_event_is_dispatched(run: Run) -> None:
+    """If the expected event does not arrive in time, it is dispatched anyway."""
     closer = Closer(0.001)
     async with asyncio.timeout(5):
         with pytest.raises(StopConsumer):
@@ -346,7 +346,7 @@ async def test_expected_event_is_made_up(run: Run) -> None:
 
 
 async def test_source_that_never_waits_starves_no_timer(run: Run) -> None:
-    """The event is made up although there is always a message to drop."""
+    """The time limit holds although there is always a message to drop."""
 
     async def receive() -> ChannelMessage:
         return FRAME
@@ -359,10 +359,10 @@ async def test_source_that_never_waits_starves_no_timer(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, 0, 0.001])
-async def test_event_is_made_up_while_the_source_is_awaited(
+async def test_missing_event_is_dispatched_while_the_source_is_awaited(
     run: Run, seconds: float
 ) -> None:
-    """Another task can call expect(); the task that runs the loop is not cancelled."""
+    """Another task can call expect(); the loop's own task is not cancelled."""
     closer = Closer(seconds)
     cancelling: list[int] = []
 
@@ -384,7 +384,7 @@ async def test_event_is_made_up_while_the_source_is_awaited(
 
 
 async def test_event_arrives_after_another_task_has_called_expect(run: Run) -> None:
-    """What the source returns is dropped or dispatched, by its type."""
+    """The source's message is dropped or dispatched, depending on its type."""
     for event, expected in ((BYE, [BYE]), (FRAME, [MADE_UP])):
         closer = Closer(60 if event is BYE else 0.01)
         arrival: asyncio.Future[ChannelMessage] = asyncio.Future()
@@ -404,7 +404,7 @@ async def test_event_arrives_after_another_task_has_called_expect(run: Run) -> N
 
 
 async def test_latest_call_of_expect_counts(run: Run) -> None:
-    """A second call replaces the event and the time of the first."""
+    """A second call replaces the event and the time limit of the first."""
     closer = Closer(60)
     serving = asyncio.create_task(run(closer.loop, Client(FRAME).receive))
     await turn()
@@ -415,8 +415,8 @@ async def test_latest_call_of_expect_counts(run: Run) -> None:
     assert closer.seen[1:] == [{"type": "bye", "number": 2}]
 
 
-async def test_loop_is_cancelled_while_the_event_is_made_up(run: Run) -> None:
-    """A cancellation counts although the time is up, too."""
+async def test_loop_is_cancelled_when_the_time_is_up(run: Run) -> None:
+    """A cancellation is raised even if the time is up at the same moment."""
     closer = Closer(0)
     serving = asyncio.create_task(run(closer.loop, Client().receive))
     await turn()
@@ -429,7 +429,7 @@ async def test_loop_is_cancelled_while_the_event_is_made_up(run: Run) -> None:
 
 
 async def test_received_messages_are_dropped() -> None:
-    """A message that waits for its turn is dropped, and its source awaited again."""
+    """A received message that is waiting is dropped, and its source awaited again."""
     closer = Closer(60)
     client = Client(FRAME, BYE)
 
@@ -459,8 +459,8 @@ async def test_received_messages_are_dropped() -> None:
     assert closer.seen == [BYE]
 
 
-async def test_no_event_is_made_up_after_the_expected_one(run: Run) -> None:
-    """A loop that goes on after the event waits for its sources as before."""
+async def test_time_limit_ends_with_the_expected_event(run: Run) -> None:
+    """A loop that continues after the event waits for its sources as before."""
     closer = Closer(0.01, stays=True)
     closer.close = lambda: None  # type: ignore[method-assign] # called once, below
     running = asyncio.create_task(run(closer.loop, Client(BYE).receive))
@@ -472,7 +472,7 @@ async def test_no_event_is_made_up_after_the_expected_one(run: Run) -> None:
 
 
 async def test_loop_can_run_again_until_the_event() -> None:
-    """A handler that raises after expect() leaves the event to a second run."""
+    """If a handler raises after expect(), a second run still waits for the event."""
     seen: list[str] = []
 
     async def dispatch(event: ChannelMessage) -> None:

@@ -1,4 +1,4 @@
-"""The types have the keys that the ASGI specification has."""
+"""The types have the keys of the ASGI specification."""
 
 from typing import get_args, get_type_hints, is_typeddict
 
@@ -6,8 +6,8 @@ import pytest
 
 from fast_channels import type_defs
 
-# https://asgi.readthedocs.io/en/latest/specs/www.html: the value of "type", the keys
-# that an event must have, and those that it may have.
+# https://asgi.readthedocs.io/en/latest/specs/www.html: the value of "type", the
+# required keys of an event, and the optional ones.
 EVENTS: dict[str, tuple[str, set[str], set[str]]] = {
     "WebSocketConnectEvent": ("websocket.connect", set(), set()),
     "WebSocketAcceptEvent": ("websocket.accept", set(), {"subprotocol", "headers"}),
@@ -28,7 +28,7 @@ EVENTS: dict[str, tuple[str, set[str], set[str]]] = {
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_event_has_the_keys_of_the_specification(name: str) -> None:
-    """An event names its type, and may leave out what the specification lets it."""
+    """An event has its type and the required and optional keys of the specification."""
     event_type, required, optional = EVENTS[name]
     event = getattr(type_defs, name)
     assert event.__required_keys__ == {"type", *required}
@@ -37,7 +37,7 @@ def test_event_has_the_keys_of_the_specification(name: str) -> None:
 
 
 def test_every_event_is_checked() -> None:
-    """There is no event that the table above omits."""
+    """The table above contains every event."""
     events = {
         name for name in type_defs.__all__ if is_typeddict(getattr(type_defs, name))
     }

@@ -1,4 +1,4 @@
-"""Functions that are useful outside the library too."""
+"""Functions that are also useful outside the library."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -31,7 +31,7 @@ from fast_channels.utils import await_many_dispatch, is_same_domain
         ("127.0.0.1", "127.0.0.1", True),
         ("127.0.0.1", ".0.0.1", True),
         ("[::1]", "[::1]", True),
-        # A pattern has no wildcards, and an empty one names nothing.
+        # A pattern has no wildcards, and an empty one matches nothing.
         ("www.example.com", "*.example.com", False),
         ("example.com", "*", False),
         ("example.com", "", False),
@@ -40,12 +40,12 @@ from fast_channels.utils import await_many_dispatch, is_same_domain
     ],
 )
 def test_pattern_names_a_domain(host: str, pattern: str, same: bool) -> None:
-    """A leading dot stands for everything below; case matters not in the pattern."""
+    """A leading dot matches all subdomains; the case of the pattern is ignored."""
     assert is_same_domain(host, pattern) is same
 
 
 def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
-    """Return a callable that returns messages of these types, and then waits."""
+    """Return a callable that returns messages of these types and then waits."""
     left = list(names)
 
     async def source() -> ChannelMessage:
@@ -57,7 +57,7 @@ def source_of(*names: str) -> Callable[[], Awaitable[ChannelMessage]]:
 
 
 async def test_messages_of_all_callables_are_dispatched() -> None:
-    """Each message is dispatched once, and a handler ends it all by raising."""
+    """Each message is dispatched once, until a handler raises an exception."""
     dispatched: list[str] = []
 
     async def dispatch(message: ChannelMessage) -> None:

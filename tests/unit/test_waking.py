@@ -12,7 +12,7 @@ from fast_channels.waking import ignore_error
 async def test_error_of_a_future_is_ignored(
     end: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Asyncio does not log an error that no task retrieves."""
+    """An error that no task retrieves is not logged by asyncio."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.add_done_callback(ignore_error)
     if end == "error":

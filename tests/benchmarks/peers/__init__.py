@@ -1,9 +1,9 @@
-"""One chat, written with each library: what its documentation shows, and no more.
+"""The same chat, written with each library as in its documentation.
 
-``make_application(redis_url)`` is the chat: ``/ws/ROOM`` joins a room and is accepted
-then; ``leave`` leaves it, which is answered with ``left``; any other text is sent to
-everybody in the room. ``open_publisher(redis_url)`` is what another process publishes
-to a room with.
+``make_application(redis_url)`` returns the chat: ``/ws/ROOM`` joins a room before it
+accepts; ``leave`` leaves the room, and the answer is ``left``; any other text is sent
+to everyone in the room. With ``open_publisher(redis_url)``, another process publishes
+to a room.
 """
 
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ Publish: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 
 class Module(Protocol):
-    """What the module of a peer has."""
+    """The module of a peer."""
 
     def make_application(self, redis_url: str) -> Any: ...
     def open_publisher(
@@ -29,18 +29,18 @@ class Module(Protocol):
 
 
 class Peer(NamedTuple):
-    """A library that the chat is written with, and one of its ways through Redis."""
+    """A library with a chat, and one of its ways through Redis."""
 
     title: str
     module: str
     kind: str = ""
-    """Which of its layers."""
+    """The kind of its layer."""
     environment: str = ""
-    """What it is installed in; empty for the interpreter that is running."""
+    """Its virtual environment; empty for the current interpreter."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether it reaches one process only."""
+        """Whether messages reach only one process."""
         return self.kind == "memory"
 
 
@@ -62,7 +62,7 @@ PEERS = {
 
 
 def load(peer: Peer) -> Module:
-    """Import the chat of a peer; the interpreter has to have the library."""
+    """Import the chat of a peer, whose library must be installed."""
     module: Any = import_module(f"{__name__}.{peer.module}_chat")
     if peer.kind:
         module.KIND = peer.kind

@@ -17,7 +17,7 @@ from . import LEAVE, LEFT, Publish
 
 
 class Rooms:
-    """Who is in which room of this process."""
+    """The sockets in each room of this process."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis = Redis.from_url(redis_url)
@@ -39,7 +39,7 @@ class Rooms:
             if message["type"] == "message":
                 text = message["data"].decode()
                 for socket in tuple(self._members.get(message["channel"].decode(), ())):
-                    # Who has left is told so by its own handler.
+                    # The socket's own handler deals with its disconnect.
                     with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                         await socket.send_text(text)
 
@@ -58,7 +58,7 @@ class Rooms:
             await self._pubsub.unsubscribe(room)
 
     async def serve(self, socket: WebSocket) -> None:
-        """Be the endpoint."""
+        """Serve a client."""
         room = socket.path_params["room"]
         await self.join(room, socket)
         try:
@@ -83,7 +83,7 @@ def make_application(redis_url: str) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     async with Redis.from_url(redis_url) as redis:
 
         async def publish(room: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """The chat with Broadcaster and Starlette."""
 
-# Broadcaster is installed where this runs, and nowhere else.
+# Broadcaster is installed only where this runs.
 # mypy: disable-error-code="import-not-found"
 # pyright: basic, reportMissingImports=false
 
@@ -43,7 +43,7 @@ def make_application(redis_url: str) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
-        # Its reader may miss that there is a first subscription, so there is another.
+        # Its reader can miss the first subscription, so subscribe once more.
         async with broadcast, broadcast.subscribe("one"), broadcast.subscribe("two"):
             yield
 
@@ -52,7 +52,7 @@ def make_application(redis_url: str) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     async with Broadcast(redis_url) as broadcast:
 
         async def publish(room: str, text: str) -> None:

@@ -1,6 +1,6 @@
 """The chat with Django Channels and channels_redis."""
 
-# Channels is installed where this runs, and nowhere else.
+# Channels is installed only where this runs.
 # mypy: disable-error-code="import-not-found, misc, import-untyped"
 # pyright: basic, reportMissingImports=false, reportMissingModuleSource=false
 
@@ -63,7 +63,7 @@ def make_application(redis_url: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     _configure(redis_url)
     from channels.layers import get_channel_layer  # noqa: PLC0415 # as above
 

@@ -1,6 +1,6 @@
 """The chat with Litestar and its channels plugin."""
 
-# Litestar is installed where this runs, and nowhere else.
+# Litestar is installed only where this runs.
 # mypy: disable-error-code="import-not-found, untyped-decorator"
 # pyright: basic, reportMissingImports=false
 
@@ -19,7 +19,7 @@ from . import LEAVE, LEFT, Publish
 
 @websocket("/ws/{room:str}")
 async def serve(socket: WebSocket, room: str, channels: ChannelsPlugin) -> None:
-    """Be the endpoint."""
+    """Serve a client."""
     with contextlib.suppress(WebSocketDisconnect):
         async with channels.start_subscription([room]) as subscriber:
             await socket.accept()
@@ -39,7 +39,7 @@ def make_application(redis_url: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     backend = RedisChannelsPubSubBackend(redis=Redis.from_url(redis_url))
     plugin = ChannelsPlugin(backend=backend, arbitrary_channels_allowed=True)
 

@@ -22,7 +22,7 @@ KIND: str = "pubsub"
 
 
 def _make_layer(redis_url: str) -> BaseChannelLayer:
-    # More capacity than any workload fills: none of the others has a limit.
+    # More capacity than any workload needs: the peers have no limit.
     if KIND == "memory":
         return InMemoryChannelLayer(capacity=100_000)
     layer = RedisPubSubChannelLayer if KIND == "pubsub" else RedisChannelLayer
@@ -60,7 +60,7 @@ def make_application(redis_url: str) -> Starlette:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     async with _make_layer(redis_url) as layer:
 
         async def publish(room: str, text: str) -> None:

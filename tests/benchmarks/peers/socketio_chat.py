@@ -1,9 +1,9 @@
 """The chat with python-socketio and its Redis manager.
 
-A Socket.IO client joins by an event, and is told by another when it has.
+A Socket.IO client joins with an event, and gets another one when it has joined.
 """
 
-# python-socketio is installed where this runs, and nowhere else.
+# python-socketio is installed only where this runs.
 # mypy: disable-error-code="import-not-found"
 # pyright: basic, reportMissingImports=false
 
@@ -45,7 +45,7 @@ def make_application(redis_url: str) -> Any:
 
 @contextlib.asynccontextmanager
 async def open_publisher(redis_url: str) -> AsyncGenerator[Publish]:
-    """Yield what publishes a text to a room."""
+    """Yield a function that publishes a text to a room."""
     manager = socketio.AsyncRedisManager(redis_url, write_only=True)
 
     async def publish(room: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the layers for Redis share."""
+"""Fixtures for tests of the layers for Redis."""
 
 import asyncio
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 async def no_debug_mode() -> None:
-    """Switch asyncio's debug mode off, which slows down what has many commands."""
+    """Turn off asyncio's debug mode, which slows down tests with many commands."""
     asyncio.get_running_loop().set_debug(False)

@@ -1,4 +1,4 @@
-"""Links between clients and a server that are slow, or that lose packets."""
+"""Slow or lossy links between clients and a server."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,12 @@ from typing import Self
 
 from tests.redis_servers.server import HOST, RedisServer
 
-# How many bytes are forwarded at once.
+# Bytes to forward at once.
 _PART = 16_384
 
 
 class Link:
-    """Stands between clients and a server: used as a context manager, it relays.
+    """Relays between clients and a server while its ``with`` block runs.
 
     Clients connect to `url`.
     """
@@ -81,14 +81,14 @@ class Link:
 
 
 def slow_link(server: RedisServer, rate: int) -> Link:
-    """Return a link on which large replies arrive at a number of bytes a second."""
+    """Return a link that delivers large replies at a number of bytes per second."""
     return Link(server, _PART / rate)
 
 
 class LossyLink(Link):
-    """A link that can lose packets: then it breaks, and attempts to connect hang.
+    """A link that can lose packets: connections break, and attempts to connect hang.
 
-    The queue of its listening socket is full, so the kernel drops what comes.
+    The queue of its listening socket is full, so the kernel drops new packets.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -96,7 +96,7 @@ class LossyLink(Link):
         self._waiting: list[socket.socket] = []
 
     async def lose(self) -> None:
-        """Break, and lose all packets from now on."""
+        """Break all connections, and lose all packets from now on."""
         assert self._accepting is not None
         self._accepting.cancel()
         await asyncio.wait([self._accepting])

@@ -1,7 +1,7 @@
-"""Layers in other processes: of Django Channels from PyPI, and of our past.
+"""Layers in separate processes: of Django Channels, and of the previous version.
 
-Django Channels has an interpreter of its own. The previous version of this library runs
-in ours; its code comes from the history of the repository.
+Django Channels comes from PyPI and has its own interpreter. The previous version of
+this library comes from the history of the repository and runs in this interpreter.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ ENVIRONMENT = "FAST_CHANNELS_TEST_PEER_PYTHON"
 REQUIREMENTS = (
     "channels==4.3.2",
     "channels_redis==4.3.0",
-    # From 8 on, its clients give up after 5 seconds without an answer by default:
-    # channels_redis then ends each receive() that has nothing to do for so long.
+    # From version 8 on, clients time out by default after 5 seconds without an answer:
+    # channels_redis then ends each receive() that is idle for so long.
     "redis<8",
     "cryptography",
     "hiredis",
@@ -55,7 +55,7 @@ _VENV = _ROOT / ".venv-channels"
 _INSTALL_TIMEOUT = 600
 _TIMEOUT = 10
 _ENDED = "the process of the peer has ended"
-# Metadata alone would be there after half an installation too.
+# An incomplete installation could have the metadata too.
 _PROBE = """
 import json, sys
 from importlib.metadata import version
@@ -65,19 +65,19 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 class PeerError(Exception):
-    """A peer cannot be had, or did not do what it was told."""
+    """A peer is not available, or a command failed."""
 
 
 # The interpreter
 
 
 def find_python() -> Path:
-    """Find an interpreter with Django Channels: a named one, or else one of our own.
+    """Find an interpreter with Django Channels: a named one, or the project's own.
 
-    Our own is made when it is first asked for, and kept in the project's folder.
+    The project's own is created on first use, and kept in the project's folder.
 
     Raises:
-        PeerError: If there is none, with the reason and what to do.
+        PeerError: There is none. The message says why and what to do.
     """
     if named := os.environ.get(ENVIRONMENT):
         if problem := _problem(Path(named)):
@@ -92,9 +92,9 @@ def find_python() -> Path:
 
 @contextlib.contextmanager
 def _alone() -> Generator[None]:
-    """Wait until no other test process is at our interpreter."""
+    """Wait until no other test process is installing the interpreter."""
     _VENV.mkdir(exist_ok=True)
-    # The lock is on the folder itself, which stays when its content is made anew; it
+    # The lock is on the folder itself, which stays when its contents are replaced; it
     # ends with the process at the latest.
     folder = os.open(_VENV, os.O_RDONLY)
     try:
@@ -105,7 +105,7 @@ def _alone() -> Generator[None]:
 
 
 def _problem(python: Path) -> str:
-    """Say what an interpreter lacks; nothing if it can be used."""
+    """Return what is missing in an interpreter; empty if it can be used."""
     requirements = [Requirement(line) for line in REQUIREMENTS]
     names = [requirement.name for requirement in requirements]
     try:
@@ -141,10 +141,10 @@ def _install(python: Path) -> None:
         raise PeerError(
             f"cannot install {' '.join(REQUIREMENTS)} into {_VENV}: "
             f"{_last_words(exc, lines=5)}\n"
-            f"An interpreter that has them may be named in {ENVIRONMENT}."
+            f"Or set {ENVIRONMENT} to an interpreter that has them."
         ) from exc
     if problem := _problem(python):
-        raise PeerError(f"{python}, which was just made, {problem}")
+        raise PeerError(f"{python}, which was just created, {problem}")
 
 
 def _last_words(exc: Exception, *, lines: int = 1) -> str:
@@ -156,15 +156,15 @@ def _last_words(exc: Exception, *, lines: int = 1) -> str:
 
 
 class Peer:
-    """A layer in a process of its own.
+    """A layer in a separate process.
 
-    A command that is cancelled is carried out all the same.
+    A cancelled command is still performed.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._numbers = itertools.count()
-        # The commands that wait, by their number.
+        # Commands in flight, by number.
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ended = False
 
@@ -205,7 +205,7 @@ class Peer:
             del self._answers[number]
 
     async def read_answers(self) -> None:
-        """Hand answers to the commands that wait for them, until the process ends."""
+        """Deliver answers to the waiting commands until the process ends."""
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             number, result, error = decode(line)
@@ -226,12 +226,12 @@ class Peer:
 async def django_process(
     python: Path, kind: Literal["core", "pubsub"] = "core", **options: Any
 ) -> AsyncGenerator[Peer]:
-    """Run a process of Django Channels; when the block ends, it ends.
+    """Run a process of Django Channels until the block ends.
 
     Args:
-        python: Its interpreter.
-        kind: The module that its layer is from.
-        options: Of its layer.
+        python: The interpreter.
+        kind: The module of the layer.
+        options: Options of the layer.
     """
     arguments = kind, encode(options).decode()
     async with _process(python, *arguments) as django:
@@ -245,7 +245,7 @@ def unpack_previous(folder: Path) -> Path:
     """Unpack the previous version into a folder, and return where it is.
 
     Raises:
-        PeerError: If the repository's history does not reach back to it.
+        PeerError: The history of the repository does not include it.
     """
     archive = folder / "previous.tar"
     try:
@@ -259,7 +259,7 @@ def unpack_previous(folder: Path) -> Path:
         )
     except (OSError, subprocess.SubprocessError) as exc:
         raise PeerError(
-            f"cannot have commit {PREVIOUS}: {_last_words(exc)}; this needs a clone "
+            f"cannot get commit {PREVIOUS}: {_last_words(exc)}; this needs a clone "
             "of the repository with its full history (git fetch --unshallow)"
         ) from exc
     with tarfile.open(archive) as files:
@@ -269,11 +269,11 @@ def unpack_previous(folder: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def our_process(folder: Path, **options: Any) -> AsyncGenerator[Peer]:
-    """Run a process of this library; when the block ends, it ends.
+    """Run a process of this library until the block ends.
 
     Args:
-        folder: Where the version of its choice is.
-        options: Of its layer.
+        folder: The folder of a version of the library.
+        options: Options of the layer.
     """
     arguments = "ours", encode(options).decode(), str(folder)
     async with _process(Path(sys.executable), *arguments) as peer:
@@ -284,7 +284,7 @@ async def our_process(folder: Path, **options: Any) -> AsyncGenerator[Peer]:
 async def _process(python: Path, *arguments: str) -> AsyncGenerator[Peer]:
     process = await asyncio.create_subprocess_exec(
         python,
-        # Neither this folder nor the environment has a say in what it imports.
+        # Imports must not depend on this folder or the environment.
         "-I",
         str(peer_process.__file__),
         *arguments,

@@ -1,11 +1,11 @@
-"""A process with a layer, which does what it is told on its standard input.
+"""A process with a layer, which executes commands from its standard input.
 
-Its interpreter has channels_redis and not fast_channels, or it is given the folder of a
-fast_channels of its own, and is given this file by its path. The arguments are the kind
-of the layer, the options of the layer, and the folder.
-Each line of the input is a command: its number, the name of a method, the arguments.
-Each line of the output is a result or an error, with the number of its command: a
-command does not wait for those before it. The process ends when its input does.
+The interpreter has channels_redis but not fast_channels, or gets the folder of another
+version of fast_channels, so it runs this file by path. The arguments are the kind of
+the layer, its options, and that folder. Each line of the input is a command: its
+number, the name of a method, the arguments. Each line of the output is a result or an
+error, with the number of its command. Commands run concurrently. The process ends when
+its input does.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from typing import Any
 __all__ = ["LIMIT", "decode", "encode"]
 
 LIMIT = 2**24
-"""So many bytes a line may have."""
+"""Maximum bytes of a line."""
 
 _BYTES = "$bytes"
 
 
 def encode(value: Any) -> bytes:
-    """Make a line of a value, in which JSON's types and bytes may be."""
+    """Encode a value of JSON's types and bytes as a line."""
     return json.dumps(value, default=lambda data: {_BYTES: data.hex()}).encode() + b"\n"
 
 
 def decode(line: str | bytes) -> Any:
-    """Make a value of a line."""
+    """Decode a line."""
     return json.loads(line, object_hook=_to_bytes)
 
 
@@ -37,7 +37,7 @@ def _to_bytes(pairs: dict[str, Any]) -> Any:
     return bytes.fromhex(pairs[_BYTES]) if pairs.keys() == {_BYTES} else pairs
 
 
-# By the kind: the module, the name of its layer, and how that is closed.
+# For each kind: the module, the name of its layer, and how to close it.
 _LAYERS = {
     "core": ("channels_redis.core", "RedisChannelLayer", "close_pools"),
     "pubsub": ("channels_redis.pubsub", "RedisPubSubChannelLayer", "flush"),
@@ -46,7 +46,7 @@ _LAYERS = {
 
 
 async def main(kind: str, options: dict[str, Any]) -> None:
-    """Obey until the input ends; what is not done by then is given up."""
+    """Execute commands until the input ends; cancel those in flight."""
     module, name_of_class, close = _LAYERS[kind]
     layer = getattr(import_module(module), name_of_class)(**options)
     lines = asyncio.StreamReader(LIMIT)
@@ -71,7 +71,7 @@ async def _answer(
 ) -> None:
     try:
         answer = [number, await method(*arguments), None]
-    except Exception as exc:  # noqa: BLE001 # whatever it is, the test is told
+    except Exception as exc:  # noqa: BLE001 # any error goes to the test
         answer = [number, None, f"{type(exc).__name__}: {exc}"]
     sys.stdout.buffer.write(encode(answer))
     sys.stdout.buffer.flush()

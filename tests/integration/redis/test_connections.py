@@ -1,4 +1,4 @@
-"""The command connection with a real server, which breaks, freezes and comes late."""
+"""The command connection with a real server that breaks, freezes or starts late."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,14 @@ from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.server import RedisServer, wait_until
 
 _greeting: dict[str, Any] = {}
-# redis-py 5 reads its version from a file once, and later ones for each connection,
-# unless it is given.
+# redis-py 5 reads its version from a file once; later releases read it for each
+# connection, unless it is given.
 with contextlib.suppress(ImportError):
     from redis.driver_info import DriverInfo
 
     _greeting["driver_info"] = DriverInfo()
 
-_PASSWORD = "secret"  # noqa: S105 # of servers that live for a moment
+_PASSWORD = "secret"  # noqa: S105 # of short-lived servers
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 Run: TypeAlias = Callable[[Main], None]
@@ -75,7 +75,7 @@ async def connected(
 
 @pytest.fixture
 def trouble(own_redis_server: RedisServer) -> Iterator[RedisServer]:
-    """A server of its own, which goes on before it ends if it was paused."""
+    """A separate server, which is resumed before it stops."""
     yield own_redis_server
     own_redis_server.resume()
 
@@ -84,7 +84,7 @@ def trouble(own_redis_server: RedisServer) -> Iterator[RedisServer]:
 
 
 async def test_shared_round_trips(round_trips: RoundTripProxy) -> None:
-    """Commands that are sent at once share round trips; one alone takes one."""
+    """Commands that are sent at once share round trips; a single one takes one."""
     async with connected(round_trips) as redis:
         await redis.execute("PING")
         before = round_trips.round_trips
@@ -100,7 +100,7 @@ async def test_shared_round_trips(round_trips: RoundTripProxy) -> None:
 
 
 async def test_cancel_storm(redis_server: RedisServer) -> None:
-    """Cancelling hundreds of commands, sent or not, does the others no harm."""
+    """Cancelling hundreds of commands, sent or not, does not affect the others."""
     async with connected(redis_server) as redis:
         await redis.execute("PING")
         tasks = [
@@ -126,7 +126,7 @@ async def test_cancel_storm(redis_server: RedisServer) -> None:
 
 @every_run
 def test_killed_clients(trouble: RedisServer, run: Run) -> None:
-    """However often the connection is cut, a command has its own reply or fails."""
+    """Each command gets its own reply or fails, however often the connection breaks."""
     kills = 50
     over = threading.Event()
     numbers = itertools.count()
@@ -150,7 +150,7 @@ def test_killed_clients(trouble: RedisServer, run: Run) -> None:
     def kill() -> None:
         try:
             for _ in range(kills):
-                # Only a connection that does something breaks a command.
+                # Only a connection that is in use breaks a command.
                 wait_for_more(50)
                 trouble.kill_clients()
         finally:
@@ -169,7 +169,7 @@ def test_killed_clients(trouble: RedisServer, run: Run) -> None:
 
 
 async def test_restarted_server(trouble: RedisServer) -> None:
-    """A server that was restarted is used again, and commands wait meanwhile."""
+    """A restarted server is used again, and commands wait meanwhile."""
     async with connected(trouble) as redis:
         await redis.execute("PING")
         await asyncio.to_thread(trouble.kill)
@@ -191,16 +191,16 @@ async def recovered(redis: CommandConnection) -> None:
 
 async def until_gone(redis: CommandConnection) -> None:
     """Wait until the connection has noticed that the server is gone."""
-    while redis.connected:  # noqa: ASYNC110 # it tells nobody
+    while redis.connected:  # noqa: ASYNC110 # it has no event
         await asyncio.sleep(0.001)
 
 
 async def test_paused_server(trouble: RedisServer) -> None:
-    """A frozen server fails commands in time, and serves again when it thaws."""
+    """With a frozen server commands fail in time; a resumed server is used again."""
     async with connected(trouble, timeout=0.3) as redis:
         await redis.execute("PING")
         await asyncio.to_thread(trouble.pause)
-        # The first was written; the second finds a port that accepts, and silence.
+        # The first command was written; the second connects, but gets no reply.
         for _ in range(2):
             async with asyncio.timeout(5):
                 with pytest.raises(RedisUnavailable, match=r"^port \d+ is not") as info:
@@ -211,7 +211,7 @@ async def test_paused_server(trouble: RedisServer) -> None:
 
 
 async def test_server_that_stops_reading(trouble: RedisServer) -> None:
-    """Megabytes for a frozen server, which fill all buffers, fail in time too."""
+    """Megabytes for a frozen server, which fill all buffers, also fail in time."""
     async with connected(trouble, timeout=0.3) as redis:
         await redis.execute("PING")
         await asyncio.to_thread(trouble.pause)
@@ -223,7 +223,7 @@ async def test_server_that_stops_reading(trouble: RedisServer) -> None:
 
 
 async def test_late_server(trouble: RedisServer) -> None:
-    """A server that is down fails commands in time, and serves them when it comes."""
+    """With a server that is down commands fail in time, and work once it starts."""
     await asyncio.to_thread(trouble.kill)
     async with connected(trouble, timeout=0.2) as redis:
         async with asyncio.timeout(5):
@@ -249,7 +249,7 @@ def test_many_loops(
     async def main() -> None:
         redis = states.get()
         assert await redis.execute("ECHO", "on") == b"on"
-        # The loop ends before this one gets its reply.
+        # The loop ends before this command gets its reply.
         left.add(asyncio.create_task(redis.execute("ECHO", "left")))
         await asyncio.sleep(0)
 
@@ -263,11 +263,11 @@ def test_many_loops(
     assert caplog.messages == []
 
 
-# What redis-py's connection is told
+# Options for redis-py's connection
 
 
 async def test_password_and_db(redis_binary: ServerBinary) -> None:
-    """The password and the number of the database are those of redis-py."""
+    """The password and the database are passed to redis-py."""
     with RedisServer(redis_binary, password=_PASSWORD) as server:
         async with connected(server, password=_PASSWORD, db=3) as redis:
             await redis.execute("SET", "key", "value")

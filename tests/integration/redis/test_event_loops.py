@@ -1,4 +1,4 @@
-"""Layers for Redis in several event loops, of which some do not run, and forks."""
+"""Layers for Redis in several event loops, running or not, and in forks."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from tests.redis_servers.server import RedisServer
 
 HELLO = {"type": "hello"}
 
-# Prints what a child can do with what the parent has in its background thread.
+# Prints what a child can do with the parent's background thread.
 CHILD = """
 import asyncio, logging, os, sys
 from fast_channels import layers
-# In dev mode, asyncio warns of steps that take long, which a busy machine makes of any.
+# In dev mode, asyncio warns about slow steps, which a busy machine makes of any.
 logging.getLogger("asyncio").setLevel("ERROR")
 layer = getattr(layers, sys.argv[1])(hosts=[sys.argv[2]])
 facade = layers.SyncChannelLayer(layer)
@@ -53,7 +53,7 @@ def kind(
 
 @pytest.fixture
 def idle() -> Iterator[asyncio.AbstractEventLoop]:
-    """Make a loop that is open, and runs only on demand."""
+    """Create an open loop that runs only on demand."""
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()
@@ -64,7 +64,7 @@ def test_flush_beside_an_idle_loop(
     kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
     idle: asyncio.AbstractEventLoop,
 ) -> None:
-    """flush() returns though another loop is idle, whose memberships end with it."""
+    """flush() returns although another loop is idle, and ends its memberships."""
     layer = kind(hosts=[redis_server.url])
 
     async def join() -> str:
@@ -89,7 +89,7 @@ def test_child_of_a_process_with_a_background_thread(
     redis_server: RedisServer,
     kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
 ) -> None:
-    """A child never waits for an event loop of its parent, which goes on with it."""
+    """A child never waits for its parent's event loop; the parent keeps using it."""
     with subprocess.Popen(
         [
             *[sys.executable, "-X", "dev", "-W", "error"],
@@ -103,7 +103,7 @@ def test_child_of_a_process_with_a_background_thread(
         try:
             _, errors = process.communicate(timeout=20)
         finally:
-            # A child that hangs is in its session, and nothing else is.
+            # A hanging child is the only other process in its session.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert (process.returncode, errors) == (0, "")

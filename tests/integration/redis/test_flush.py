@@ -1,4 +1,4 @@
-"""A flush with real servers: what goes, and what stays."""
+"""flush() with real servers: deleted and remaining data."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ MESSAGE = {"type": "test.message"}
 async def layers(
     redis_server: RedisServer, second_redis_server: RedisServer, prefix: str
 ) -> AsyncIterator[list[RedisChannelLayer]]:
-    """Make layers with prefixes of which each begins as the one before it."""
+    """Create layers with prefixes that each begin with the previous one."""
     urls = [redis_server.url, second_redis_server.url]
     layers = [
         RedisChannelLayer(urls, f"{prefix}{rest}") for rest in ("app", "app2", "app:x")
@@ -27,7 +27,7 @@ async def layers(
 
 
 async def fill(layer: RedisChannelLayer) -> str:
-    """Use channels, plain ones and groups on all hosts; return a channel with 2."""
+    """Use channels and groups on all hosts; return a channel that holds 2 messages."""
     channel = await layer.new_channel()
     await layer.send(channel, MESSAGE)
     await layer.group_add("room", channel)
@@ -40,7 +40,7 @@ async def fill(layer: RedisChannelLayer) -> str:
 
 
 async def received(layer: RedisChannelLayer, channel: str) -> int:
-    """Count the messages that wait in a channel, and the one that ends them."""
+    """Receive all messages of a channel, and return their number."""
     await layer.send(channel, {"type": "test.last"})
     count = 0
     async with asyncio.timeout(10):
@@ -54,7 +54,7 @@ async def test_neighbours(
     redis_server: RedisServer,
     second_redis_server: RedisServer,
 ) -> None:
-    """Keys, messages and groups of other prefixes stay, and all of this one go."""
+    """Data of other prefixes stays, and all data of this one is deleted."""
     app, *others = layers
     channels = [await fill(layer) for layer in layers]
     servers = redis_server, second_redis_server
@@ -83,7 +83,7 @@ async def test_neighbours(
 async def test_using_a_layer_after_a_flush(
     layers: list[RedisChannelLayer], redis_server: RedisServer
 ) -> None:
-    """A flushed layer marks its keys again, so that another one's flush spares them."""
+    """A flushed layer marks its new keys, so that another layer's flush spares them."""
     app, other, _ = layers
     await fill(other)
     await other.flush()
@@ -96,7 +96,7 @@ async def test_using_a_layer_after_a_flush(
 
 
 async def test_groups_of_a_flushed_layer(layers: list[RedisChannelLayer]) -> None:
-    """What was joined before a flush is not joined again, and closing is silent."""
+    """Groups joined before a flush are not joined again, and closing logs nothing."""
     app = layers[0]
     channel = await fill(app)
     await app.flush()

@@ -1,4 +1,4 @@
-"""What other programs write to Redis, and serializers of applications."""
+"""Data that other programs write to Redis, and custom serializers."""
 
 import asyncio
 import functools
@@ -30,14 +30,14 @@ ENCODERS: dict[str, Callable[[Any], bytes]] = {
 
 
 def nested(depth: int) -> list[Any]:
-    """Return as many lists in one another."""
+    """Return this many nested lists."""
     return functools.reduce(lambda inner, _: [inner], range(depth - 1), list[Any]())
 
 
 def send_raw(
     server: RedisServer, layer: Layer, channels: list[str], value: bytes
 ) -> None:
-    """Send bytes to channels of a layer, as another program does."""
+    """Send bytes to channels of a layer, as another program would."""
     if isinstance(layer, RedisPubSubChannelLayer):
         server.command("PUBLISH", f"{layer.prefix}__group__room", value)
     else:
@@ -57,7 +57,7 @@ async def test_deep_messages_of_other_programs(
     format_name: str,
     depth: int,
 ) -> None:
-    """They are counted and logged, in short, and harm no connection and no member."""
+    """Deeply nested messages are counted and logged briefly, and do no harm."""
     options: dict[str, Any] = {"prefix": prefix, "serializer_format": format_name}
     if layer_class is RedisChannelLayer:
         options["random_prefix_length"] = 0
@@ -74,7 +74,7 @@ async def test_deep_messages_of_other_programs(
                     MESSAGE,
                     MESSAGE,
                 ]
-            # The same bytes are in a queue once only.
+            # Equal bytes are in a queue only once.
             await layer.group_send("room", MESSAGE)
             async with asyncio.timeout(LIMIT):
                 for channel in channels:
@@ -87,7 +87,7 @@ async def test_deep_messages_of_other_programs(
 
 
 class Signed:
-    """A serializer of an application: JSON with a digest behind it, or before it."""
+    """A custom serializer: JSON with a digest after or before it."""
 
     behind = True
 
@@ -101,7 +101,7 @@ class Signed:
         return data + digest if self.behind else digest + data
 
     def deserialize(self, data: bytes) -> Any:
-        """Decode a message, if its digest is right."""
+        """Decode a message if its digest is correct."""
         digest, data = (
             (data[-64:], data[:-64]) if self.behind else (data[:64], data[64:])
         )
@@ -110,13 +110,13 @@ class Signed:
 
 
 class SignedBefore(Signed):
-    """Its bytes end as those of JSON do."""
+    """With the digest first, so that the bytes end as in JSON."""
 
     behind = False
 
 
 class Sealed(JSONSerializer):
-    """The same as a subclass of a serializer of this package."""
+    """The same as a subclass of a serializer of the library."""
 
     def as_bytes(self, message: Any) -> bytes:
         """Encode a message."""
@@ -124,7 +124,7 @@ class Sealed(JSONSerializer):
         return hashlib.sha256(data).digest() + data
 
     def from_bytes(self, data: bytes) -> Any:
-        """Decode a message, if its digest is right."""
+        """Decode a message if its digest is correct."""
         assert hashlib.sha256(data[32:]).digest() == data[:32]
         return super().from_bytes(data[32:])
 
@@ -132,7 +132,7 @@ class Sealed(JSONSerializer):
 @pytest.fixture(params=[Signed, SignedBefore, Sealed], ids=lambda each: each.__name__)
 def own_format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Register a serializer for one test."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to unregister one
     registry.register_serializer("own", request.param)
     return "own"
 
@@ -144,7 +144,7 @@ async def test_serializer_of_an_application(
     layer_class: type[Layer],
     own_format: str,
 ) -> None:
-    """Any class with both methods works, whatever its bytes look like."""
+    """Any class with both methods works, whatever bytes it writes."""
     async with layer_class(
         [redis_server.url], prefix=prefix, serializer_format=own_format
     ) as layer:
@@ -180,7 +180,7 @@ async def test_serializer_of_an_application(
 async def test_names_that_no_channel_has(
     redis_server: RedisServer, prefix: str, options: dict[str, Any]
 ) -> None:
-    """A member of a group that cannot be a channel costs no other a message."""
+    """A group member that is not a valid channel does not affect the others."""
     async with RedisChannelLayer([redis_server.url], prefix=prefix, **options) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
@@ -196,7 +196,7 @@ async def test_names_that_no_channel_has(
 async def test_drops_in_redis_are_counted_exactly(
     redis_server: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of many group_send() at once each copy that had no room is counted and logged."""
+    """With many group_send() at once, each dropped copy is counted and logged."""
     async with (
         RedisChannelLayer([redis_server.url], prefix, process_capacity=10) as idle,
         RedisChannelLayer([redis_server.url], prefix, process_capacity=10) as sender,

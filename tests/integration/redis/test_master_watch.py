@@ -1,4 +1,4 @@
-"""Real Sentinels that tell of a new master, and some that cannot."""
+"""Real Sentinels that announce a new master, and some that cannot."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ def master_of(sentinels: Sentinels) -> Master:
 
 
 class Watched:
-    """A watch, and how often it told of a new master."""
+    """A watch, and the number of its notifications."""
 
     def __init__(self, sentinels: Sentinels, timing: Timing) -> None:
         self.switches = 0
@@ -36,16 +36,16 @@ class Watched:
         self.switches += 1
 
     async def told(self) -> None:
-        """Wait until a change is told of."""
+        """Wait until the watch reports a change."""
         async with asyncio.timeout(20):
-            while not self.switches:  # noqa: ASYNC110 # nobody tells
+            while not self.switches:  # noqa: ASYNC110 # nothing signals it
                 await asyncio.sleep(0.001)
 
     async def listens_to(self, sentinel: SentinelServer) -> None:
-        """Wait until it listens to a Sentinel."""
+        """Wait until the watch listens to a Sentinel."""
 
         def subscribed() -> bool:
-            # Sentinels subscribe to servers and not to each other.
+            # Sentinels subscribe to servers, not to each other.
             return any(client["sub"] == "1" for client in sentinel.clients())
 
         what = f"it listens to {sentinel!r}"
@@ -73,7 +73,7 @@ def crash(sentinels: Sentinels) -> RedisServer:
 async def test_new_master(
     breakable_sentinels: Sentinels, change: Callable[[Sentinels], RedisServer]
 ) -> None:
-    """A new master is told of once, whether the old one is dead or not."""
+    """A new master is reported once, whether the old one is dead or not."""
     async with watching(breakable_sentinels) as watched:
         await asyncio.to_thread(change, breakable_sentinels)
         await watched.told()
@@ -82,7 +82,7 @@ async def test_new_master(
 
 @contextlib.contextmanager
 def forbidden(servers: Sequence[RedisServer], command: str) -> Generator[None]:
-    """Refuse a command to everybody, also to other servers."""
+    """Refuse a command to all clients, including other servers."""
     for server in servers:
         server.command("ACL", "SETUSER", "default", f"-{command}")
     try:
@@ -94,9 +94,9 @@ def forbidden(servers: Sequence[RedisServer], command: str) -> Generator[None]:
 
 @pytest.mark.parametrize("when", ["heard", "missed"])
 async def test_commands_follow(breakable_sentinels: Sentinels, when: str) -> None:
-    """Commands go to the new master although the old one takes them as before.
+    """Commands go to the new master although the old one still accepts them.
 
-    So they do if it was made the master before anybody listened.
+    This holds even if the failover was before the watch listened.
     """
     old, new = breakable_sentinels.master, breakable_sentinels.replica
     master = master_of(breakable_sentinels)
@@ -107,7 +107,7 @@ async def test_commands_follow(breakable_sentinels: Sentinels, when: str) -> Non
     fail_over = functools.partial(
         breakable_sentinels.order_failover, breakable_sentinels.sentinels[1]
     )
-    # Sentinels make a replica of the old master with it.
+    # Sentinels use this command to turn the old master into a replica.
     with forbidden([old], "slaveof"):
         try:
             assert await port_of(redis) == old.port
@@ -136,7 +136,7 @@ async def port_of(redis: CommandConnection) -> int | None:
 
 
 async def test_sentinel_dies(breakable_sentinels: Sentinels) -> None:
-    """When the Sentinel that it listens to dies, it listens to the next."""
+    """If the watched Sentinel dies, the watch moves on to the next."""
     first, second, _ = breakable_sentinels.sentinels
     async with watching(breakable_sentinels) as watched:
         await asyncio.to_thread(first.kill)
@@ -146,7 +146,7 @@ async def test_sentinel_dies(breakable_sentinels: Sentinels) -> None:
 
 
 async def test_sentinel_freezes(breakable_sentinels: Sentinels) -> None:
-    """When the Sentinel that it listens to freezes, it listens to the next."""
+    """If the watched Sentinel freezes, the watch moves on to the next."""
     first, second, _ = breakable_sentinels.sentinels
     timing = Timing(idle=0.2, patience=0.3)
     async with watching(breakable_sentinels, timing) as watched:
@@ -158,7 +158,7 @@ async def test_sentinel_freezes(breakable_sentinels: Sentinels) -> None:
 
 
 async def test_missed(breakable_sentinels: Sentinels) -> None:
-    """A change is told of although no Sentinel could be listened to meanwhile."""
+    """A change is reported even if no Sentinel was reachable at the time."""
     servers = breakable_sentinels.sentinels
     async with watching(breakable_sentinels) as watched:
         watched.master.reached.add(await watched.master.find())

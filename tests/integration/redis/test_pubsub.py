@@ -1,4 +1,4 @@
-"""What the pub/sub layer asks of Redis, and what it leaves there."""
+"""The pub/sub layer's commands and subscriptions on a real server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ ALIAS = "pubsub"
 async def layer(
     redis_server: RedisServer, prefix: str
 ) -> AsyncIterator[RedisPubSubChannelLayer]:
-    """Give a test the layer of a process, which is empty when it is closed."""
+    """Give a test the layer of a process, and check that it is empty when closed."""
     async with RedisPubSubChannelLayer(
         [redis_server.url], prefix, expiry=0.2, capacity=10
     ) as layer:
@@ -43,7 +43,7 @@ async def other(
 
 
 def listeners(server: RedisServer, name: str) -> int:
-    """Return how many processes listen to a Redis channel."""
+    """Return the number of subscribers of a Redis channel."""
     reply = server.command("PUBSUB", "NUMSUB", name)
     assert isinstance(reply, list)
     assert isinstance(reply[1], int)
@@ -98,13 +98,13 @@ async def test_each_operation(round_trips: RoundTripProxy, prefix: str) -> None:
         }
 
 
-# What is heard, and for how long
+# Subscriptions
 
 
 async def test_nothing_is_missed_after_joining(
     layer: RedisPubSubChannelLayer, other: RedisPubSubChannelLayer
 ) -> None:
-    """What anybody sends after group_add() has returned arrives, also after leaving."""
+    """Messages sent after group_add() has returned arrive, even after leaving."""
     channel = await layer.new_channel()
 
     async def join_and_hear(name: str) -> None:
@@ -125,7 +125,7 @@ async def test_nothing_is_missed_after_joining(
     "part", ["!", "*", "[a-z]", "^?", "\\", "\\*", " ", "\U0001f30d"]
 )
 async def test_prefixes(redis_server: RedisServer, prefix: str, part: str) -> None:
-    """Whatever a prefix consists of, a process hears its channels and no others."""
+    """With any prefix, a process receives for its own channels and no others."""
     prefix += part
     async with (
         RedisPubSubChannelLayer([redis_server.url], prefix) as layer,
@@ -152,21 +152,21 @@ async def test_plain_channel(
     redis_server: RedisServer,
     prefix: str,
 ) -> None:
-    """It is listened to while somebody receives, and dropped some time after that."""
+    """A plain channel is subscribed while it is received from, and some time longer."""
     name = f"{prefix}jobs"
     receiving = asyncio.create_task(layer.receive(name))
     await until(lambda: listeners(redis_server, name), pause=PAUSE)
-    # This is about time itself: it looks several times whether it is still read.
+    # This tests time itself: the layer checks several times for a reader.
     await asyncio.sleep(0.7)
     await other.send(name, MESSAGE)
     assert await receiving == MESSAGE
     await until(lambda: not listeners(redis_server, name), pause=PAUSE)
 
 
-async def test_connection_that_listens_to_nothing(
+async def test_connection_without_subscriptions(
     redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is kept: the server's answers show that it works."""
+    """An idle connection is kept open while the server answers."""
     monkeypatch.setattr(Subscriber, "timing", Timing(idle=0.02, patience=0.1))
     async with RedisPubSubChannelLayer([redis_server.url], prefix) as layer:
         await layer.group_add("room", "member")
@@ -183,7 +183,7 @@ async def test_connection_that_listens_to_nothing(
 
 
 class Member(AsyncWebsocketConsumer):
-    """Is in a group, and ends or stalls as it is told."""
+    """Is in a group, and ends or stalls on request."""
 
     channel_layer_alias = ALIAS
     groups = ["room"]
@@ -222,7 +222,7 @@ async def test_consumers_that_ended(
     prefix: str,
     end: Callable[[WebsocketCommunicator, RedisPubSubChannelLayer], Awaitable[None]],
 ) -> None:
-    """However a consumer ends, its process no longer listens to its group."""
+    """However a consumer ends, its process is no longer subscribed to its group."""
     group = f"{prefix}__group__room"
     client = WebsocketCommunicator(Member.as_asgi(), "/")
     assert await client.connect() == (True, None)
@@ -239,7 +239,7 @@ async def test_consumer_that_stopped_reading(
     other: RedisPubSubChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """No more waits for it than there is room for, and others miss nothing."""
+    """A stalled consumer's messages are limited by capacity; others miss nothing."""
     go_on = asyncio.Event()
     monkeypatch.setattr(Member, "go_on", go_on)
     async with RedisPubSubChannelLayer(

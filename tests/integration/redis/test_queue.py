@@ -18,7 +18,7 @@ from tests.waiting import PAUSE, until
 MESSAGE = {"type": "test.message"}
 PASSWORD = "sesame"  # noqa: S105 # of a server that ends with the tests
 
-# What a user of Redis needs to be allowed, on the keys of the prefix.
+# The permissions that a Redis user needs, on the keys of the prefix.
 SENDING = (
     *("evalsha", "eval", "set", "time", "zadd", "zcard", "zcount", "zrange"),
     *("zrangebyscore", "zrem", "zremrangebyscore", "zscore", "pexpire"),
@@ -31,7 +31,7 @@ FLUSHING = ("scan", "unlink")
 
 
 async def use(layer: RedisChannelLayer) -> None:
-    """Do everything that a layer can do, and expect that it works."""
+    """Use all features of a layer, and expect that they work."""
     async with asyncio.timeout(10):
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
@@ -52,7 +52,7 @@ async def use(layer: RedisChannelLayer) -> None:
 
 
 async def test_many_tasks(own_redis_server: RedisServer) -> None:
-    """However many tasks send at once, a layer has three connections."""
+    """A layer has three connections, however many tasks send at once."""
     async with RedisChannelLayer([own_redis_server.url], capacity=1000) as layer:
         channel = await layer.new_channel()
         await layer.group_add("room", channel)
@@ -75,7 +75,7 @@ async def test_discard_by_django_outlasts_the_first_reader(
         await layer.group_add("hall", channel)
         assert redis_server.command("ZREM", group, channel) == 1
         await layer.send(channel, MESSAGE)
-        # The first reader connects, and would have restored it before it reads.
+        # The first reader connects, and would have restored the member before it reads.
         assert await layer.receive(channel) == MESSAGE
         await layer.group_discard("hall", channel)
         assert redis_server.command("EXISTS", group) == 0
@@ -106,7 +106,7 @@ async def test_sending_without_an_event_loop(own_redis_server: RedisServer) -> N
 async def test_one_event_loop_after_the_other(
     redis_server: RedisServer, prefix: str
 ) -> None:
-    """A channel that was made in one event loop is read in the next ones."""
+    """A channel that was created in one event loop can be read in later ones."""
     layer = RedisChannelLayer([redis_server.url], prefix)
 
     def run() -> None:
@@ -124,7 +124,7 @@ async def test_one_event_loop_after_the_other(
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the library has logged; asyncio logs what was slow."""
+    """Return the log of the library, without asyncio's lines about slow callbacks."""
     return [text for name, _, text in caplog.record_tuples if name != "asyncio"]
 
 
@@ -132,7 +132,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def restricted(
     server: RedisServer, prefix: str, *allowed: str
 ) -> AsyncGenerator[RedisChannelLayer]:
-    """Make a layer for a user who is allowed these commands only."""
+    """Create a layer for a user who is allowed only these commands."""
     rules = [f"~{prefix}*", "&__redis__:invalidate", *(f"+{name}" for name in allowed)]
     server.command("ACL", "SETUSER", prefix, "reset", "on", ">pw", *rules)
     try:
@@ -141,7 +141,7 @@ async def restricted(
             yield layer
         entries = server.command("ACL", "LOG")
         assert isinstance(entries, list)
-        # From Redis 7.2 on redis-py tells what it is, and does not mind if it may not.
+        # From Redis 7.2 on redis-py sends its name and version, and ignores a refusal.
         denied = [each for each in map(repr, entries) if "client|setinfo" not in each]
         assert not [each for each in denied if prefix in each], denied
     finally:
@@ -154,14 +154,14 @@ async def test_permissions(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """These commands are all that a layer needs, also for a check now and then."""
+    """A layer needs only these commands, also for its periodic checks."""
     timing = InboxTiming(check=0.05, idle=0.05, patience=0.1)
     monkeypatch.setattr(Inbox, "timing", timing)
     allowed = [*SENDING, *RECEIVING, *FLUSHING]
     async with restricted(redis_server, prefix, *allowed) as layer:
         await use(layer)
         pings = redis_server.command_counts()["ping"]
-        # One is answered before the next is sent.
+        # Each is answered before the next is sent.
         await until(
             lambda: redis_server.command_counts()["ping"] > pings + 1, pause=PAUSE
         )
@@ -171,11 +171,11 @@ async def test_permissions(
 async def test_permissions_to_send(
     redis_server: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who only sends needs fewer of them."""
+    """A process that only sends needs fewer permissions."""
     async with restricted(redis_server, prefix, *SENDING) as layer:
         await layer.send("jobs", MESSAGE)
         await layer.send("specific.x.1!x", MESSAGE)
-        # Of a process that is known to be dead.
+        # A channel of a process that is known to be dead.
         key = f"{prefix}:group:room"
         redis_server.command("ZADD", key, "1e10", "specific.x.1!x")
         redis_server.command("ZADD", f"{prefix}:processes", 2, "", 1, "x.1")
@@ -189,14 +189,14 @@ async def test_permissions_to_send(
 
 @pytest.fixture(scope="module")
 def locked_server(redis_binary: ServerBinary) -> Iterator[RedisServer]:
-    """A server with a password that listens at a Unix socket, too."""
+    """A server with a password that also listens on a Unix socket."""
     with RedisServer(redis_binary, password=PASSWORD, unix_socket=True) as server:
         yield server
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix", "dict", "pair"])
 async def test_addresses(locked_server: RedisServer, kind: str) -> None:
-    """A layer uses the database that its host names, however that is written."""
+    """A layer uses the database of its host, in every notation."""
     secret = {"password": PASSWORD, "db": 3}
     options: dict[str, dict[str, Any]] = {
         "tcp": {"hosts": [f"{locked_server.url}/3"]},
@@ -224,7 +224,7 @@ async def test_addresses(locked_server: RedisServer, kind: str) -> None:
 
 
 def lifetimes(connection: Connection, keys: list[bytes]) -> dict[str, int]:
-    """Return for how many milliseconds each key lives; -1 is for ever."""
+    """Return the milliseconds that each key has left; -1 means forever."""
     found: dict[str, int] = {}
     for key in keys:
         lifetime = connection.command("PTTL", key)
@@ -234,7 +234,7 @@ def lifetimes(connection: Connection, keys: list[bytes]) -> dict[str, int]:
 
 
 async def test_every_key_expires(redis_server: RedisServer, prefix: str) -> None:
-    """Keys live as long as what they hold; a closed layer leaves only messages."""
+    """Keys expire together with their contents; a closed layer leaves only messages."""
     with redis_server.connect() as connection:
         layer = RedisChannelLayer(
             [redis_server.url], prefix, expiry=50, group_expiry=500

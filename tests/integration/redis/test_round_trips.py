@@ -1,4 +1,4 @@
-"""How often a task waits for Redis, counted on the socket, and what idling costs."""
+"""Round trips to Redis, counted on the socket, and the cost of idling."""
 
 import asyncio
 import selectors
@@ -18,13 +18,13 @@ MESSAGE = {"type": "test.message"}
 
 @pytest.fixture
 def second_round_trips(second_redis_server: RedisServer) -> Iterator[RoundTripProxy]:
-    """Count the round trips to the second server, too."""
+    """Count the round trips to the second server too."""
     with RoundTripProxy(second_redis_server) as proxy:
         yield proxy
 
 
 async def counted(proxy: RoundTripProxy, action: Awaitable[object]) -> int:
-    """Return how many round trips something takes."""
+    """Return the number of round trips of an operation."""
     before = proxy.round_trips
     await action
     return proxy.round_trips - before
@@ -63,7 +63,7 @@ async def test_each_operation(round_trips: RoundTripProxy, prefix: str) -> None:
             found["new_channel"] = await counted(round_trips, layer.new_channel())
             return found
 
-        # The first time it connects, and brings its scripts.
+        # The first time it connects, and sends its scripts.
         await costs()
         assert await costs() == {
             "send": 1,
@@ -80,7 +80,7 @@ async def test_each_operation(round_trips: RoundTripProxy, prefix: str) -> None:
 async def test_receiving(
     round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str, plain: bool
 ) -> None:
-    """A message that comes while somebody waits takes one round trip at most."""
+    """A message that arrives for a waiting receiver takes one round trip at most."""
     async with (
         RedisChannelLayer([round_trips.url], prefix) as layer,
         RedisChannelLayer([redis_server.url], prefix) as other,
@@ -99,7 +99,7 @@ async def test_receiving(
 async def test_receiving_in_a_busy_event_loop(
     round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str
 ) -> None:
-    """What came a moment ago does not go back to Redis before its reader could run."""
+    """A new message is not returned to Redis before its reader could run."""
     async with (
         RedisChannelLayer([round_trips.url], prefix) as layer,
         RedisChannelLayer([redis_server.url], prefix) as other,
@@ -126,7 +126,7 @@ async def test_receiving_in_a_busy_event_loop(
 async def test_burst(
     round_trips: RoundTripProxy, redis_server: RedisServer, prefix: str, plain: bool
 ) -> None:
-    """Of many messages that wait, ten or more come with each round trip."""
+    """Each round trip fetches ten or more of many waiting messages."""
     async with (
         RedisChannelLayer([round_trips.url], prefix, capacity=2000) as layer,
         RedisChannelLayer([redis_server.url], prefix, capacity=2000) as other,
@@ -152,7 +152,7 @@ async def test_sending_at_once(round_trips: RoundTripProxy, prefix: str) -> None
 async def test_group_send_when_encrypted(
     round_trips: RoundTripProxy, prefix: str
 ) -> None:
-    """Redis cannot complete an encrypted message, so it is asked for members first."""
+    """An encrypted message cannot be completed by Redis, so members are read first."""
     async with RedisChannelLayer(
         [round_trips.url], prefix, symmetric_encryption_keys=["secret"]
     ) as layer:
@@ -169,7 +169,7 @@ async def test_group_send_to_two_hosts(
     second_redis_server: RedisServer,
     prefix: str,
 ) -> None:
-    """One host is asked who is in the group, and then each is told once, at once."""
+    """One host has the members; then each host is written to once, concurrently."""
     proxies = round_trips, second_round_trips
     async with RedisChannelLayer([proxy.url for proxy in proxies], prefix) as layer:
         for number in range(20):
@@ -182,13 +182,13 @@ async def test_group_send_to_two_hosts(
     second_redis_server.delete_keys(prefix)
 
 
-# Nothing to do
+# Idling
 
 
 async def test_commands_of_a_waiting_receiver(
     own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a receiver waits, nothing is asked of Redis but a check now and then."""
+    """While a receiver waits, Redis gets only a periodic check."""
     timing = InboxTiming(check=0.5, idle=0.1, patience=0.1)
     monkeypatch.setattr(Inbox, "timing", timing)
     async with RedisChannelLayer([own_redis_server.url]) as layer:
@@ -197,7 +197,7 @@ async def test_commands_of_a_waiting_receiver(
         def counts() -> dict[str, int]:
             return own_redis_server.command_counts()
 
-        # The first script is unknown; it is sent as a whole then.
+        # The first script is unknown to the server, and is then sent as a whole.
         await until(lambda: counts().get("ping", 0) >= 2, pause=PAUSE)
         before = counts()
         await until(lambda: counts()["ping"] >= before["ping"] + 3, pause=PAUSE)
@@ -209,7 +209,7 @@ async def test_commands_of_a_waiting_receiver(
         }
         assert called["ping"] >= 3
         assert max(called.values()) <= called["ping"] + 1
-        # What the script calls, and what makes Redis tell of the next change.
+        # The calls of the script, and the one that enables the next notification.
         assert set(called) <= {
             "ping",
             "evalsha",
@@ -225,7 +225,7 @@ async def test_commands_of_a_waiting_receiver(
 
 
 class CountingSelector(selectors.DefaultSelector):
-    """Counts how often the event loop wakes up after it has slept."""
+    """Counts how often the event loop wakes up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ async def test_wake_ups_of_a_waiting_receiver(
                 await layer.send(name, MESSAGE)
                 await receiver
             receivers = [asyncio.create_task(layer.receive(name)) for name in channels]
-            # What is still under way comes to an end before.
+            # Let pending work end first.
             await asyncio.sleep(0.2)
             before = selector.count
             await asyncio.sleep(1)
@@ -270,5 +270,5 @@ async def test_wake_ups_of_a_waiting_receiver(
         ) as runner:
             return runner.run(wait())
 
-    # That is the end of the second.
+    # The end of the second.
     assert await asyncio.to_thread(run) == 1

@@ -1,4 +1,4 @@
-"""Commands to hosts of every kind, on real servers; and masters that change."""
+"""Commands to every kind of host, on real servers, and changes of the master."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
 
-PASSWORD = "secret"  # noqa: S105 # of these tests alone
+PASSWORD = "secret"  # noqa: S105 # only of these tests
 
 
 @contextlib.asynccontextmanager
@@ -45,7 +45,7 @@ def master_of(sentinels: Sentinels, **options: Any) -> dict[str, Any]:
 
 
 async def test_password_and_db(redis_binary: ServerBinary) -> None:
-    """A URL leads to the db that it names, with the password in it."""
+    """The password and the db of a URL are used."""
     with RedisServer(redis_binary, password=PASSWORD) as server:
         async with connected(f"{server.url}/3") as redis:
             await redis.execute("SET", "key", "value")
@@ -56,7 +56,7 @@ async def test_password_and_db(redis_binary: ServerBinary) -> None:
 
 
 async def test_unix_socket(redis_binary: ServerBinary) -> None:
-    """A server is reached by its Unix socket, with a password and a db too."""
+    """A server is reached through its Unix socket, with a password and a db."""
     with RedisServer(redis_binary, password=PASSWORD, unix_socket=True) as server:
         async with connected(f"{server.unix_url}?db=3") as redis:
             me = await redis.execute("CLIENT", "INFO")
@@ -65,7 +65,7 @@ async def test_unix_socket(redis_binary: ServerBinary) -> None:
 
 
 async def test_acl_user(own_redis_server: RedisServer) -> None:
-    """A user of ACL may do what he may; what he may not is an error of that command."""
+    """An ACL user can use the permitted commands; any other raises its error."""
     own_redis_server.command(
         "ACL", "SETUSER", "chat", "on", f">{PASSWORD}", "~chat:*", "+set", "+get"
     )
@@ -80,7 +80,7 @@ async def test_acl_user(own_redis_server: RedisServer) -> None:
 
 @pytest.mark.parametrize("login", [":wrong@", "nobody:wrong@", ""])
 async def test_wrong_password(redis_binary: ServerBinary, login: str) -> None:
-    """A wrong login is told at once, not after many attempts."""
+    """A wrong login fails at once, not after many attempts."""
     with RedisServer(redis_binary, password=PASSWORD) as server:
         spelling = f"redis://{login}{server.host}:{server.port}/1"
         async with asyncio.timeout(5), connected(spelling, timeout=60) as redis:
@@ -93,7 +93,7 @@ async def test_wrong_password(redis_binary: ServerBinary, login: str) -> None:
 
 
 async def test_sentinel(sentinels: Sentinels) -> None:
-    """Commands go to the master, in the db of the options."""
+    """Commands go to the master, to the db of the options."""
     async with connected(master_of(sentinels, db=3)) as redis:
         assert await port_of(redis) == sentinels.master.port
         assert b" db=3 " in await redis.execute("CLIENT", "INFO")
@@ -106,7 +106,7 @@ async def port_of(redis: CommandConnection) -> int:
 
 
 async def test_sentinel_wrong_password(sentinels: Sentinels) -> None:
-    """A login that the master refuses is told at once."""
+    """A login that the master refuses fails at once."""
     spelling = master_of(sentinels, username="nobody", password=PASSWORD)
     async with asyncio.timeout(5), connected(spelling, timeout=60) as redis:
         with pytest.raises(RedisUnavailable, match=r"is not available: ") as info:
@@ -115,7 +115,7 @@ async def test_sentinel_wrong_password(sentinels: Sentinels) -> None:
 
 
 async def test_sentinel_user_without_role(sentinels: Sentinels) -> None:
-    """A user of ACL who may not ask for the role of a server can use it."""
+    """An ACL user without permission for ROLE can use the server."""
     master = sentinels.master
     master.command(
         "ACL", "SETUSER", "chat", "on", f">{PASSWORD}", "~*", "+@all", "-@dangerous"
@@ -129,7 +129,7 @@ async def test_sentinel_user_without_role(sentinels: Sentinels) -> None:
 
 
 async def test_sentinels_down(breakable_sentinels: Sentinels) -> None:
-    """One Sentinel of three is enough: one is dead, and one is frozen."""
+    """One of three Sentinels is enough, with one dead and one frozen."""
     dead, frozen, _ = breakable_sentinels.sentinels
     port = breakable_sentinels.master.port
     await asyncio.to_thread(dead.kill)
@@ -139,7 +139,7 @@ async def test_sentinels_down(breakable_sentinels: Sentinels) -> None:
 
 
 async def test_all_sentinels_down(breakable_sentinels: Sentinels) -> None:
-    """Without a Sentinel commands fail in time; an open connection goes on."""
+    """Without a Sentinel commands fail in time; an open connection still works."""
     spelling = master_of(breakable_sentinels)
     async with connected(spelling) as before, connected(spelling, timeout=0.2) as after:
         await before.execute("PING")
@@ -159,12 +159,12 @@ def crash(sentinels: Sentinels) -> RedisServer:
 async def test_new_master(
     breakable_sentinels: Sentinels, change: Callable[[Sentinels], RedisServer]
 ) -> None:
-    """While the master changes, each command gets a reply or fails; then they go on."""
+    """While the master changes, each command gets a reply or fails; then all work."""
     timeout = 2.0
     ports: list[int] = []
 
     async def send(redis: CommandConnection) -> None:
-        """Ask who replies, for ever; connecting and the reply take a bounded time."""
+        """Send commands forever; connecting and replies take a bounded time."""
         while True:
             async with asyncio.timeout(2 * timeout + 1):
                 with contextlib.suppress(RedisUnavailable):
@@ -172,7 +172,7 @@ async def test_new_master(
 
     async def reached(port: int) -> None:
         async with asyncio.timeout(10):
-            while port not in ports[-1:]:  # noqa: ASYNC110 # nobody tells
+            while port not in ports[-1:]:  # noqa: ASYNC110 # nothing signals it
                 await asyncio.sleep(0.001)
 
     old = breakable_sentinels.master.port

@@ -1,4 +1,4 @@
-"""The blocking facade with a real Redis, in threads, forks and at the end."""
+"""The blocking facade with a real Redis, in threads, in forks and at exit."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from tests.redis_servers.server import RedisServer, wait_until
 
 HELLO = {"type": "hello"}
 
-# Sends, and so does its fork while it waits; neither closes anything.
+# Sends, as does its fork while this process waits; neither closes anything.
 FORKING = """
 import logging, os, sys
 from fast_channels.layers import RedisChannelLayer, SyncChannelLayer
-# A slow machine is nothing to tell of.
+# asyncio's warnings about a slow machine are irrelevant.
 logging.getLogger("asyncio").setLevel("ERROR")
 facade = SyncChannelLayer(RedisChannelLayer(hosts=[sys.argv[1]]))
 facade.send("inbox", {"type": "parent"})
@@ -38,7 +38,7 @@ def test_calls_share_a_connection(
     own_redis_server: RedisServer,
     kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
 ) -> None:
-    """A hundred calls in eight threads open one connection, which close() closes."""
+    """A hundred calls in eight threads share one connection, which close() closes."""
     layer = kind(hosts=[own_redis_server.url])
 
     def send(_: int) -> None:
@@ -52,12 +52,12 @@ def test_calls_share_a_connection(
 
 
 async def test_fork_and_exit(own_redis_server: RedisServer) -> None:
-    """After a fork each process has a connection, and both exit without a word."""
+    """After a fork each process has its own connection, and both exit silently."""
     before = connections(own_redis_server)
-    process = subprocess.run(  # noqa: ASYNC221 # there is nothing else to do
+    process = subprocess.run(  # noqa: ASYNC221 # there is nothing else to run
         [
             *[sys.executable, "-X", "dev", "-W", "error"],
-            # Python 3.12 and newer warn of any fork beside threads.
+            # Python 3.12 and newer warn about any fork in a process with threads.
             *["-W", "ignore:This process:DeprecationWarning"],
             *["-c", FORKING, own_redis_server.url],
         ],
@@ -67,7 +67,7 @@ async def test_fork_and_exit(own_redis_server: RedisServer) -> None:
         check=False,
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
-    # Two, and the one that asks.
+    # Two, and the one of this query.
     assert connections(own_redis_server) - before == 3
     async with RedisChannelLayer(hosts=[own_redis_server.url]) as layer:
         types = [(await layer.receive("inbox"))["type"] for _ in range(4)]
@@ -75,5 +75,5 @@ async def test_fork_and_exit(own_redis_server: RedisServer) -> None:
 
 
 def connections(server: RedisServer) -> int:
-    """Return how many connections the server has had."""
+    """Return the number of connections that the server has had."""
     return int(server.info("stats")["total_connections_received"])

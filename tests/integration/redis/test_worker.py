@@ -24,7 +24,7 @@ from fast_channels.worker import Worker
 from tests.redis_servers.server import RedisServer
 from tests.waiting import until
 
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 10
 
 Start: TypeAlias = Callable[
@@ -32,7 +32,7 @@ Start: TypeAlias = Callable[
 ]
 """Starts a worker as a program."""
 
-# A job tells when it is begun, and ends when it is told to.
+# A job reports its start, and ends on request.
 PROGRAM = """
 import sys
 from fast_channels.consumer import AsyncConsumer
@@ -56,7 +56,7 @@ def set_up():
 async def layer(
     redis_server: RedisServer, prefix: str
 ) -> AsyncIterator[RedisChannelLayer]:
-    """Return the layer that a test sends through, and learns from what happens."""
+    """Return the layer that a test uses to send and to follow the jobs."""
     async with (
         asyncio.timeout(LIMIT),
         RedisChannelLayer([redis_server.url], prefix) as layer,
@@ -70,7 +70,7 @@ async def send(layer: RedisChannelLayer, channel: str, *numbers: int) -> None:
 
 
 async def numbers(layer: RedisChannelLayer, channel: str, count: int) -> list[int]:
-    """Receive so many messages of a channel."""
+    """Receive a number of messages from a channel."""
     return [(await layer.receive(channel))["number"] for _ in range(count)]
 
 
@@ -79,7 +79,7 @@ async def numbers(layer: RedisChannelLayer, channel: str, count: int) -> list[in
 
 @pytest.fixture
 def start(redis_server: RedisServer, prefix: str, tmp_path: Path) -> Start:
-    """Return what starts a worker in a folder that has its program."""
+    """Return a function that starts a worker in a folder with its program."""
     program = PROGRAM.replace("{url!r}", repr(redis_server.url))
     program = program.replace("{prefix!r}", repr(prefix))
     (tmp_path / "program.py").write_text(program)
@@ -106,7 +106,7 @@ async def test_killed_and_stopped(
     layer: RedisChannelLayer,
     start: Start,
 ) -> None:
-    """The next worker handles what waits when one is killed; SIGTERM lets it finish."""
+    """After a kill the next worker handles waiting messages; SIGTERM lets it finish."""
     await send(layer, "jobs", 0, 1, 2, 3)
     async with start() as process:
         assert await numbers(layer, "begun", 1) == [0]
@@ -132,7 +132,7 @@ async def test_killed_and_stopped(
 
 
 class Jobs:
-    """An application that notes what it is given, and works while it may."""
+    """An application that records its messages, and works until it is released."""
 
     def __init__(self) -> None:
         self.channels: list[str] = []
@@ -151,7 +151,7 @@ class Jobs:
         await self.may_work.wait()
 
     async def reach(self, count: int) -> None:
-        """Wait until it was given so many messages."""
+        """Wait until the application has had a number of messages."""
         while len(self.numbers) < count:
             self.changed.clear()
             await self.changed.wait()
@@ -159,7 +159,7 @@ class Jobs:
 
 @contextlib.asynccontextmanager
 async def running(*workers: Worker) -> AsyncGenerator[None]:
-    """Run workers in this process, each with a layer of its own, as processes would."""
+    """Run workers in this process, each with its own layer, as processes would."""
     tasks = [asyncio.create_task(worker.run()) for worker in workers]
     try:
         yield
@@ -174,7 +174,7 @@ async def running(*workers: Worker) -> AsyncGenerator[None]:
 async def test_overloaded(
     redis_server: RedisServer, prefix: str, layer: RedisChannelLayer
 ) -> None:
-    """Busy workers let their channel fill; in the end all it took is handled once."""
+    """A channel of busy workers fills up; every accepted message is handled once."""
     jobs = Jobs()
     jobs.may_work.clear()
     capacity = 5
@@ -203,8 +203,8 @@ async def test_fair_turns(
     layer: RedisChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A channel that is always full keeps no other one waiting for ever."""
-    # What lies for so many seconds goes back, as if each job took longer than that:
+    """A channel that is always full does not starve another one."""
+    # A short time limit for held messages, as if each job took longer:
     monkeypatch.setattr(QueueEndpoint, "timing", Timing(reader=0.001))
     await send(layer, "first", *range(20))
     await send(layer, "second", *range(20))
@@ -237,7 +237,7 @@ async def test_restarted_redis(
     prefix: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A worker waits for Redis, and says so once, and once more when it is back."""
+    """A worker waits for Redis; it logs the outage and the recovery once."""
     caplog.set_level("INFO", "fast_channels")
     jobs = Jobs()
     url = own_redis_server.url

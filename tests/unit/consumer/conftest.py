@@ -9,7 +9,7 @@ from .fakes import Layer, QueueLayer
 
 @pytest.fixture(params=[InMemoryChannelLayer, QueueLayer])
 def layer(request: pytest.FixtureRequest) -> Layer:
-    """Return the layer of alias "default", ours or somebody else's."""
+    """Return the default layer: one of the library, or a third-party one."""
     layer: Layer = request.param()
     register_channel_layer("default", layer)
     return layer
@@ -17,7 +17,7 @@ def layer(request: pytest.FixtureRequest) -> Layer:
 
 @pytest.fixture(params=[InMemoryChannelLayer, QueueLayer, None])
 def any_layer(request: pytest.FixtureRequest) -> Layer | None:
-    """Return the layer of alias "default", ours or somebody else's, or None."""
+    """Return the default layer: of the library, third-party, or None."""
     layer: Layer | None = request.param and request.param()
     if layer is not None:
         register_channel_layer("default", layer)

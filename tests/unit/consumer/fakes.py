@@ -1,4 +1,4 @@
-"""The two neighbours of a consumer, faked: its server, and somebody else's layer."""
+"""A fake server for a consumer, and a third-party layer."""
 
 import asyncio
 import itertools
@@ -23,12 +23,12 @@ __all__ = [
     "members",
 ]
 
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 5
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what fast_channels has logged; asyncio may find a busy machine slow."""
+    """Return the records of fast_channels; on a busy machine asyncio may log too."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -37,14 +37,14 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class Boom(Exception):
-    """What goes wrong in these tests."""
+    """The error that these tests raise."""
 
 
 class FakeServer:
-    """Serves one connection with an application, as badly as a test asks for.
+    """Serves one connection with an application, with the faults that a test needs.
 
-    At the end of an ``async with`` block the application has ended; what it raised
-    comes out, unless ``end()`` was called to look at it.
+    At the end of an ``async with`` block the application has ended; its exception is
+    raised there, unless the test has called ``end()`` to inspect it.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class FakeServer:
         self.received: list[Any] = []
         """The types of the events that the application has received."""
         self.sent: list[Mapping[str, Any]] = []
-        """What the application has sent."""
+        """The events that the application has sent."""
         self.gone = False
-        """Whether the client is gone: sending fails, and then the server says so."""
+        """Whether the client is gone: sending fails, and a disconnect follows."""
         self.silent = False
-        """Whether the application is not told that the client is gone."""
+        """Whether the disconnect of a client that is gone is omitted."""
         self.replayed: dict[str, Any] | None = None
-        """What the application receives for ever, without waiting."""
+        """An event that the application receives endlessly, without waiting."""
         self.idle = False
         """Whether the application has handled every event and waits for another."""
         self.task = asyncio.create_task(self._serve())
@@ -87,7 +87,7 @@ class FakeServer:
             raise outcome
 
     def put(self, *events: dict[str, Any] | BaseException) -> None:
-        """Have the application receive events; an exception is raised there."""
+        """Have the application receive events; its receive() raises an exception."""
         self.idle = False
         for event in events:
             self._events.put_nowait(event)
@@ -98,16 +98,16 @@ class FakeServer:
         await until(lambda: self.idle or self.task.done())
 
     async def connect(self) -> None:
-        """Have a client connect."""
+        """Connect a client."""
         await self.give({"type": "websocket.connect"})
 
     async def disconnect(self, **event: Any) -> BaseException | None:
-        """Have the client disconnect; return what the application raised then."""
+        """Disconnect the client; return the exception of the application."""
         self.put({"type": "websocket.disconnect", **event})
         return await self.end()
 
     async def end(self) -> BaseException | None:
-        """Wait until the application has ended, and return what it raised."""
+        """Wait until the application has ended, and return its exception."""
         self._looked_at = True
         async with asyncio.timeout(LIMIT):
             (outcome,) = await asyncio.gather(self.task, return_exceptions=True)
@@ -137,7 +137,7 @@ class FakeServer:
 
 
 class QueueLayer(BaseChannelLayer):
-    """A layer as somebody else writes it: what the interface demands, and no more."""
+    """A third-party layer: the methods that the interface requires, and no more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class QueueLayer(BaseChannelLayer):
         try:
             return await self._queues[channel].get()
         finally:
-            # A connection that has to be given back, say.
+            # For example, a connection that has to be returned to a pool.
             await asyncio.sleep(0)
 
     async def new_channel(self, prefix: str = "specific") -> str:
@@ -180,7 +180,7 @@ Layer: TypeAlias = InMemoryChannelLayer | QueueLayer
 
 
 def members(layer: Layer, group: str | None = None) -> set[str]:
-    """Return the channels that are in a group, or in any."""
+    """Return the channels that are in a group, or in any group."""
     if isinstance(layer, QueueLayer):
         pairs = layer.members
     else:

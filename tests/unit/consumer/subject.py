@@ -1,4 +1,4 @@
-"""The consumers of these tests: a harmless one, and one that gets into trouble."""
+"""The consumers of these tests: one that works, and one that fails on request."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +18,7 @@ from .fakes import Boom, FakeServer, Layer, members
 
 
 class Member(AsyncWebsocketConsumer):
-    """Is in two groups, and tells the client what it hears there."""
+    """Is in two groups, and sends their messages to the client."""
 
     channel_layer_alias = "default"
     groups = ["lobby", "news"]
@@ -36,7 +36,7 @@ async def fail(consumer: "Subject") -> None:
 
 
 async def stop(consumer: "Subject") -> None:
-    """Say that the consumer is done."""
+    """Stop the consumer."""
     raise StopConsumer
 
 
@@ -51,7 +51,7 @@ async def hang(consumer: "Subject") -> None:
 
 
 class Subject(AsyncWebsocketConsumer):
-    """Gets into trouble where it is told to, and counts the calls of disconnect()."""
+    """Fails in the methods that a test chooses, and counts calls of disconnect()."""
 
     channel_layer_alias: str | None = "default"
     groups = ["lobby", "news"]
@@ -89,7 +89,7 @@ class Subject(AsyncWebsocketConsumer):
 
 
 class Impatient(Subject):
-    """Waits only for a moment."""
+    """Has a short time limit for cleaning up."""
 
     _consumer_timing = Timing(answer=0.05, disconnect=0.01, close=0.01, release=0.05)
 
@@ -97,7 +97,7 @@ class Impatient(Subject):
 async def bring_to(
     place: str, consumer: Subject, server: FakeServer, *, gone: bool = False
 ) -> None:
-    """Bring a connection to a handler of its consumer, with its client gone or not."""
+    """Have a handler of a consumer called, with the client gone or not."""
     server.gone = gone and place == "connect"
     server.put({"type": "websocket.connect"})
     if place == "connect":
@@ -117,7 +117,7 @@ async def bring_to(
 
 
 def assert_released(layer: Layer | None) -> None:
-    """Assert that nothing is left of the connections of a layer."""
+    """Assert that the connections have left nothing behind in a layer."""
     if layer is not None:
         assert members(layer) == set()
     if isinstance(layer, InMemoryChannelLayer):

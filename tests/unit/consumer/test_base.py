@@ -25,7 +25,7 @@ from .fakes import Boom, FakeServer, QueueLayer, logged
 
 
 class Recorder(AsyncConsumer):
-    """Writes down what it is sent."""
+    """Records the messages that it receives."""
 
     channel_layer_alias: str | None = "default"
 
@@ -46,7 +46,7 @@ class Recorder(AsyncConsumer):
 
 @pytest.fixture(params=[InMemoryChannelLayer, QueueLayer])
 def layer(request: pytest.FixtureRequest) -> BaseChannelLayer:
-    """Return the layer of alias "default", ours or somebody else's."""
+    """Return the default layer: one of the library, or a third-party one."""
     layer: BaseChannelLayer = request.param()
     register_channel_layer("default", layer)
     return layer
@@ -54,7 +54,7 @@ def layer(request: pytest.FixtureRequest) -> BaseChannelLayer:
 
 @pytest.fixture(params=["server", "layer"])
 def source(request: pytest.FixtureRequest) -> str:
-    """Return where the messages of a test come from."""
+    """Return the source of a test's messages."""
     name: str = request.param
     return name
 
@@ -62,7 +62,7 @@ def source(request: pytest.FixtureRequest) -> str:
 async def deliver(
     source: str, server: FakeServer, consumer: AsyncConsumer, *messages: dict[str, Any]
 ) -> None:
-    """Send messages to a consumer, by its server or through its layer."""
+    """Send messages to a consumer, from its server or through its layer."""
     await until(lambda: server.idle)
     for message in messages:
         if source == "server":
@@ -78,7 +78,7 @@ async def deliver(
 async def test_type_names_a_method(
     message_type: str, source: str, layer: BaseChannelLayer
 ) -> None:
-    """The type of a message names a method, with an underscore for each dot."""
+    """A message is handled by the method named after its type, "_" for each dot."""
     consumer = Recorder()
     async with FakeServer(consumer) as server:
         await deliver(source, server, consumer, {"type": message_type, "text": "hello"})
@@ -86,7 +86,7 @@ async def test_type_names_a_method(
 
 
 async def test_a_method_of_a_mixin_is_a_handler() -> None:
-    """A handler may come from any class that is not one of the library."""
+    """A handler can come from any class outside the library."""
 
     class Greeter:
         async def greet(self, message: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ async def test_a_method_of_a_mixin_is_a_handler() -> None:
     [{}, {"text": "hello"}, *({"type": kind} for kind in (None, 7, b"chat", ["chat"]))],
 )
 async def test_type_must_be_a_str(message: dict[str, Any]) -> None:
-    """A message without a type that is a str raises ValueError."""
+    """A message whose type is missing or not a str raises ValueError."""
     with pytest.raises(ValueError, match="a message needs a 'type', a str") as caught:
         await Recorder().dispatch(message)
     assert repr(message) in str(caught.value)
@@ -115,7 +115,7 @@ async def test_type_must_be_a_str(message: dict[str, Any]) -> None:
     "message_type", ["", ".", "_", ".chat", "_chat", "__init__", "._end", "_.end"]
 )
 async def test_type_must_not_begin_with_underscore_or_dot(message_type: str) -> None:
-    """A type that is empty, or begins with a dot or an underscore, is malformed."""
+    """A type that is empty or begins with a dot or an underscore raises ValueError."""
     with pytest.raises(ValueError, match="malformed message type") as caught:
         await Recorder().dispatch({"type": message_type})
     assert repr(message_type) in str(caught.value)
@@ -123,17 +123,17 @@ async def test_type_must_not_begin_with_underscore_or_dot(message_type: str) -> 
 
 @pytest.mark.parametrize("message_type", ["nobody.home", "chat message", "chat.", "ñ"])
 async def test_type_must_be_known(message_type: str) -> None:
-    """A type for which there is no method raises ValueError, which names both."""
+    """A type without a method raises ValueError, which names both."""
     with pytest.raises(ValueError, match="Recorder has no method") as caught:
         await Recorder().dispatch({"type": message_type})
     assert f"no handler for message type {message_type!r}" in str(caught.value)
     assert repr(message_type.replace(".", "_")) in str(caught.value)
-    # Not the KeyError of a look-up, which a traceback would show first.
+    # A traceback would show the KeyError of the look-up first.
     assert caught.value.__context__ is None
 
 
 async def test_notice_needs_no_handler() -> None:
-    """What a layer itself has to say is handled if there is a method, or ignored."""
+    """A layer's own message is dispatched if there is a handler, else ignored."""
     consumer = Recorder()
     await consumer.dispatch(Notice(type="redis.lost"))
     await consumer.dispatch(Notice(type="seen"))
@@ -142,7 +142,7 @@ async def test_notice_needs_no_handler() -> None:
 
 
 async def test_type_must_not_name_a_plain_attribute() -> None:
-    """A type that names an attribute which is not a method raises ValueError."""
+    """A type that names an attribute other than a method raises ValueError."""
     with pytest.raises(ValueError, match="no handler for message type 'seen'"):
         await Recorder().dispatch({"type": "seen"})
 
@@ -185,8 +185,8 @@ async def test_type_must_not_name_what_every_consumer_has_overridden() -> None:
 
 
 @pytest.mark.parametrize("message_type", ["http.request", "websocket.connect"])
-async def test_type_may_name_an_event_handler(message_type: str) -> None:
-    """An event of ASGI reaches its handler, although base classes have it too."""
+async def test_type_can_name_an_event_handler(message_type: str) -> None:
+    """An ASGI event reaches its handler, although base classes define it too."""
 
     class Handler(AsyncConsumer):
         async def http_request(self, message: Mapping[str, Any]) -> None:
@@ -203,7 +203,7 @@ async def test_type_may_name_an_event_handler(message_type: str) -> None:
 
 
 class Slow(AsyncConsumer):
-    """Takes its time, and notices when it is called meanwhile."""
+    """Has slow handlers, and notices if they overlap."""
 
     channel_layer_alias = "default"
 
@@ -222,7 +222,7 @@ class Slow(AsyncConsumer):
 
 
 async def test_handlers_do_not_overlap(layer: BaseChannelLayer) -> None:
-    """Handlers run one at a time, and in the order of arrival for each source."""
+    """Handlers run one at a time, and each source's messages keep their order."""
     consumer = Slow()
     async with FakeServer(consumer) as server:
         for source in "server", "layer":
@@ -231,7 +231,7 @@ async def test_handlers_do_not_overlap(layer: BaseChannelLayer) -> None:
                 for number in range(10)
             ]
             await deliver(source, server, consumer, *messages)
-            # The other source has its messages while these are being handled.
+            # The other source gets its messages while these are being handled.
             server.idle = True
         await until(lambda: len(consumer.seen) == 20)
     for source in "server", "layer":
@@ -255,15 +255,15 @@ async def test_exception_in_a_handler(source: str, layer: BaseChannelLayer) -> N
         assert isinstance(await server.end(), Boom)
 
 
-async def test_exception_of_the_server(layer: BaseChannelLayer) -> None:
-    """An exception that the server's receive() raises goes back to the server."""
+async def test_exception_from_the_server(layer: BaseChannelLayer) -> None:
+    """An exception from the server's receive() goes back to the server."""
     async with FakeServer(Recorder()) as server:
         await server.give(Boom())
         assert isinstance(await server.end(), Boom)
 
 
-async def test_exception_of_the_layer() -> None:
-    """An exception that the layer's receive() raises reaches the server."""
+async def test_exception_from_the_layer() -> None:
+    """An exception from the layer's receive() reaches the server."""
 
     class Broken(QueueLayer):
         async def receive(self, channel: str) -> dict[str, Any]:
@@ -275,9 +275,9 @@ async def test_exception_of_the_layer() -> None:
 
 
 async def test_receive_of_a_layer_that_misses_its_cancellation() -> None:
-    """A consumer ends even if its layer returns a message in place of a cancellation.
+    """A consumer ends even if its layer returns a message instead of being cancelled.
 
-    As asyncio.wait_for() does before Python 3.12, when both come at once.
+    asyncio.wait_for() does that before Python 3.12 when both happen at once.
     """
 
     class Deaf(QueueLayer):
@@ -295,7 +295,7 @@ async def test_receive_of_a_layer_that_misses_its_cancellation() -> None:
 
 
 async def test_send() -> None:
-    """send() gives an event to the server as it is."""
+    """send() passes an event to the server unchanged."""
     consumer = Recorder()
     event = {"type": "anything", "more": [1, 2]}
     async with FakeServer(consumer) as server:
@@ -306,7 +306,7 @@ async def test_send() -> None:
 
 
 async def test_context_variables_persist(layer: BaseChannelLayer) -> None:
-    """What one handler sets in its context, the next one of either source finds."""
+    """A context variable set in one handler is visible in the next one."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user")
 
     class Contextual(Recorder):
@@ -328,7 +328,7 @@ async def test_context_variables_persist(layer: BaseChannelLayer) -> None:
 
 
 async def test_message_from_another_thread() -> None:
-    """A message that is sent in another event loop of another thread arrives."""
+    """A message sent in the event loop of another thread arrives."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     consumer = Recorder()
@@ -345,7 +345,7 @@ async def test_message_from_another_thread() -> None:
 
 
 async def test_layer_by_alias(layer: BaseChannelLayer) -> None:
-    """The alias names the layer, and the consumer gets a channel of it."""
+    """The alias selects the layer, and the consumer gets a channel of it."""
 
     class Early(Recorder):
         async def first(self, message: Mapping[str, Any]) -> None:
@@ -362,7 +362,7 @@ async def test_layer_by_alias(layer: BaseChannelLayer) -> None:
 
 
 async def test_channel_receive() -> None:
-    """channel_receive() waits for a message of the consumer's channel."""
+    """channel_receive() waits for a message on the consumer's channel."""
 
     class Asking(Recorder):
         async def ask(self, message: Mapping[str, Any]) -> None:
@@ -406,7 +406,7 @@ async def test_no_alias(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_unknown_alias(caplog: pytest.LogCaptureFixture) -> None:
-    """An unknown alias means no layer, and is logged once for each class."""
+    """An unknown alias means no layer, and is logged once per class."""
 
     class Lost(AsyncConsumer):
         channel_layer_alias = "chta"
@@ -440,7 +440,7 @@ async def test_unknown_alias_and_no_layers(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_layer_registered_later() -> None:
-    """An alias is looked up for each connection, not when the route is declared."""
+    """The alias is looked up for each connection, not when the route is declared."""
     consumers: list[Recorder] = []
 
     class Listed(Recorder):
@@ -458,7 +458,7 @@ async def test_layer_registered_later() -> None:
 
 
 async def test_layer_replaced_during_a_connection() -> None:
-    """A connection keeps the layer it began with."""
+    """A connection keeps the layer that it began with."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     consumer = Recorder()
@@ -474,18 +474,18 @@ async def test_layer_replaced_during_a_connection() -> None:
 # as_asgi()
 
 
-def test_as_asgi_says_what_it_runs() -> None:
-    """The application carries its class, its arguments, a name and a docstring."""
+def test_as_asgi_describes_what_it_runs() -> None:
+    """The application has its class, its arguments, a name and a docstring."""
     application = Recorder.as_asgi(room="lobby")
     assert application.consumer_class is Recorder
     assert application.consumer_initkwargs == {"room": "lobby"}
     assert application.__name__ == "Recorder"
-    assert application.__doc__ == "Writes down what it is sent."
+    assert application.__doc__ == "Records the messages that it receives."
     assert repr(application).endswith("test_base.Recorder>")
 
 
 def test_as_asgi_is_not_a_function() -> None:
-    """Starlette takes the application for an ASGI one, not for an endpoint."""
+    """Starlette treats the application as ASGI, not as an endpoint."""
     application = Recorder.as_asgi()
     assert not inspect.isfunction(application)
     assert not inspect.ismethod(application)
@@ -495,15 +495,15 @@ def test_as_asgi_is_not_a_function() -> None:
 
 
 @pytest.mark.parametrize("application", [Recorder.as_asgi(), Recorder()])
-def test_uvicorn_takes_it_for_asgi_3(application: Any) -> None:
-    """A server that looks for the version of ASGI finds that it is 3."""
+def test_uvicorn_treats_it_as_asgi_3(application: Any) -> None:
+    """A server that detects the version of ASGI finds version 3."""
     config = uvicorn.Config(application, log_config=None, lifespan="off")
     config.load()
     assert config.interface == "asgi3"
 
 
-async def test_as_asgi_makes_an_instance_for_each_connection() -> None:
-    """Every connection has an instance, made with the arguments of as_asgi()."""
+async def test_as_asgi_creates_an_instance_for_each_connection() -> None:
+    """Every connection has an instance, created with the arguments of as_asgi()."""
     made: list[Recorder] = []
 
     class Listed(Recorder):
@@ -524,8 +524,8 @@ async def test_as_asgi_makes_an_instance_for_each_connection() -> None:
 # Subclasses
 
 
-def test_constructor_takes_anything() -> None:
-    """The constructor takes any arguments, and needs no event loop."""
+def test_constructor_accepts_any_arguments() -> None:
+    """The constructor accepts any arguments, and needs no event loop."""
     AsyncConsumer(1, "two", three=3)
 
 
@@ -536,7 +536,7 @@ def test_consumers_are_plain_classes() -> None:
 
 
 async def test_constructor_without_super(layer: BaseChannelLayer) -> None:
-    """A subclass may have a constructor that does not call the one of the base."""
+    """The constructor of a subclass doesn't have to call super."""
 
     class Own(AsyncConsumer):
         channel_layer_alias = "default"
@@ -554,8 +554,8 @@ async def test_constructor_without_super(layer: BaseChannelLayer) -> None:
         await until(lambda: consumer.limit == 0)
 
 
-async def test_dispatch_may_be_overridden(source: str, layer: BaseChannelLayer) -> None:
-    """An override of dispatch() gets every message of both sources."""
+async def test_dispatch_can_be_overridden(source: str, layer: BaseChannelLayer) -> None:
+    """An override of dispatch() gets every message from both sources."""
 
     class Watcher(Recorder):
         async def dispatch(self, message: Mapping[str, Any]) -> None:
@@ -574,7 +574,7 @@ async def test_dispatch_may_be_overridden(source: str, layer: BaseChannelLayer) 
 
 @pytest.mark.parametrize("message_type", ["chat.stop", "chat.boom"])
 async def test_channel_is_released(message_type: str, source: str) -> None:
-    """When a consumer has ended, its channel is gone from the layer."""
+    """When a consumer ends, its channel is removed from the layer."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     consumer = Recorder()
@@ -588,7 +588,7 @@ async def test_channel_is_released(message_type: str, source: str) -> None:
 
 
 class Tidy(QueueLayer):
-    """Somebody else's layer, which takes a while to delete a channel."""
+    """A third-party layer that takes a while to delete a channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -606,7 +606,7 @@ class Tidy(QueueLayer):
 
 
 async def test_cancelled_at_every_step() -> None:
-    """Whenever a consumer is cancelled, its channel is released before it ends."""
+    """At whatever step a consumer is cancelled, it releases its channel first."""
     for steps in range(100):
         layer = Tidy()
         register_channel_layer("default", layer)
@@ -626,7 +626,7 @@ async def test_cancelled_at_every_step() -> None:
 
 
 async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """When the layer has no channel to give, its exception reaches the server."""
+    """If the layer cannot create a channel, its exception reaches the server."""
 
     class Broken(QueueLayer):
         async def new_channel(self, prefix: str = "specific") -> str:
@@ -644,7 +644,7 @@ async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
 async def test_delete_channel_fails(
     message_type: str, outcome: type, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the layer fails to release a channel, that is logged, and nothing more."""
+    """A layer's failure to release a channel is only logged."""
 
     class Broken(QueueLayer):
         async def delete_channel(self, channel: str) -> None:

@@ -1,4 +1,4 @@
-"""Wherever a connection is cancelled, it ends as it should."""
+"""A connection can be cancelled at any step."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from .subject import (
 
 
 class Busy(Subject):
-    """Waits for its server or its layer wherever it can."""
+    """Waits for its server or its layer in every method."""
 
     async def connect(self) -> None:
         await self.accept()
@@ -45,10 +45,10 @@ class Busy(Subject):
 
 
 async def cancel_after(steps: list[int], consumer: Busy) -> bool:
-    """Cancel a connection after so many turns of the event loop, again and again.
+    """Cancel a connection after a number of turns of the event loop, several times.
 
     Returns:
-        Whether the first cancellation was in time.
+        Whether the connection was still running at the first cancellation.
     """
     server = FakeServer(consumer)
     server.put(
@@ -70,7 +70,7 @@ async def cancel_after(steps: list[int], consumer: Busy) -> bool:
 
 
 async def test_cancelled_at_every_step(any_layer: Layer | None) -> None:
-    """Whenever a connection is cancelled, it ends as it should."""
+    """A connection cancelled at any step calls disconnect() and releases everything."""
     steps = 0
     while await cancel_after([steps], Busy(any_layer)):
         assert_released(any_layer)
@@ -79,7 +79,7 @@ async def test_cancelled_at_every_step(any_layer: Layer | None) -> None:
 
 
 async def test_cancelled_twice_at_every_step(any_layer: Layer | None) -> None:
-    """A second cancellation changes nothing about how a connection ends."""
+    """A second cancellation doesn't change how a connection ends."""
     for between in range(5):
         steps = 0
         while await cancel_after([steps, between], Busy(any_layer)):
@@ -89,7 +89,7 @@ async def test_cancelled_twice_at_every_step(any_layer: Layer | None) -> None:
 
 
 async def test_layer_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
-    """A group that cannot be left in time does not keep the others from being left."""
+    """A group that cannot be left in time doesn't prevent leaving the others."""
 
     class Stuck(QueueLayer):
         async def group_discard(self, group: str, channel: str) -> None:

@@ -1,4 +1,4 @@
-"""A consumer refuses a connection with an HTTP response."""
+"""Consumers that refuse a connection with an HTTP response."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,7 +18,7 @@ from .fakes import FakeServer, Layer, members
 
 
 class Guarded(AsyncWebsocketConsumer):
-    """Denies every connection, and remembers what it was told at the end."""
+    """Denies every connection, and records the code that disconnect() gets."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Guarded(AsyncWebsocketConsumer):
 async def test_client_gets_the_response(
     response: Any, status: int, headers: dict[bytes, bytes], body: bytes
 ) -> None:
-    """The response is the given one; headers about the body are there at any rate."""
+    """The client gets the given response; headers about the body are always sent."""
     codes: list[int] = []
     application = Guarded.as_asgi(codes=codes, **response)
     async with WebsocketCommunicator(application, "/") as client:
@@ -86,7 +86,7 @@ async def test_client_gets_the_response(
 
 
 async def test_response_in_parts() -> None:
-    """connect() reads the whole body of the response, however it was sent."""
+    """The whole body of the response is sent, in one part or several."""
 
     async def application(
         scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -104,7 +104,7 @@ async def test_response_in_parts() -> None:
 
 
 async def test_groups_of_a_denied_connection(layer: Layer) -> None:
-    """disconnect() runs once, with the server's code, and the groups are left."""
+    """disconnect() gets the server's code, and the groups are left."""
     codes: list[int] = []
 
     class Member(Guarded):
@@ -120,8 +120,8 @@ async def test_groups_of_a_denied_connection(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("extensions", [{}, {"extensions": None}, {"extensions": {}}])
-async def test_server_without_the_extension_is_told_to_close(extensions: Any) -> None:
-    """Where no response can be sent, the connection is refused all the same."""
+async def test_server_without_the_extension_closes(extensions: Any) -> None:
+    """If the server cannot send a response, the connection is refused with a close."""
     codes: list[int] = []
     scope = {"type": "websocket", **extensions}
     application = Guarded.as_asgi(codes=codes, status=401, body=b"who?")
@@ -138,17 +138,17 @@ async def accept(consumer: Guarded) -> None:
 
 
 async def accept_by_raising(consumer: Guarded) -> None:
-    """Accept the connection in the other way."""
+    """Accept the connection with an exception."""
     raise AcceptConnection
 
 
 async def refuse_by_raising(consumer: Guarded) -> None:
-    """Refuse the connection in the other way."""
+    """Refuse the connection with an exception."""
     raise DenyConnection
 
 
 async def send_and_close(consumer: Guarded) -> None:
-    """Do what one does with an open connection."""
+    """Use the connection as if it were open."""
     await consumer.send("hello", close=4000)
 
 
@@ -163,7 +163,7 @@ async def deny_again(consumer: Guarded) -> None:
 async def test_nothing_is_sent_after_deny(
     then: Callable[[Guarded], Awaitable[None]],
 ) -> None:
-    """A connection stays denied, whatever is called then."""
+    """A connection stays denied, whatever methods are called afterwards."""
     codes: list[int] = []
     extensions: Any = {"websocket.http.response": {}}
     scope = {"type": "websocket", "extensions": extensions}
@@ -179,7 +179,7 @@ async def test_nothing_is_sent_after_deny(
 
 
 async def test_consumer_that_stops_after_deny() -> None:
-    """A consumer that does not wait for the server is told 1006 too."""
+    """disconnect() gets 1006 too if the consumer stops without the server's event."""
     codes: list[int] = []
 
     async def stop(consumer: Guarded) -> None:
@@ -193,7 +193,7 @@ async def test_consumer_that_stops_after_deny() -> None:
 
 
 async def test_deny_after_close() -> None:
-    """A connection that was closed is not denied any more."""
+    """A connection that was closed cannot be denied."""
 
     class Closed(AsyncWebsocketConsumer):
         async def connect(self) -> None:
@@ -207,7 +207,7 @@ async def test_deny_after_close() -> None:
 
 
 async def test_deny_after_accept() -> None:
-    """A connection that is open cannot be denied: the error says what to do."""
+    """An open connection cannot be denied: the error says what to do."""
 
     class Late(AsyncWebsocketConsumer):
         async def receive(
@@ -223,7 +223,7 @@ async def test_deny_after_accept() -> None:
 
 
 async def test_client_that_leaves_while_it_is_denied() -> None:
-    """It is a disconnect like any other."""
+    """A client that leaves while it is denied is an ordinary disconnect."""
     codes: list[int] = []
     async with FakeServer(Guarded.as_asgi(codes=codes)) as server:
         server.gone = True
@@ -251,7 +251,7 @@ async def test_client_that_leaves_while_it_is_denied() -> None:
 async def test_response_that_cannot_be_sent(
     response: Any, error: type[Exception], message: str
 ) -> None:
-    """It is an error with any server, even one that would not send it."""
+    """An invalid response is an error with any server, even one that cannot send it."""
     codes: list[int] = []
     async with FakeServer(Guarded.as_asgi(codes=codes, **response)) as server:
         await server.connect()

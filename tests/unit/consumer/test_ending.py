@@ -1,4 +1,4 @@
-"""However a connection ends, disconnect() is called once and all is released."""
+"""Ways in which a connection ends: disconnect() is called, and nothing is left."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ async def test_trouble(
     any_layer: Layer | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever ends a handler, disconnect() is called once and all is released."""
+    """However a handler ends, disconnect() is called once and nothing is left."""
     consumer = Subject(any_layer, **{place: trouble})
     async with FakeServer(consumer) as server:
         await bring_to(place, consumer, server, gone=trouble is talk)
@@ -64,7 +64,7 @@ async def test_trouble_in_disconnect(
     any_layer: Layer | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever ends disconnect(), it is not called again and all is released."""
+    """However disconnect() ends, it is not called again and nothing is left."""
     consumer = Subject(any_layer, disconnect=trouble)
     async with FakeServer(consumer) as server:
         await bring_to("disconnect", consumer, server, gone=trouble is talk)
@@ -88,7 +88,7 @@ async def test_trouble_in_disconnect_after_trouble(
     any_layer: Layer | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What ended a handler reaches the server, and an error in disconnect() the log."""
+    """A handler's exception reaches the server; an error in disconnect() is logged."""
     consumer = Subject(any_layer, receive=first, disconnect=second)
     async with FakeServer(consumer) as server:
         await bring_to("receive", consumer, server, gone=second is talk)
@@ -108,7 +108,7 @@ async def test_trouble_in_disconnect_after_trouble(
 
 
 async def test_client_disconnects(any_layer: Layer | None) -> None:
-    """When the client disconnects, disconnect() gets its code, and all is released."""
+    """When the client disconnects, disconnect() gets its code, and nothing is left."""
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -131,9 +131,9 @@ async def test_client_disconnects(any_layer: Layer | None) -> None:
 async def test_server_closes(
     any_layer: Layer | None, told: dict[str, Any], code: int
 ) -> None:
-    """After close(), frames are dropped; disconnect() gets the code of the closing.
+    """After close(), frames are dropped; disconnect() gets the code of the close.
 
-    Unless the server reports that the client has left in another way.
+    If the server reports a different code, disconnect() gets that one.
     """
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
@@ -153,7 +153,7 @@ async def test_server_closes(
 
 
 async def test_frame_that_comes_before_the_close(layer: Layer) -> None:
-    """A frame that waits while a handler closes the connection is dropped."""
+    """A frame that is waiting when a handler closes the connection is dropped."""
 
     async def close_late(consumer: Subject) -> None:
         await until(lambda: "websocket.receive" in server.received)
@@ -171,10 +171,10 @@ async def test_frame_that_comes_before_the_close(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("client", ["silent", "talkative", "replayed"])
-async def test_server_never_tells_that_the_client_has_left(
+async def test_server_never_reports_that_the_client_has_left(
     any_layer: Layer | None, client: str
 ) -> None:
-    """After close() the connection ends in time, whatever the server returns."""
+    """After close() the connection ends in time, whatever events the server returns."""
     consumer = Impatient(any_layer)
     frame = {"type": "websocket.receive", "text": "still here"}
 
@@ -186,7 +186,7 @@ async def test_server_never_tells_that_the_client_has_left(
     async with FakeServer(consumer) as server:
         await server.connect()
         if client == "replayed":
-            # The next frame is the last one for which it waits.
+            # The next frame is the last one that the consumer waits for.
             server.replayed = frame
         await consumer.close(4001)
         if client != "silent":
@@ -200,8 +200,8 @@ async def test_server_never_tells_that_the_client_has_left(
     assert consumer.codes == [4001]
 
 
-async def test_timeout_of_the_server(any_layer: Layer | None) -> None:
-    """A TimeoutError that the server's receive() raises is an error like any other."""
+async def test_timeout_error_from_the_server(any_layer: Layer | None) -> None:
+    """A TimeoutError from the server's receive() is an error like any other."""
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -212,7 +212,7 @@ async def test_timeout_of_the_server(any_layer: Layer | None) -> None:
 
 
 async def test_server_closes_and_stops() -> None:
-    """Without a websocket.disconnect, disconnect() gets the code of the closing."""
+    """Without a websocket.disconnect, disconnect() gets the code of the close."""
 
     async def close_and_stop(consumer: Subject) -> None:
         await consumer.close(4001)
@@ -240,7 +240,7 @@ async def close(consumer: Subject) -> None:
 
 @pytest.mark.parametrize("act", [send, accept, close])
 async def test_client_is_gone(act: Trouble) -> None:
-    """Whatever is sent to a client that is gone ends the handler, and no more."""
+    """Sending to a client that is gone ends the handler without an error."""
 
     async def trouble(consumer: Subject) -> None:
         await act(consumer)
@@ -250,7 +250,7 @@ async def test_client_is_gone(act: Trouble) -> None:
     async with FakeServer(consumer) as server:
         await server.connect()
         server.gone = True
-        # What the client sent before it left is not handled any more.
+        # Frames that the client sent before it left are not handled.
         frame = {"type": "websocket.receive", "text": "hello"}
         server.put(frame, frame, {"type": "websocket.disconnect", "code": 4002})
         assert await server.end() is None
@@ -259,7 +259,7 @@ async def test_client_is_gone(act: Trouble) -> None:
 
 
 async def test_client_leaves_while_a_message_is_handled(layer: Layer) -> None:
-    """A server that refuses to send, once it told that the client left, is right."""
+    """A server that refuses to send after the client's disconnect causes no error."""
 
     async def answer(consumer: Subject) -> None:
         await until(lambda: "websocket.disconnect" in server.received)
@@ -282,11 +282,11 @@ async def test_client_leaves_while_a_message_is_handled(layer: Layer) -> None:
 
 @pytest.mark.parametrize("act", [send, close])
 async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None:
-    """A server that refuses to send while the client is there has found an error."""
+    """If a server refuses to send to a connected client, its error is raised."""
 
     async def answer(consumer: Subject) -> None:
         if consumer.layer is not None:
-            # What waits to be handled makes no difference.
+            # Waiting messages make no difference.
             await consumer.channel_layer.send(consumer.channel_name, {"type": "late"})
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -305,8 +305,8 @@ async def test_server_cannot_send(any_layer: Layer | None, act: Trouble) -> None
     assert consumer.codes == [1011]
 
 
-async def test_client_is_gone_without_a_word(any_layer: Layer | None) -> None:
-    """When the server does not tell that the client has left, the code is 1006."""
+async def test_client_is_gone_without_a_disconnect(any_layer: Layer | None) -> None:
+    """If the server does not report that the client has left, the code is 1006."""
     consumer = Impatient(any_layer, receive=send)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -318,7 +318,7 @@ async def test_client_is_gone_without_a_word(any_layer: Layer | None) -> None:
 
 
 async def test_close_after_a_failed_send(any_layer: Layer | None) -> None:
-    """A client that is gone is not waited for as if it could answer the close."""
+    """After a failed send, the consumer doesn't wait for an answer to its close."""
 
     async def send_and_close(consumer: Subject) -> None:
         try:
@@ -343,9 +343,9 @@ async def test_server_that_waits_for_the_client(
     *,
     fails: bool,
 ) -> None:
-    """A server that waits for the answer to a close, come what may, keeps no consumer.
+    """A server that always waits for the answer to a close doesn't hold up a consumer.
 
-    What it raises in the end is not logged.
+    The exception that it raises in the end is not logged.
     """
     answered, sent = asyncio.Event(), asyncio.Event()
 
@@ -377,7 +377,7 @@ async def test_server_that_waits_for_the_client(
 
 
 async def test_close_is_cancelled(any_layer: Layer | None) -> None:
-    """A server that shuts down while it closes is not waited for."""
+    """A consumer that is cancelled while it closes doesn't wait for the server."""
     closing = asyncio.Event()
 
     async def never(event: ChannelMessage) -> None:
@@ -399,7 +399,7 @@ async def test_close_is_cancelled(any_layer: Layer | None) -> None:
     assert consumer.codes == [1012]
 
 
-async def test_oserror_of_a_handler() -> None:
+async def test_oserror_from_a_handler() -> None:
     """An OSError that does not come from sending is an error like any other."""
 
     async def open_a_file(consumer: Subject) -> None:
@@ -429,7 +429,7 @@ async def test_websocket_disconnect_fails(any_layer: Layer | None) -> None:
 
 
 async def test_receive_of_the_server_fails(any_layer: Layer | None) -> None:
-    """An exception of the server's receive() is an error like any other."""
+    """An exception from the server's receive() is an error like any other."""
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -440,7 +440,7 @@ async def test_receive_of_the_server_fails(any_layer: Layer | None) -> None:
 
 
 async def test_cancelled_while_idle(any_layer: Layer | None) -> None:
-    """Cancelling a connection that waits ends it with disconnect(1012)."""
+    """Cancelling an idle connection ends it with disconnect(1012)."""
     consumer = Subject(any_layer)
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -450,7 +450,7 @@ async def test_cancelled_while_idle(any_layer: Layer | None) -> None:
     assert consumer.codes == [1012]
 
 
-# What ends a connection before it has begun
+# Connections that end before they begin
 
 
 @pytest.mark.parametrize(
@@ -479,7 +479,7 @@ async def test_no_disconnect_without_connect(
 
 
 async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """When the layer has no channel to give, there is nothing to disconnect."""
+    """If the layer cannot create a channel, disconnect() is not called."""
 
     class Broken(QueueLayer):
         async def new_channel(self, prefix: str = "specific") -> str:
@@ -498,11 +498,11 @@ async def test_new_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert logged(caplog) == []
 
 
-# What a layer can do to the end of a connection
+# Errors of the layer at the end
 
 
 async def test_group_add_fails() -> None:
-    """When one group cannot be joined, the others are left, and the error is seen."""
+    """If one group cannot be joined, the others are left, and the error is raised."""
 
     class Broken(QueueLayer):
         async def group_add(self, group: str, channel: str) -> None:
@@ -524,7 +524,7 @@ async def test_group_add_fails() -> None:
 async def test_group_discard_fails(
     outcome: type, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When one group cannot be left, that is logged once, and the others are left."""
+    """If one group cannot be left, that is logged once, and the others are left."""
 
     class Broken(QueueLayer):
         async def group_discard(self, group: str, channel: str) -> None:
@@ -549,7 +549,7 @@ async def test_group_discard_fails(
 
 
 async def test_delete_channel_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """When the channel cannot be released, that is logged after disconnect()."""
+    """If the channel cannot be released, that is logged after disconnect()."""
 
     class Broken(QueueLayer):
         async def delete_channel(self, channel: str) -> None:

@@ -44,7 +44,7 @@ async def test_groups_are_joined_and_left(layer: Layer) -> None:
 
 
 async def test_groups_are_copied(layer: Layer) -> None:
-    """What one connection appends to its groups shows in no other and in no class."""
+    """Appending to the groups of a connection affects no other connection or class."""
     one, two = Member(), Member()
     async with FakeServer(one) as server:
         await server.connect()
@@ -60,7 +60,7 @@ async def test_groups_are_copied(layer: Layer) -> None:
 async def test_groups_of_another_kind(
     groups: Any, joined: list[str], layer: Layer
 ) -> None:
-    """The groups of a class may be any iterable, or None."""
+    """The groups of a class can be any iterable, or None."""
 
     class Mixed(Member):
         pass
@@ -80,7 +80,7 @@ async def test_groups_of_another_kind(
 async def test_groups_of_an_instance(
     groups: Any, layer: Layer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A constructor may set the groups, to any iterable or None."""
+    """A constructor can set the groups, to any iterable or None."""
 
     class Own(Member):
         def __init__(self) -> None:
@@ -98,7 +98,7 @@ async def test_groups_of_an_instance(
 
 
 async def test_groups_as_a_property(layer: Layer) -> None:
-    """The groups may be a property that depends on the scope."""
+    """The groups can be a property that depends on the scope."""
 
     class Room(Member):
         @property
@@ -120,7 +120,7 @@ async def test_groups_as_a_property(layer: Layer) -> None:
 
 
 async def test_groups_must_not_be_a_str() -> None:
-    """A str in place of a list of groups is refused, and not taken for letters."""
+    """A str instead of a list of groups is refused, not treated as letters."""
 
     class OnClass(Member):
         groups = "lobby"  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] # the mistake
@@ -168,7 +168,7 @@ async def test_join_group(layer: Layer) -> None:
 
 
 async def test_leave_group(layer: Layer) -> None:
-    """leave_group() leaves a group; it is silent if the group was left already."""
+    """leave_group() leaves a group; leaving it again does nothing."""
     consumer = Member()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -195,7 +195,7 @@ async def test_join_again(layer: Layer) -> None:
 async def test_join_group_of_an_invalid_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A group that the layer refuses is not among those to leave at the end."""
+    """A group that the layer refuses is not left at the end."""
     register_channel_layer("default", InMemoryChannelLayer())
     consumer = Member()
     async with FakeServer(consumer) as server:
@@ -225,7 +225,7 @@ async def test_groups_without_a_layer(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("method", ["join_group", "leave_group"])
 async def test_group_methods_without_a_layer(method: str) -> None:
-    """join_group() and leave_group() say which layer is missing."""
+    """The error of join_group() and leave_group() says which layer is missing."""
     consumer = AsyncWebsocketConsumer()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -236,7 +236,7 @@ async def test_group_methods_without_a_layer(method: str) -> None:
 
 
 async def test_join_group_that_was_appended(layer: Layer) -> None:
-    """A group that was appended to groups by hand is in it once when it is joined."""
+    """Joining a group that was appended to groups by hand doesn't add it again."""
     consumer = Member()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -249,7 +249,7 @@ async def test_join_group_that_was_appended(layer: Layer) -> None:
 
 
 async def test_groups_after_the_end_of_the_connection(layer: Layer) -> None:
-    """A task that outlives the connection joins nothing, and may leave a group."""
+    """A task that outlives the connection cannot join a group, but can leave one."""
     consumer = Member()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -262,7 +262,7 @@ async def test_groups_after_the_end_of_the_connection(layer: Layer) -> None:
 
 @contextlib.asynccontextmanager
 async def counting_turns() -> AsyncGenerator[list[None]]:
-    """Count how often another task gets its turn in the block."""
+    """Count how often another task runs during the block."""
     turns: list[None] = []
 
     async def count() -> None:
@@ -278,7 +278,7 @@ async def counting_turns() -> AsyncGenerator[list[None]]:
 
 
 async def test_many_groups() -> None:
-    """However many groups are joined and left, others get their turns meanwhile."""
+    """Joining and leaving many groups doesn't block other tasks."""
     layer = InMemoryChannelLayer()
     register_channel_layer("default", layer)
     names = [f"group.{number}" for number in range(5000)]
@@ -300,7 +300,7 @@ async def test_many_groups() -> None:
                 await consumer.join_group(name)
         assert len(turns) > 50
         assert consumer.groups == names
-        # A message that comes meanwhile is dropped with the rest.
+        # A message that arrives meanwhile is dropped with the rest.
         sending = asyncio.create_task(
             layer.group_send(names[0], {"type": "chat.message", "text": "hello"})
         )
@@ -312,8 +312,8 @@ async def test_many_groups() -> None:
     assert layer.channels == {}
 
 
-async def test_layer_is_asked_once_to_leave_all_groups() -> None:
-    """A layer that knows the groups of a channel leaves them before disconnect()."""
+async def test_layer_leaves_all_groups_in_one_call() -> None:
+    """A layer that knows a channel's groups leaves them all before disconnect()."""
     seen: list[Any] = []
 
     class Watched(InMemoryChannelLayer):

@@ -1,4 +1,4 @@
-"""A request over HTTP is answered, in one piece or over time, and ends in any case."""
+"""Consumers for HTTP: requests, whole and streamed responses, and their end."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ REQUEST: dict[str, Any] = {"type": "http.request"}
 
 
 class Page(AsyncHttpConsumer):
-    """Answers as it is told to, and notes what happens."""
+    """Answers with a given function, and records what happens."""
 
     def __init__(self, answer: Answer | None = None) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Page(AsyncHttpConsumer):
         self.events.append("disconnect")
 
     async def news(self, message: Mapping[str, Any]) -> None:
-        """Send a part of the response; one without text never ends."""
+        """Send a part of the response; an empty text means that it never ends."""
         self.events.append(message["text"])
         if message["text"] == "hang":
             await asyncio.Event().wait()
@@ -51,7 +51,7 @@ class Page(AsyncHttpConsumer):
 
 
 class Feed(Page):
-    """The same with a layer, in a group."""
+    """A page with a layer, in a group."""
 
     channel_layer_alias = "default"
 
@@ -77,7 +77,7 @@ async def hang(page: Page) -> None:
 
 
 async def follow(page: Page) -> None:
-    """Receive messages, and pass them on."""
+    """Receive messages, and send them to the client."""
     await begin(page)
     message: Mapping[str, Any] = {}
     while message.get("text") != "!":
@@ -86,10 +86,10 @@ async def follow(page: Page) -> None:
 
 
 def serve(page: Page, *events: dict[str, Any], **scope: Any) -> FakeServer:
-    """Serve a request; the server receives these events of it."""
+    """Serve a request whose server returns these events."""
     server = FakeServer(page, {"type": "http", "headers": [], **scope})
     server.put(*events)
-    # When sending fails the test tells the application itself, if at all.
+    # When sending fails, the test itself sends a disconnect if it needs one.
     server.silent = True
     return server
 
@@ -103,7 +103,7 @@ def statuses(server: FakeServer) -> list[int]:
 
 
 def assert_released(layer: Layer) -> None:
-    """Assert that a layer holds nothing, as far as consumers can see to it."""
+    """Assert that consumers have left nothing in a layer."""
     if isinstance(layer, InMemoryChannelLayer):
         assert members(layer) == set()
         assert layer.channels == {}
@@ -119,7 +119,7 @@ def assert_released(layer: Layer) -> None:
 async def test_whole_body_is_handled_once(
     parts: list[bytes | None], body: bytes
 ) -> None:
-    """handle() gets the parts of the body in one, and disconnect() follows."""
+    """handle() gets the whole body, and disconnect() follows."""
     events = [REQUEST | ({} if part is None else {"body": part}) for part in parts]
     for event in events[:-1]:
         event["more_body"] = True
@@ -143,7 +143,7 @@ async def test_whole_body_is_handled_once(
     ],
 )
 async def test_headers_are_pairs_or_a_dict(headers: Any) -> None:
-    """Names and values are bytes, or str that are encoded as HTTP has it."""
+    """Names and values are bytes, or str that are encoded as in HTTP."""
 
     async def answer(page: Page) -> None:
         await page.send_response(404, b"no", headers=headers)
@@ -155,8 +155,8 @@ async def test_headers_are_pairs_or_a_dict(headers: Any) -> None:
     assert server.sent[1]["body"] == b"no"
 
 
-async def test_instance_may_be_used_without_a_server() -> None:
-    """Whoever tests a method of a consumer needs to replace base_send only."""
+async def test_instance_can_be_used_without_a_server() -> None:
+    """To test a method of a consumer, replace only base_send."""
     page, sent = Page(), list[ChannelMessage]()
 
     async def send(event: ChannelMessage) -> None:
@@ -182,11 +182,11 @@ async def body_afterwards(page: Page) -> None:
 
 
 async def wrong_header(page: Page) -> None:
-    await page.send_headers(headers={"content-length": 5})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # what is tested
+    await page.send_headers(headers={"content-length": 5})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # the subject of the test
 
 
 async def wrong_body(page: Page) -> None:
-    await page.send_response(200, "hello")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # what is tested
+    await page.send_response(200, "hello")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] # the subject of the test
 
 
 async def nothing(page: Page) -> None:
@@ -209,7 +209,7 @@ async def nothing(page: Page) -> None:
 async def test_mistakes_reach_the_server(
     answer: Any, error: type[Exception], message: str
 ) -> None:
-    """What handle() does wrong says so, and is an error for the server to log."""
+    """A mistake in handle() raises an error that explains it, for the server to log."""
     page = Page(lambda page: answer(page, *[b""] * (answer.__name__ == "handle")))
     outcome = await serve(page, REQUEST).end()
     with pytest.raises(error, match=message):
@@ -218,7 +218,7 @@ async def test_mistakes_reach_the_server(
 
 
 async def test_only_http_is_served() -> None:
-    """A consumer in a route for something else says where it belongs."""
+    """In a route of another protocol, the error says where the consumer belongs."""
     outcome = await serve(Page(), type="websocket").end()
     with pytest.raises(ValueError, match=r"Page serves HTTP .* scope of type 'websoc"):
         raise outcome or StopConsumer
@@ -237,7 +237,7 @@ async def test_only_http_is_served() -> None:
     ],
 )
 async def test_response_with_an_extension(events: list[dict[str, Any]]) -> None:
-    """send() takes the events of the extensions that a server has."""
+    """send() accepts the events of a server's extensions."""
 
     async def answer(page: Page) -> None:
         await page.send({"type": "http.response.debug", "info": {}})
@@ -251,7 +251,7 @@ async def test_response_with_an_extension(events: list[dict[str, Any]]) -> None:
     assert server.sent[2:] == events
 
 
-# How large a body may be
+# Limits on the body
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ async def test_response_with_an_extension(events: list[dict[str, Any]]) -> None:
 async def test_too_large_body(
     declared: bytes, events: list[dict[str, Any]], received: int
 ) -> None:
-    """A body is refused with status 413 as soon as it is known to be too large."""
+    """A body is refused with status 413 as soon as it exceeds the limit."""
     page = Page()
     page.max_body_size = 10
     headers = [(b"host", b"here"), (b"content-length", declared)]
@@ -278,7 +278,7 @@ async def test_too_large_body(
 
 
 async def test_body_of_the_largest_size() -> None:
-    """A body that is as large as it may be is handled."""
+    """A body of exactly the largest size is handled."""
     page = Page()
     page.max_body_size = 10
     request = REQUEST | {"body": b"1234567890"}
@@ -291,7 +291,7 @@ async def test_body_of_the_largest_size() -> None:
 
 
 async def test_body_that_ends_early() -> None:
-    """A request that is never complete is not handled, and is no error."""
+    """An incomplete request is not handled, and is not an error."""
     page = Page()
     server = serve(page, REQUEST | {"body": b"1", "more_body": True}, DISCONNECT)
     assert await server.end() is None
@@ -321,7 +321,7 @@ async def test_client_that_leaves_ends_handle() -> None:
     page = Introduced(introduce)
     server = serve(page, REQUEST)
     await until(lambda: len(server.sent) == 2)
-    # Nothing else is for a server to say after the request.
+    # A server has no other event to send after the request.
     server.put(REQUEST, DISCONNECT)
     assert await server.end() is None
     assert page.events == [b"", "cancelled", "disconnect"]
@@ -330,7 +330,7 @@ async def test_client_that_leaves_ends_handle() -> None:
 
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_cancellation_is_never_lost(leaves: bool) -> None:
-    """A server that cancels is told so, even if the client leaves just then."""
+    """A server's cancellation is raised even if the client leaves at the same time."""
     page = Page(hang)
     server = serve(page, REQUEST)
     await until(lambda: len(server.sent) == 2)
@@ -343,7 +343,7 @@ async def test_cancellation_is_never_lost(leaves: bool) -> None:
 
 
 async def test_sending_to_a_client_that_left() -> None:
-    """An OSError of the server ends the handler, as often as it goes on sending."""
+    """An OSError from the server ends the handler, every time that it sends again."""
 
     async def keep_sending(page: Page) -> None:
         await begin(page)
@@ -364,8 +364,8 @@ async def test_sending_to_a_client_that_left() -> None:
 
 
 @pytest.mark.parametrize("goes_on", ["sending", "returning"])
-async def test_handle_that_does_not_let_itself_be_cancelled(goes_on: str) -> None:
-    """Whoever catches the cancellation cannot send, and ends when handle() ends."""
+async def test_handle_that_suppresses_its_cancellation(goes_on: str) -> None:
+    """A handle() that catches the cancellation cannot send, but runs to its end."""
 
     async def resist(page: Page) -> None:
         try:
@@ -384,8 +384,8 @@ async def test_handle_that_does_not_let_itself_be_cancelled(goes_on: str) -> Non
     assert server.task.cancelling() == 0
 
 
-async def test_what_follows_the_response_is_not_cancelled() -> None:
-    """handle() may go on when its response is complete and the client has left."""
+async def test_work_after_the_response_is_not_cancelled() -> None:
+    """After a complete response, handle() continues although the client has left."""
     received = asyncio.Event()
 
     async def tidy_up(page: Page) -> None:
@@ -403,7 +403,7 @@ async def test_what_follows_the_response_is_not_cancelled() -> None:
 
 
 async def test_stream_that_never_waits() -> None:
-    """A client that leaves is noticed by a handler that does nothing but send."""
+    """A handler that only sends is cancelled when the client leaves."""
 
     async def send(event: ChannelMessage) -> None:
         sent.append(event)
@@ -424,11 +424,11 @@ async def test_stream_that_never_waits() -> None:
     assert len(sent) < 20
 
 
-# What goes wrong
+# Errors
 
 
 async def test_exception_reaches_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """The server gets what handle() raised, whatever disconnect() raises then."""
+    """An exception in handle() reaches the server, whatever disconnect() raises."""
 
     async def fail(page: Page) -> None:
         raise Boom("handle")
@@ -447,7 +447,7 @@ async def test_exception_reaches_the_server(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_exception_while_the_client_leaves() -> None:
-    """What handle() raises when it is cancelled reaches the server."""
+    """An exception that handle() raises when it is cancelled reaches the server."""
 
     async def fail(page: Page) -> None:
         try:
@@ -469,14 +469,14 @@ async def test_exception_while_the_client_leaves() -> None:
 
 @pytest.mark.parametrize("answer", [begin, follow, nothing])
 async def test_messages_complete_the_response(layer: Layer, answer: Answer) -> None:
-    """Messages are received in handle(), or dispatched after it, each of them once."""
+    """Each message is received in handle() or dispatched after it, once."""
     feed = Feed(answer)
     server = serve(feed, REQUEST)
     await until(lambda: members(layer, "feed"))
     if answer is nothing:
         await until(lambda: "answered" in feed.events)
         await feed.send_headers()
-    # Those that follow the end are ignored.
+    # Messages after the end are ignored.
     for text in ["1", "2", "3", "!", "too late"]:
         await layer.group_send("feed", {"type": "news", "text": text})
     assert await server.end() is None
@@ -487,7 +487,7 @@ async def test_messages_complete_the_response(layer: Layer, answer: Answer) -> N
 
 @pytest.mark.parametrize("busy", [True, False])
 async def test_client_that_leaves_an_open_response(layer: Layer, busy: bool) -> None:
-    """The consumer ends while it waits for messages, and while it handles one."""
+    """The consumer ends, whether it is waiting for messages or handling one."""
     feed = Feed(begin)
     server = serve(feed, REQUEST)
     await until(lambda: "answered" in feed.events)
@@ -501,7 +501,7 @@ async def test_client_that_leaves_an_open_response(layer: Layer, busy: bool) -> 
 
 
 async def test_no_handler_begins_when_the_client_is_gone(layer: Layer) -> None:
-    """Messages that wait when the client leaves are not handled."""
+    """Messages that are waiting when the client leaves are not handled."""
 
     class Stubborn(Feed):
         async def news(self, message: Mapping[str, Any]) -> None:
@@ -520,7 +520,7 @@ async def test_no_handler_begins_when_the_client_is_gone(layer: Layer) -> None:
 
 
 async def cancel_after(turns: int, feed: Feed) -> bool:
-    """Cancel a request after so many turns of the event loop; was it in time?"""
+    """Cancel a request after some turns of the event loop; return if it was running."""
     server = serve(feed, REQUEST | {"body": b"1", "more_body": True}, REQUEST)
     for turn in range(turns):
         await asyncio.sleep(0)
@@ -528,7 +528,7 @@ async def cancel_after(turns: int, feed: Feed) -> bool:
             server.put(DISCONNECT)
     in_time = server.task.cancel()
     assert isinstance(await server.end(), asyncio.CancelledError) is in_time
-    # It may have been cancelled before it began.
+    # The request may have been cancelled before it began.
     assert feed.events.count("disconnect") == (turns > 0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     return in_time
@@ -536,7 +536,7 @@ async def cancel_after(turns: int, feed: Feed) -> bool:
 
 @pytest.mark.parametrize("answer", [begin, follow])
 async def test_cancelled_at_every_step(layer: Layer, answer: Answer) -> None:
-    """Whenever a request is cancelled, it ends as it should."""
+    """A request cancelled at any step calls disconnect() and leaves nothing behind."""
     turns = 0
     while await cancel_after(turns, Feed(answer)):
         assert_released(layer)
@@ -545,8 +545,8 @@ async def test_cancelled_at_every_step(layer: Layer, answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("layer_type", [InMemoryChannelLayer, QueueLayer, None])
-async def test_http_request_may_be_replaced(layer_type: type[Layer] | None) -> None:
-    """An override sees each part of the body, and may leave the response open."""
+async def test_http_request_can_be_overridden(layer_type: type[Layer] | None) -> None:
+    """An override gets each part of the body, and can leave the response open."""
 
     class Upload(Page):
         channel_layer_alias = "default" if layer_type else None
@@ -557,7 +557,7 @@ async def test_http_request_may_be_replaced(layer_type: type[Layer] | None) -> N
                 await begin(self)
 
         async def http_disconnect(self, message: Any) -> None:
-            # It need not raise StopConsumer.
+            # It doesn't have to raise StopConsumer.
             self.events.append("left")
 
     if layer_type is not None:
@@ -571,7 +571,7 @@ async def test_http_request_may_be_replaced(layer_type: type[Layer] | None) -> N
 
 
 async def test_instance_serves_one_request() -> None:
-    """An instance is an application itself, for one request."""
+    """An instance is itself an application, for one request."""
     page = Page()
     assert await serve(page, REQUEST | {"body": b"1"}).end() is None
     outcome = await serve(page, REQUEST | {"body": b"2"}).end()
@@ -590,10 +590,10 @@ async def test_instance_serves_one_request() -> None:
         (("200", b"hello"), TypeError, "a status must be an int, not '200'"),
     ],
 )
-async def test_nothing_is_sent_of_a_wrong_response(
+async def test_nothing_is_sent_of_an_invalid_response(
     arguments: Any, error: type[Exception], message: str
 ) -> None:
-    """What is wrong with a response is found before its headers are sent."""
+    """An invalid response is refused before its headers are sent."""
 
     async def answer(page: Page) -> None:
         await page.send_response(*arguments)
@@ -609,7 +609,7 @@ async def test_nothing_is_sent_of_a_wrong_response(
 async def test_returned_value_is_not_a_response(
     any_layer: Layer | None, *, started: bool
 ) -> None:
-    """A handle() that returns a value and leaves the response open says what to do."""
+    """If handle() returns a value instead of sending it, the error says what to do."""
 
     class Returning(Page):
         channel_layer_alias = None if any_layer is None else "default"
@@ -627,7 +627,7 @@ async def test_returned_value_is_not_a_response(
 
 
 async def test_returned_value_after_the_response() -> None:
-    """What handle() returns after a whole response makes no difference."""
+    """The value that handle() returns after a whole response is ignored."""
 
     class Returning(Page):
         async def handle(self, body: bytes) -> Any:
@@ -670,7 +670,7 @@ async def test_groups_are_joined_and_left(layer: Layer) -> None:
 
 
 async def test_groups_without_a_layer() -> None:
-    """A request of a consumer that has groups and no layer fails, and says why."""
+    """A request to a consumer that has groups but no layer fails, and says why."""
 
     class Groupie(Page):
         groups = ["feed"]
@@ -684,10 +684,10 @@ async def test_groups_without_a_layer() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_request_is_replayed_for_ever(
+async def test_request_is_replayed_forever(
     any_layer: Layer | None, *, leaves: bool
 ) -> None:
-    """A receive() that never waits stops nothing, and its client may still leave."""
+    """A receive() that never waits blocks nothing, and its client can still leave."""
     gone = asyncio.Event()
 
     class Waiting(Page):
@@ -695,7 +695,7 @@ async def test_request_is_replayed_for_ever(
 
     async def answer(page: Page) -> None:
         await begin(page)
-        # Others have their turns.
+        # Other tasks run meanwhile.
         for _ in range(100):
             await asyncio.sleep(0)
         gone.set()

@@ -12,7 +12,7 @@ from .fakes import FakeServer, logged
 
 
 class JsonListener(AsyncJsonWebsocketConsumer):
-    """Writes down what the client sends."""
+    """Records what the client sends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class JsonListener(AsyncJsonWebsocketConsumer):
 
 @pytest.mark.parametrize("content", [{"a": [1, None]}, [], "text", 7, None, False])
 async def test_json(content: Any) -> None:
-    """What send_json() sends is what receive_json() gets."""
+    """receive_json() gets the content that send_json() sent."""
     consumer = JsonListener()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -39,7 +39,7 @@ async def test_json(content: Any) -> None:
 
 @pytest.mark.parametrize(("close", "code"), [(True, 1000), (4001, 4001)])
 async def test_send_json_and_close(close: bool | int, code: int) -> None:
-    """send_json() closes the connection afterwards, if asked to."""
+    """send_json() can close the connection afterwards."""
     consumer = JsonListener()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -69,7 +69,7 @@ INVALID_FRAMES: list[tuple[dict[str, Any], int, str]] = [
 async def test_frames_that_are_not_json(
     event: dict[str, Any], code: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A frame that is not JSON closes the connection; one line in the log says why."""
+    """A frame that is not JSON closes the connection, with one line in the log."""
     consumer = JsonListener()
     scope = {"type": "websocket", "client": ("203.0.113.7", 5000)}
     async with FakeServer(consumer, scope) as server:
@@ -92,7 +92,7 @@ async def test_frames_that_are_not_json(
 async def test_receive_raises_for_what_is_not_json(
     event: dict[str, Any], code: int, message: str
 ) -> None:
-    """An override of receive() may catch the ValueError and go on."""
+    """An override of receive() can catch the ValueError and continue."""
 
     class Patient(JsonListener):
         async def receive(
@@ -118,7 +118,7 @@ async def test_receive_raises_for_what_is_not_json(
 
 @pytest.mark.parametrize("text", [r'"\ud83d\ude00"', r'"\\ud800"', "1e300", "[1.5]"])
 async def test_frames_that_look_as_if_they_were_not_json(text: str) -> None:
-    """A whole pair of surrogates, an escaped backslash and large floats are JSON."""
+    """A complete surrogate pair, an escaped backslash and large floats are JSON."""
     consumer = JsonListener()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -127,7 +127,7 @@ async def test_frames_that_look_as_if_they_were_not_json(text: str) -> None:
 
 
 async def test_decoder_that_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """A ValueError of a decode_json() of one's own is about the frame, too."""
+    """A ValueError from an overridden decode_json() also means an invalid frame."""
 
     class Picky(JsonListener):
         @classmethod
@@ -144,8 +144,8 @@ async def test_decoder_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert len(line) < 400
 
 
-async def test_value_error_of_a_handler(caplog: pytest.LogCaptureFixture) -> None:
-    """A ValueError that receive_json() raises is an error of the application."""
+async def test_value_error_from_a_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """A ValueError from receive_json() is an error of the application."""
 
     class Failing(JsonListener):
         async def receive_json(self, content: Any, **kwargs: Any) -> None:
@@ -173,7 +173,7 @@ async def test_numbers_that_json_lacks(number: float) -> None:
 
 
 async def test_content_that_is_not_json() -> None:
-    """send_json() raises TypeError for what JSON cannot hold, and sends nothing."""
+    """send_json() raises TypeError for content that is not JSON, and sends nothing."""
     consumer = JsonListener()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -190,8 +190,8 @@ async def test_receive_json_ignores_content() -> None:
         assert await server.disconnect() is None
 
 
-async def test_json_codec_may_be_overridden() -> None:
-    """encode_json() and decode_json() may be overridden."""
+async def test_json_codec_can_be_overridden() -> None:
+    """encode_json() and decode_json() can be overridden."""
 
     class Reversed(JsonListener):
         @classmethod
@@ -212,7 +212,7 @@ async def test_json_codec_may_be_overridden() -> None:
 
 
 async def test_receive_passes_arguments_on() -> None:
-    """What an override of receive() adds reaches receive_json()."""
+    """Arguments that an override of receive() adds reach receive_json()."""
 
     class Stamping(JsonListener):
         async def receive(

@@ -1,4 +1,4 @@
-"""What a consumer says about the mistakes of its author."""
+"""The errors and log lines for mistakes in a consumer."""
 
 import asyncio
 import functools
@@ -45,7 +45,7 @@ MESSAGE = {"type": "chat.message"}
 async def test_plain_function(
     base: type[AsyncConsumer], method: str, events: list[dict[str, Any]]
 ) -> None:
-    """A handler without async is named, with what to write."""
+    """A handler without async raises an error that names it and says what to write."""
 
     def handle(*arguments: object, **options: object) -> None:
         pass
@@ -63,7 +63,7 @@ async def test_plain_function(
 async def test_plain_function_over_http(
     method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is the same over HTTP; an error of disconnect() is logged, as always."""
+    """The error is the same over HTTP; in disconnect() it is logged, as always."""
 
     class Page(AsyncHttpConsumer):
         async def handle(self, body: bytes) -> None:
@@ -81,7 +81,7 @@ async def test_plain_function_over_http(
 
 
 async def test_plain_function_through_the_layer(layer: Layer) -> None:
-    """A handler without async ends the consumer wherever the message comes from."""
+    """A handler without async ends the consumer, also for a message of the layer."""
 
     class Chat(AsyncWebsocketConsumer):
         channel_layer_alias = "default"
@@ -108,7 +108,7 @@ async def note_call(text: str, event: Mapping[str, Any]) -> None:
 def wrapped(
     function: Callable[["Many", Mapping[str, Any]], Any],
 ) -> Callable[["Many", Mapping[str, Any]], Any]:
-    """Wrap a handler as careless decorators do."""
+    """Wrap a handler as a careless decorator would."""
 
     @functools.wraps(function)
     def wrapper(consumer: "Many", event: Mapping[str, Any]) -> Any:
@@ -118,7 +118,7 @@ def wrapped(
 
 
 class Many(AsyncWebsocketConsumer):
-    """Has handlers of all kinds."""
+    """Has handlers of every kind."""
 
     channel_layer_alias = "default"
 
@@ -149,7 +149,7 @@ class Many(AsyncWebsocketConsumer):
 
 
 async def test_handlers_of_other_kinds(layer: Layer) -> None:
-    """What returns something that can be awaited is a handler, time and again."""
+    """A callable that returns an awaitable is a handler, for every message."""
     calls.clear()
     consumer = Many()
     vars(consumer)["chat_own"] = functools.partial(note_call, "own")
@@ -166,14 +166,14 @@ async def test_handlers_of_other_kinds(layer: Layer) -> None:
 
 
 async def test_types_that_name_no_method() -> None:
-    """A message reaches no property or other attribute, and evaluates none."""
+    """A message neither reaches nor evaluates a property or other attribute."""
     evaluated: list[str] = []
 
     class Chat(AsyncWebsocketConsumer):
         limit = 7
 
         class Meta:
-            """What people nest in classes."""
+            """A class nested in the consumer."""
 
             def __init__(self, *_: object) -> None:
                 evaluated.append("Meta")
@@ -199,7 +199,7 @@ async def test_types_that_name_no_method() -> None:
 
 
 class Speaker(AsyncWebsocketConsumer):
-    """Uses the layer that it lacks."""
+    """Uses a layer that it doesn't have."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -251,7 +251,7 @@ async def test_missing_layer(consumer: type[Speaker], note: str) -> None:
 
 
 async def test_missing_layer_in_disconnect(caplog: pytest.LogCaptureFixture) -> None:
-    """What is logged at the end says so too."""
+    """An error logged for disconnect() says so too."""
 
     class Leaver(Speaker):
         async def disconnect(self, code: int) -> None:
@@ -265,7 +265,7 @@ async def test_missing_layer_in_disconnect(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize("attribute", ["nothing", "group_send"])
 async def test_other_attribute_errors(attribute: str) -> None:
-    """An AttributeError that has another reason gets no note."""
+    """An AttributeError with another cause gets no note."""
 
     class Forgetful(AsyncWebsocketConsumer):
         channel_layer_alias = None if attribute == "nothing" else "default"
@@ -285,7 +285,7 @@ async def test_other_attribute_errors(attribute: str) -> None:
 
 
 async def test_connect_that_does_not_decide(caplog: pytest.LogCaptureFixture) -> None:
-    """A connect() that neither accepts nor refuses is logged, once for each class."""
+    """A connect() that neither accepts nor refuses is logged, once per class."""
 
     class Forgetful(AsyncWebsocketConsumer):
         async def connect(self) -> None:
@@ -312,10 +312,10 @@ async def test_connect_that_does_not_decide(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.parametrize("accepted", [False, True])
 @pytest.mark.parametrize("closed", [False, True])
-async def test_client_is_told_of_an_exception(
+async def test_client_gets_a_close_after_an_exception(
     any_layer: Layer | None, *, accepted: bool, closed: bool
 ) -> None:
-    """A client whose connection is open gets a close frame with code 1011, once."""
+    """After an exception, an open connection is closed with code 1011, once."""
 
     class Broken(AsyncWebsocketConsumer):
         channel_layer_alias = None if any_layer is None else "default"
@@ -340,7 +340,7 @@ async def test_client_is_told_of_an_exception(
     assert Broken.codes == [1011]
 
 
-async def test_client_that_cannot_be_told_of_an_exception() -> None:
+async def test_close_after_an_exception_fails() -> None:
     """A close that fails or hangs does not hide the exception."""
 
     class Broken(AsyncWebsocketConsumer):
@@ -376,7 +376,7 @@ async def test_exception_for_which_a_framework_closes() -> None:
     """The connection is left open for a framework that closes it with its own code."""
 
     class WebSocketException(Exception):
-        """As Starlette has it."""
+        """The exception of Starlette."""
 
     class Strict(AsyncWebsocketConsumer):
         async def receive(

@@ -1,4 +1,4 @@
-"""serve() is for endpoints: dependencies, path parameters, and then a consumer."""
+"""serve() runs a consumer inside an endpoint with dependencies and parameters."""
 
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ async def user_of(token: str = "") -> AsyncGenerator[str]:
 
 
 class Chat(AsyncJsonWebsocketConsumer):
-    """Greets the user, who may get it into trouble."""
+    """Greets the user, and fails on request."""
 
     def __init__(self, room: str, user: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ async def chat(websocket: WebSocket, room: str, user: User) -> None:
 
 @app.websocket("/accepted/{room}")
 async def accepted(websocket: WebSocket, room: str, user: User) -> None:
-    """Do what is for the consumer to do."""
+    """Accept the connection, which is the consumer's job."""
     await websocket.accept()
     await Chat(room=room, user=user).serve(websocket)
 
@@ -81,7 +81,7 @@ def _forget() -> None:
 
 
 async def test_dependencies_and_path_parameters() -> None:
-    """A consumer gets what the endpoint got, and the client what the consumer says."""
+    """The consumer gets the endpoint's values, and the client gets its messages."""
     async with WebsocketCommunicator(app, "/rooms/tea?token=ann") as client:
         assert await client.connect() == (True, "chat.v1")
         assert await client.receive_json_from() == {"room": "tea", "user": "Ann"}
@@ -90,7 +90,7 @@ async def test_dependencies_and_path_parameters() -> None:
 
 
 async def test_consumer_closes() -> None:
-    """The endpoint goes on when the connection has ended."""
+    """The endpoint continues after the connection has ended."""
     async with WebsocketCommunicator(app, "/rooms/tea?token=ann") as client:
         await client.connect()
         await client.receive_json_from()
@@ -101,7 +101,7 @@ async def test_consumer_closes() -> None:
 
 
 async def test_exception_in_a_handler() -> None:
-    """An exception closes the connection and comes out of serve()."""
+    """An exception closes the connection, and serve() raises it."""
     async with WebsocketCommunicator(app, "/rooms/tea?token=ann") as client:
         await client.connect()
         await client.receive_json_from()
@@ -113,7 +113,7 @@ async def test_exception_in_a_handler() -> None:
 
 
 async def test_client_is_gone() -> None:
-    """What frameworks make of an OSError is a disconnect, too."""
+    """A framework's exception for an OSError is a disconnect too."""
     server: dict[str, ASGISendCallable] = {}
 
     async def break_off(scope: Any, receive: Any, send: ASGISendCallable) -> None:
@@ -134,7 +134,7 @@ async def test_client_is_gone() -> None:
 
 
 async def test_connection_that_was_accepted() -> None:
-    """An endpoint that has accepted the connection learns that connect() does that."""
+    """If the endpoint has already accepted, the error says that connect() does that."""
     client = WebsocketCommunicator(app, "/accepted/tea?token=ann")
     await client.connect()
     with pytest.raises(RuntimeError, match=r"before Chat\.serve\(\): leave that to"):
@@ -142,7 +142,7 @@ async def test_connection_that_was_accepted() -> None:
 
 
 async def test_anything_with_scope_receive_and_send() -> None:
-    """The object need not be one of a framework."""
+    """serve() takes any object with scope, receive and send."""
 
     class Connection:
         def __init__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""Signals that tasks of a group raise are signals, as those of a handler."""
+"""Signals raised in a task group count like those of a handler."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from .subject import Subject, assert_released, bring_to
 
 
 async def together(*tasks: Awaitable[None]) -> None:
-    """Run tasks of a group."""
+    """Run tasks in a group."""
 
     async def run(task: Awaitable[None]) -> None:
         await task
@@ -25,7 +25,7 @@ async def together(*tasks: Awaitable[None]) -> None:
 
 
 async def nested(*tasks: Awaitable[None]) -> None:
-    """Run tasks of a group in another group."""
+    """Run tasks in a group inside another group."""
     await together(together(*tasks))
 
 
@@ -63,7 +63,7 @@ async def test_stop_consumer(
     any_layer: Layer | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """StopConsumer in a group of tasks ends the consumer cleanly."""
+    """StopConsumer in a task group ends the consumer cleanly."""
 
     async def stop(consumer: Subject) -> None:
         await group(throw(StopConsumer), throw(StopConsumer))
@@ -109,7 +109,7 @@ async def test_signals_in_disconnect_after_trouble(
 async def test_signals_from_connect(
     signals: list[type[Exception]], event_type: str, group: Group
 ) -> None:
-    """Tasks of connect() may accept or refuse; to refuse counts more."""
+    """Tasks in connect() can accept or refuse; refusing takes precedence."""
 
     class Deciding(AsyncWebsocketConsumer):
         async def connect(self) -> None:
@@ -123,7 +123,7 @@ async def test_signals_from_connect(
 
 @pytest.mark.parametrize("signal", [StopConsumer, DenyConnection])
 async def test_signal_and_error(signal: type[Exception]) -> None:
-    """A group that holds an error too reaches the server as it is."""
+    """A group that also contains an error reaches the server unchanged."""
 
     async def fail(consumer: Subject) -> None:
         await together(throw(signal), throw(Boom))
@@ -138,7 +138,7 @@ async def test_signal_and_error(signal: type[Exception]) -> None:
 
 
 async def test_deny_outside_of_connect() -> None:
-    """DenyConnection that is not from connect() is an error, also in a group."""
+    """DenyConnection outside connect() is an error, also in a group."""
 
     async def deny(consumer: Subject) -> None:
         await together(throw(DenyConnection))
@@ -152,7 +152,7 @@ async def test_deny_outside_of_connect() -> None:
 
 @groups
 async def test_http_client_is_gone(group: Group) -> None:
-    """Tasks of handle() that send to a client that is gone end the request cleanly."""
+    """Tasks in handle() that send to a client that is gone end the request cleanly."""
     ended: list[str] = []
 
     class Page(AsyncHttpConsumer):

@@ -58,7 +58,7 @@ async def test_send(arguments: dict[str, Any], event: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("close", "code"), [(True, 1000), (4001, 4001)])
 async def test_send_and_close(close: bool | int, code: int) -> None:
-    """send() closes the connection afterwards, if asked to."""
+    """send() can close the connection afterwards."""
     consumer = AsyncWebsocketConsumer()
     async with FakeServer(consumer) as server:
         await until(lambda: server.idle)
@@ -85,7 +85,7 @@ async def test_send_nothing() -> None:
     ],
 )
 async def test_send_content_of_a_wrong_type(arguments: dict[str, Any]) -> None:
-    """send() raises TypeError for content that its frame cannot have."""
+    """send() raises TypeError for content of the wrong type."""
     consumer = AsyncWebsocketConsumer()
     async with FakeServer(consumer) as server:
         await until(lambda: server.idle)
@@ -153,7 +153,7 @@ async def test_connect_accepts() -> None:
     [(AcceptConnection, "websocket.accept"), (DenyConnection, "websocket.close")],
 )
 async def test_signals_from_connect(signal: type[Exception], event_type: str) -> None:
-    """connect() may raise AcceptConnection or DenyConnection."""
+    """connect() can raise AcceptConnection or DenyConnection."""
 
     class Deciding(AsyncWebsocketConsumer):
         async def connect(self) -> None:
@@ -165,11 +165,11 @@ async def test_signals_from_connect(signal: type[Exception], event_type: str) ->
         assert await server.disconnect() is None
 
 
-# What it receives
+# Receiving
 
 
 class Listener(AsyncWebsocketConsumer):
-    """Writes down what it is called with."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Listener(AsyncWebsocketConsumer):
     ],
 )
 async def test_receive(event: dict[str, Any], call: tuple[Any, Any]) -> None:
-    """receive() is called with the text or with the bytes of a frame."""
+    """receive() is called with the text or the bytes of a frame."""
     consumer = Listener()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -227,7 +227,7 @@ async def test_disconnect_of_the_client(event: dict[str, Any], code: int) -> Non
 
 
 async def test_scope_of_another_protocol() -> None:
-    """A consumer refuses a scope that is not that of a WebSocket."""
+    """A consumer refuses the scope of another protocol."""
     consumer = Listener()
     async with FakeServer(consumer, {"type": "http"}) as server:
         outcome = await server.end()
@@ -258,7 +258,7 @@ JSON_ATTRIBUTES = ["decode.json", "encode.json", "receive.json", "send_json"]
 async def test_message_must_not_name_what_every_consumer_has(
     message_type: str, overridden: bool, layer: Layer
 ) -> None:
-    """No message of the layer reaches a method of the base classes, even overridden."""
+    """A layer's message never reaches a method of the base classes, even overridden."""
 
     async def trap(*_: object) -> None:
         raise AssertionError
@@ -285,13 +285,13 @@ async def test_message_must_not_name_what_every_consumer_has(
 
 
 def test_consumers_are_plain_classes() -> None:
-    """Consumer classes have no metaclass, and take any arguments without a loop."""
+    """Consumer classes have no metaclass, and accept any arguments without a loop."""
     assert type(AsyncJsonWebsocketConsumer) is type
     AsyncJsonWebsocketConsumer(1, "two", three=3)
 
 
 def test_private_names_leave_room_for_those_of_subclasses() -> None:
-    """Our private names are mangled, or carry a prefix that nobody else chooses."""
+    """Private names of the library are mangled or have an unusual prefix."""
     private = {
         name
         for base in AsyncJsonWebsocketConsumer.__mro__[:-1]
@@ -305,7 +305,7 @@ def test_private_names_leave_room_for_those_of_subclasses() -> None:
 
 @pytest.mark.parametrize("ended", [False, True], ids=["at once", "one after another"])
 async def test_instance_serves_one_connection(layer: Layer, *, ended: bool) -> None:
-    """An instance that is called again says what to write, and the first goes on."""
+    """A second call raises an error that says what to write; the first continues."""
     consumer = Member()
     async with FakeServer(consumer) as server:
         await server.connect()
@@ -327,7 +327,7 @@ async def test_instance_serves_one_connection(layer: Layer, *, ended: bool) -> N
 
 
 async def test_scope_of_another_protocol_does_not_use_up_an_instance() -> None:
-    """Servers ask an application for its lifespan first."""
+    """A scope of another protocol, such as lifespan, doesn't use up an instance."""
     consumer = Listener()
     async with FakeServer(consumer, {"type": "lifespan"}) as server:
         assert isinstance(await server.end(), ValueError)
@@ -338,7 +338,7 @@ async def test_scope_of_another_protocol_does_not_use_up_an_instance() -> None:
 
 
 async def test_constructor_without_super(layer: Layer) -> None:
-    """A subclass may have a constructor that does not call the one of the base."""
+    """The constructor of a subclass doesn't have to call super."""
 
     class Own(Member):
         def __init__(self, greeting: str) -> None:
@@ -353,8 +353,8 @@ async def test_constructor_without_super(layer: Layer) -> None:
     assert members(layer) == set()
 
 
-async def test_websocket_connect_replaced(layer: Layer) -> None:
-    """websocket_connect() may be replaced whole, and disconnect() is still called."""
+async def test_websocket_connect_overridden(layer: Layer) -> None:
+    """websocket_connect() can be overridden without super; disconnect() is called."""
     codes: list[int] = []
 
     class Own(Member):
@@ -377,7 +377,7 @@ async def test_websocket_connect_replaced(layer: Layer) -> None:
 
 
 async def test_websocket_disconnect_overridden(layer: Layer) -> None:
-    """websocket_disconnect() may say good-bye to a group and then call super."""
+    """websocket_disconnect() can send to a group and then call super."""
 
     class Polite(Member):
         async def websocket_disconnect(self, message: WebSocketDisconnectEvent) -> None:
@@ -397,7 +397,7 @@ async def test_websocket_disconnect_overridden(layer: Layer) -> None:
 
 
 async def test_mixins() -> None:
-    """Mixins may stand before and after a consumer class, and call super."""
+    """Mixins can come before or after a consumer class, and call super."""
 
     class Greeting:
         async def connect(self) -> None:
@@ -420,7 +420,7 @@ async def test_mixins() -> None:
 
 
 async def test_methods_without_a_connection() -> None:
-    """Tests of an application may call the methods of an instance by themselves."""
+    """Tests of an application can call an instance's methods directly."""
     sent: list[Mapping[str, Any]] = []
 
     async def send(event: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What all layers share, and what a layer of one's own need not do."""
+"""Features of all layers, and methods that a custom layer can omit."""
 
 import collections
 import enum
@@ -21,7 +21,7 @@ class MyLayer(BaseChannelLayer):
 
 @pytest.fixture
 def layer() -> MyLayer:
-    """Give a test a layer that has what all of them have."""
+    """Give a test a layer that has only the features of the base class."""
     return MyLayer()
 
 
@@ -42,7 +42,7 @@ INVALID = [
     "a!b\n",
     "caf\u00e9",
     "a!caf\u00e9",
-    "\u0661",  # a digit, though not of ASCII
+    "\u0661",  # a digit, but not an ASCII one
     None,
     5,
     b"a",
@@ -52,14 +52,14 @@ TOO_LONG = ["x" * 100, "x" * 1000]
 
 
 @pytest.mark.parametrize("name", [*VALID, "a!b", "a!", "specific.a!" + "x" * 88])
-def test_name_of_a_channel_may_have_one_mark(layer: MyLayer, name: str) -> None:
+def test_channel_name_can_have_one_mark(layer: MyLayer, name: str) -> None:
     """Names of letters, digits and ``._-``, with at most one '!', are valid."""
     assert layer.require_valid_channel_name(name) is True
 
 
 @pytest.mark.parametrize("name", INVALID, ids=repr)
-def test_other_names_of_channels_are_refused(layer: MyLayer, name: Any) -> None:
-    """A name that is not valid is named, and so is the rule it breaks."""
+def test_other_channel_names_are_refused(layer: MyLayer, name: Any) -> None:
+    """The error names the invalid name and the rule that it breaks."""
     rule = (
         f"{name!r} is not a channel name: it must be a str of ASCII letters, digits, "
         "'.', '_' and '-', optionally with one '!' after the first part"
@@ -69,14 +69,14 @@ def test_other_names_of_channels_are_refused(layer: MyLayer, name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_name_of_a_group_has_no_mark(layer: MyLayer, name: str) -> None:
+def test_group_name_has_no_mark(layer: MyLayer, name: str) -> None:
     """Names of letters, digits and ``._-`` are valid."""
     assert layer.require_valid_group_name(name) is True
 
 
 @pytest.mark.parametrize("name", [*INVALID, "a!b", "a!"], ids=repr)
-def test_other_names_of_groups_are_refused(layer: MyLayer, name: Any) -> None:
-    """A name that is not valid is named, and so is the rule it breaks."""
+def test_other_group_names_are_refused(layer: MyLayer, name: Any) -> None:
+    """The error names the invalid name and the rule that it breaks."""
     rule = (
         f"{name!r} is not a group name: it must be a str of ASCII letters, digits, "
         "'.', '_' and '-'"
@@ -97,8 +97,8 @@ def test_long_names_are_refused(layer: MyLayer, kind: str, name: str) -> None:
         check(name)
 
 
-def test_layer_may_have_a_limit_of_its_own() -> None:
-    """MAX_NAME_LENGTH of a subclass is what its names are measured against."""
+def test_layer_can_have_its_own_limit() -> None:
+    """The MAX_NAME_LENGTH of a subclass limits its names."""
 
     class Short(BaseChannelLayer):
         MAX_NAME_LENGTH = 4
@@ -110,12 +110,12 @@ def test_layer_may_have_a_limit_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", ["a", "a!"])
 def test_name_to_receive_on_ends_at_the_mark(layer: MyLayer, name: str) -> None:
-    """A name without a local part may be received on."""
+    """receive() accepts a name without a local part."""
     assert layer.require_valid_channel_name(name, receive=True) is True
 
 
 def test_name_to_receive_on_has_no_local_part(layer: MyLayer) -> None:
-    """A name with something after the '!' may not be received on."""
+    """receive() refuses a name with a local part after the '!'."""
     with pytest.raises(TypeError, match=r"'a!b': .* must end at the '!'"):
         layer.require_valid_channel_name("a!b", receive=True)
 
@@ -126,7 +126,7 @@ def test_name_to_receive_on_has_no_local_part(layer: MyLayer) -> None:
 def test_non_local_name_ends_at_the_mark(
     layer: MyLayer, name: str, process: str
 ) -> None:
-    """The part of a name that tells the process goes up to the '!', or to the end."""
+    """The non-local part of a name ends at the '!', or is the whole name."""
     assert layer.non_local_name(name) == process
 
 
@@ -134,7 +134,7 @@ def test_non_local_name_ends_at_the_mark(
 
 
 class Key(enum.StrEnum):
-    """Keys as some people write them."""
+    """Message keys as an enum."""
 
     TYPE = "type"
 
@@ -150,7 +150,7 @@ class Key(enum.StrEnum):
     ],
 )
 def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
-    """A dict with str keys is a message, if every layer carries what it holds."""
+    """A dict with str keys is a message if every layer can carry its values."""
     layer.require_valid_message(message)
 
 
@@ -167,14 +167,16 @@ def test_message_is_a_dict_with_str_keys(layer: MyLayer, message: Any) -> None:
         (["x" * 10**6], r"a message must be a dict, not list: \['x{1,80}\.\.\."),
     ],
 )
-def test_anything_else_is_no_message(layer: MyLayer, message: Any, error: str) -> None:
-    """What is not a message is named, and so is what it should be."""
+def test_anything_else_is_not_a_message(
+    layer: MyLayer, message: Any, error: str
+) -> None:
+    """The error names the value and says what a message is."""
     with pytest.raises(TypeError, match=error):
         layer.require_valid_message(message)
 
 
 def test_layer_that_does_not_count(layer: MyLayer) -> None:
-    """A layer of the user's own has the statistics of all layers, all of them 0."""
+    """A user's layer has the statistics of every layer, all of them 0."""
     assert layer.statistics() == {
         "channels": 0,
         "groups": 0,
@@ -190,7 +192,7 @@ def test_layer_that_does_not_count(layer: MyLayer) -> None:
 
 
 def test_options_have_defaults(layer: MyLayer) -> None:
-    """A layer keeps a message for a minute, and a hundred of them in a channel."""
+    """By default a message is kept for a minute, and a channel holds a hundred."""
     assert layer.expiry == 60
     assert layer.capacity == 100
     assert layer.channel_capacity == []
@@ -231,13 +233,13 @@ def test_expiry_is_a_number_of_seconds(expiry: float) -> None:
 def test_other_options_are_refused(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """An option that makes no sense is named, and so is what it should be."""
+    """The error names the invalid option and says what it should be."""
     with pytest.raises(error, match=message):
         BaseChannelLayer(**options)
 
 
-def test_capacity_of_a_channel_is_that_of_the_first_match() -> None:
-    """Globs match whole names, patterns their beginning, and the first one counts."""
+def test_first_match_decides_the_capacity_of_a_channel() -> None:
+    """Globs match whole names, patterns match prefixes, and the first match counts."""
     layer = BaseChannelLayer(
         capacity=9,
         channel_capacity={
@@ -265,14 +267,14 @@ def test_capacities_are_compiled_in_order(layer: MyLayer) -> None:
     assert (first, second_pattern, second) == (1, pattern, 2)
 
 
-# What a layer of one's own may leave out
+# What a custom layer can leave out
 
 
 @pytest.mark.parametrize("method", ["send", "receive", "new_channel", "flush"])
 async def test_method_that_is_not_implemented_says_so(
     layer: MyLayer, method: str
 ) -> None:
-    """The error names the class and the method that it lacks."""
+    """The error names the class and the missing method."""
     arguments = {"send": ("a", MESSAGE), "receive": ("a",)}.get(method, ())
     error = rf"^MyLayer does not implement {method}\(\)$"
     with pytest.raises(NotImplementedError, match=error):
@@ -286,20 +288,20 @@ async def test_method_that_is_not_implemented_says_so(
 async def test_layer_without_groups_says_so(
     layer: MyLayer, method: str, argument: object
 ) -> None:
-    """The error names the class that has no groups."""
+    """The error names the class without groups."""
     with pytest.raises(NotImplementedError, match=r"^MyLayer has no groups$"):
         await getattr(layer, method)("group", argument)
 
 
-async def test_what_is_optional_does_nothing(layer: MyLayer) -> None:
-    """Without an implementation channels are not deleted, attached or closed."""
+async def test_optional_methods_do_nothing(layer: MyLayer) -> None:
+    """By default, deleting and attaching channels and closing the layer do nothing."""
     await layer.delete_channel("a")
     assert layer.attach("a", lambda: None) is None
     await layer.close()
 
 
 async def test_leaving_the_context_of_a_layer_closes_it() -> None:
-    """``async with`` gives the layer, closes it, and lets exceptions through."""
+    """``async with`` returns the layer, closes it, and propagates exceptions."""
     closed: list[BaseChannelLayer] = []
 
     class Closing(BaseChannelLayer):
@@ -318,12 +320,12 @@ async def test_leaving_the_context_of_a_layer_closes_it() -> None:
 
 
 def test_layer_is_truthy(layer: MyLayer) -> None:
-    """A layer can be told from None by its truth value."""
+    """A layer is always true, so that code can check for a missing one."""
     assert bool(layer) is True
 
 
 def test_names_of_older_releases_of_channels() -> None:
-    """Layers of others call the rules for names by their older names."""
+    """Third-party layers can use the older names of the methods that check names."""
     layer = BaseChannelLayer()
     assert layer.valid_channel_name("a!b")
     assert layer.valid_group_name("a")

@@ -1,4 +1,4 @@
-"""What a message may hold."""
+"""The values that a message can hold."""
 
 import functools
 import inspect
@@ -26,7 +26,7 @@ WRAPS: dict[str, Callable[[Any], Any]] = {
 
 
 def nested(depth: int, kind: str = "list") -> dict[str, Any]:
-    """Return a message of that depth."""
+    """Return a message that is nested this deeply."""
     value: Any = 1
     for _ in range(depth - 1):
         value = WRAPS[kind](value)
@@ -35,7 +35,7 @@ def nested(depth: int, kind: str = "list") -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", WRAPS)
 def test_depth(kind: str) -> None:
-    """The message itself is the first of a hundred levels."""
+    """A message can have a hundred levels, itself included."""
     for check in (require_carried, require_shallow):
         check(nested(MAX_DEPTH, kind))
         with pytest.raises(TypeError, match=r"\[\.\.\.\].* more than 100 levels deep"):
@@ -46,7 +46,7 @@ def test_depth(kind: str) -> None:
 
 @pytest.mark.parametrize("check", [require_carried, require_shallow])
 def test_message_that_contains_itself(check: Any) -> None:
-    """Refusing it takes no longer for one that contains itself a thousand times."""
+    """A message that contains itself a thousand times is refused as quickly as one."""
     ring: list[Any] = []
     ring.extend([ring] * 2000)
     message: dict[str, Any] = {"ring": ring}
@@ -56,7 +56,7 @@ def test_message_that_contains_itself(check: Any) -> None:
 
 
 def test_shared_values() -> None:
-    """What is in a message repeatedly is looked at once on each level."""
+    """A value that occurs repeatedly is checked once per level."""
     value: list[Any] = [1]
     for _ in range(90):
         value = [value, value]
@@ -72,7 +72,7 @@ def list_of(value: Any, _: int) -> list[Any]:
 
 
 def test_refusing_needs_no_stack() -> None:
-    """A message is checked, and refused, wherever in the stack its sender is."""
+    """A message is checked and refused at any depth of the stack."""
 
     def at_depth(frames: int) -> None:
         if frames:
@@ -86,7 +86,7 @@ def test_refusing_needs_no_stack() -> None:
 
 
 def test_message_of_builtin_types_is_not_copied() -> None:
-    """Only a message that holds other types is rebuilt."""
+    """Only a message that contains other types is rebuilt."""
     message: dict[str, Any] = {
         "a": [{"b": [1, b"2", "\u00e9", 4.5, None, True]}],
         "\u00e9": {},
@@ -97,7 +97,7 @@ def test_message_of_builtin_types_is_not_copied() -> None:
 
 
 def test_where_bytes_are() -> None:
-    """A format without bytes learns where the first of them are."""
+    """For a format without bytes, the location of the first bytes is reported."""
     assert find_bytes({"a": [1, "b"]}) is None
     assert find_bytes({"a": [1, b"b"]}) == "message['a'][1] is of type bytes"
     assert find_bytes({"a": {b"b": 1}}) == (
@@ -106,20 +106,20 @@ def test_where_bytes_are() -> None:
 
 
 class Model:
-    """What can be dumped, as a model of pydantic."""
+    """An object that can be dumped, like a model of pydantic."""
 
     def model_dump(self) -> dict[str, int]:
-        """Return what it holds."""
+        """Return the data of the model."""
         return {}
 
 
 def test_advice() -> None:
-    """The error says what to send in place of a model, as for pydantic."""
+    """The error says what to send instead of a model, as for pydantic."""
     with pytest.raises(TypeError, match=r"Model; .* its model_dump\(mode=\"json\"\)"):
         require_carried({"a": Model()})
 
 
 def test_shortened() -> None:
-    """A long value is cut."""
+    """A long value is shortened."""
     assert shortened("short") == "'short'"
     assert len(shortened({"a": ["x" * 1000] * 1000})) < 1000

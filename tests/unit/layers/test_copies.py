@@ -1,4 +1,4 @@
-"""How each receiver gets a message of its own."""
+"""Each receiver gets its own copy of a message."""
 
 import datetime as dt
 import inspect
@@ -14,7 +14,7 @@ NESTED: dict[str, Any] = {"a": [{"b": [1, b"2", "3", 4.5, None, True]}], "c": {1
 
 
 class Point:
-    """An object of a user."""
+    """A user's object."""
 
     def __init__(self) -> None:
         self.where = [1, 2]
@@ -30,8 +30,8 @@ class Point:
     ],
     ids=["empty", "flat", "nested", "objects"],
 )
-def test_copies_are_equal_and_apart(message: dict[str, Any]) -> None:
-    """Every call returns a new dict that is equal to the message as it was."""
+def test_copies_are_equal_and_independent(message: dict[str, Any]) -> None:
+    """Every call returns a new dict that is equal to the original message."""
     was = repr(message)
     copies = copies_of(message)
     message["more"] = 1
@@ -41,8 +41,8 @@ def test_copies_are_equal_and_apart(message: dict[str, Any]) -> None:
     assert repr(first) == repr(second) == was
 
 
-def test_what_is_in_a_copy_is_copied_too() -> None:
-    """Lists, dicts and objects of users are not shared between copies."""
+def test_values_in_a_copy_are_copied_too() -> None:
+    """Lists, dicts and users' objects are not shared between copies."""
     point = Point()
     copies = copies_of({"plain": [{"a": 1}], "objects": [point]})
     nested = copies_of(NESTED)
@@ -64,7 +64,7 @@ class Stubborn:
 
 
 def test_objects_that_cannot_be_copied_are_shared() -> None:
-    """Delivery never fails: an object of the application is shared then."""
+    """Delivery never fails: an object that cannot be copied is shared."""
     stubborn = Stubborn()
     copies = copies_of({"objects": [stubborn]})
     first, second = copies(), copies()
@@ -74,7 +74,7 @@ def test_objects_that_cannot_be_copied_are_shared() -> None:
 
 @pytest.mark.parametrize("make", [copies_of, copies_as_carried])
 def test_copies_need_no_stack(make: Callable[[Any], Callable[[], Any]]) -> None:
-    """A receiver may be as deep in the stack as Python allows."""
+    """A receiver can be as deep in the stack as Python allows."""
     value: list[Any] = []
     for _ in range(98):
         value = [value]
@@ -87,8 +87,8 @@ def test_copies_need_no_stack(make: Callable[[Any], Callable[[], Any]]) -> None:
     assert at_depth(frames) == message
 
 
-def test_copies_of_what_is_sent() -> None:
-    """They are made of builtin types, as if they had been encoded and decoded."""
+def test_copies_have_builtin_types() -> None:
+    """Copies consist of builtin types, as if the message had been encoded."""
     pair = [1, 2]
     copies = copies_as_carried({"pair": tuple(pair), "list": pair})
     pair.append(3)

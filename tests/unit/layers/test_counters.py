@@ -1,4 +1,4 @@
-"""What layers count, and what they log."""
+"""The counters of layers, and what they log."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ def counters() -> Counters:
 
 @pytest.fixture
 def switching() -> Iterator[None]:
-    """Let threads switch as often as they can."""
+    """Make threads switch as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -28,7 +28,7 @@ def switching() -> Iterator[None]:
 def test_threads_count_exactly(
     counters: Counters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of what several threads count at once nothing is missing."""
+    """Counts of several threads at once are exact."""
 
     def count() -> None:
         for _ in range(2000):
@@ -51,14 +51,14 @@ def test_threads_count_exactly(
         "undecodable": 8000,
         "reconnects": 8000,
     }
-    # Once for each power of two that was reached.
+    # Once for each power of two.
     assert len(caplog.records) == (24_000).bit_length() + (8000).bit_length()
 
 
 def test_drops_are_logged_now_and_then(
     counters: Counters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The 1st, 2nd, 4th and 8th are, with the channel, the group and what to do."""
+    """The 1st, 2nd, 4th and 8th drop are logged, with channel, group and advice."""
     for number in range(1, 10):
         counters.count((1, [f"channel{number}"]), "room")
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -74,7 +74,7 @@ def test_drops_are_logged_now_and_then(
 def test_many_drops_at_once(
     counters: Counters, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message that many channels had no room for is one line."""
+    """A message that many channels have no room for is logged in one line."""
     counters.count((0, ["a", "b", "c", "d", "e"]))
     counters.count((0, ["a", "b"]))
     counters.count((5, []))
@@ -87,7 +87,7 @@ def test_many_drops_at_once(
 
 
 def test_full_queues(counters: Counters, caplog: pytest.LogCaptureFixture) -> None:
-    """A queue outside of this process is named, and what its process may lack."""
+    """For a queue outside this process, the log line names it and suggests a cause."""
     counters.count_full_queues([], "room")
     assert caplog.records == []
     counters.count_full_queues(["specific.abc!", "jobs"], "room")
@@ -103,7 +103,7 @@ def test_full_queues(counters: Counters, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_complaints(counters: Counters, caplog: pytest.LogCaptureFixture) -> None:
-    """Of messages that cannot be delivered the 1st, 2nd and 4th are logged."""
+    """The 1st, 2nd and 4th message that cannot be delivered are logged."""
     for number in range(1, 6):
         counters.complain("jobs", f"reason {number}")
     assert counters.undecodable == 5

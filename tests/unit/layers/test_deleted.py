@@ -1,4 +1,4 @@
-"""Which channels were deleted."""
+"""The record of deleted channels."""
 
 import random
 import sys
@@ -19,13 +19,13 @@ def make(deleted: DeletedChannels, count: int) -> list[str]:
 
 
 def test_names_are_unique_and_random(deleted: DeletedChannels) -> None:
-    """They differ, also from those that another process makes."""
+    """Names are unique, also across processes."""
     names = {*make(deleted, 100), *make(DeletedChannels(), 100)}
     assert len(names) == 200
 
 
 def test_deleted_stays_deleted(deleted: DeletedChannels) -> None:
-    """Whatever the order, what was deleted is known exactly."""
+    """Channels can be deleted in any order, and the record is exact."""
     names = make(deleted, 300)
     order = random.Random(1).sample(names, len(names))
     gone: set[str] = set()
@@ -40,7 +40,7 @@ def test_deleted_stays_deleted(deleted: DeletedChannels) -> None:
 
 
 def test_memory_is_bounded(deleted: DeletedChannels) -> None:
-    """A bit for each channel since the oldest that is alive, and nothing before it."""
+    """The record has one bit per channel since the oldest live one."""
     empty = sys.getsizeof(deleted)
     for name in make(deleted, 10_000):
         deleted.add(name)
@@ -57,8 +57,8 @@ def test_memory_is_bounded(deleted: DeletedChannels) -> None:
 @pytest.mark.parametrize(
     "name", ["jobs", "a!b", "a!", "a!-1.x", "a!1f.x", "a!" + "f" * 90, "", "a!2.x"]
 )
-def test_names_made_elsewhere(deleted: DeletedChannels, name: str) -> None:
-    """A name that was not made here costs nothing, and is not deleted."""
+def test_names_from_elsewhere(deleted: DeletedChannels, name: str) -> None:
+    """A name from another source takes no memory, and is not deleted."""
     make(deleted, 2)
     empty = sys.getsizeof(deleted)
     deleted.add(name)
@@ -67,7 +67,7 @@ def test_names_made_elsewhere(deleted: DeletedChannels, name: str) -> None:
 
 
 def test_clearing(deleted: DeletedChannels) -> None:
-    """Nothing is known afterwards of the channels that were made before."""
+    """Clearing forgets all earlier channels."""
     before = make(deleted, 20)
     for name in before:
         deleted.add(name)

@@ -1,4 +1,4 @@
-"""Layers that do not derive from BaseChannelLayer, as those for Django Channels."""
+"""Layers that do not derive from BaseChannelLayer, such as Django Channels' own."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ from fast_channels.worker import Worker
 
 
 class Minimal:
-    """What the specification asks of a layer without groups."""
+    """The methods that the specification requires of a layer without groups."""
 
     __slots__ = ("numbers", "queues")
 
@@ -48,7 +48,7 @@ class Minimal:
 
 
 class WithGroups(Minimal):
-    """With groups; and with methods that mean something else than ours do."""
+    """A layer with groups, and with methods that differ from those of the library."""
 
     __slots__ = ("closed", "members")
 
@@ -105,12 +105,12 @@ def foreign() -> Iterator[WithGroups]:
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged: what goes wrong at the end is nowhere else."""
+    """Return the log, the only place for errors at the end of a connection."""
     return [each.message for each in caplog.records if "fast_channels" in each.name]
 
 
 def test_registry_returns_the_very_object(foreign: WithGroups) -> None:
-    """Code that asks for a foreign layer finds all of its own methods."""
+    """The registry returns a foreign layer itself, with all of its methods."""
     found: list[object] = [get_channel_layer("foreign"), channel_layers["foreign"]]
     assert found == [foreign, foreign]
     assert repr(channel_layers) == "<ChannelLayerRegistry [foreign=WithGroups]>"
@@ -119,21 +119,21 @@ def test_registry_returns_the_very_object(foreign: WithGroups) -> None:
 @pytest.mark.parametrize(
     "value", [None, 5, "default", object(), {"BACKEND": "x"}, Minimal, BaseChannelLayer]
 )
-def test_what_is_no_layer(value: object) -> None:
-    """Something without the methods of a layer, or a class, is no layer."""
+def test_what_is_not_a_layer(value: object) -> None:
+    """A class, or an object without the methods of a layer, is refused."""
     assert not is_layer(value)
     assert is_layer(Minimal())
 
 
-def test_layers_of_ours_are_used_as_they_are() -> None:
-    """as_layer() wraps only what does not derive from BaseChannelLayer."""
+def test_own_layers_are_not_wrapped() -> None:
+    """as_layer() wraps only layers that do not derive from BaseChannelLayer."""
     layer = InMemoryChannelLayer()
     assert as_layer(layer) is layer
     assert isinstance(as_layer(Minimal()), BaseChannelLayer)
 
 
 async def test_consumers(foreign: WithGroups, caplog: pytest.LogCaptureFixture) -> None:
-    """A consumer joins groups, hears what is sent to them, and leaves them."""
+    """A consumer joins groups, receives their messages, and leaves them."""
     async with (
         WebsocketCommunicator(Room, "/") as one,
         WebsocketCommunicator(Room, "/") as two,
@@ -151,7 +151,7 @@ async def test_consumers(foreign: WithGroups, caplog: pytest.LogCaptureFixture) 
 
 
 async def test_layer_without_groups() -> None:
-    """It serves consumers without groups; the optional methods say what is missing."""
+    """A layer without groups serves consumers; the errors say what is missing."""
     layer = as_layer(Minimal())
     assert repr(layer) == "<Minimal>"
     assert layer.attach("a!b", lambda: None) is None
@@ -168,7 +168,7 @@ async def test_layer_without_groups() -> None:
 
 
 async def test_worker(foreign: WithGroups) -> None:
-    """A worker takes the messages of a foreign layer."""
+    """A worker handles the messages of a foreign layer."""
     handled: asyncio.Queue[Any] = asyncio.Queue()
 
     class Job(AsyncConsumer):
@@ -186,7 +186,7 @@ async def test_worker(foreign: WithGroups) -> None:
 
 
 def test_sync_layer(foreign: WithGroups) -> None:
-    """Code without an event loop sends through a foreign layer."""
+    """Synchronous code can send through a foreign layer."""
     for layer in (SyncChannelLayer(foreign), SyncChannelLayer("foreign")):
         layer.group_add("group", "jobs")
         layer.send("jobs", {"type": "one"})
@@ -201,7 +201,7 @@ def test_sync_layer(foreign: WithGroups) -> None:
 async def test_lifespan_closes_it_if_it_can(
     foreign: WithGroups, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """close() is awaited if there is one, and called if it is a plain method."""
+    """close() is called if it exists, and awaited if it is a coroutine function."""
 
     class Plain(Minimal):
         def close(self) -> None:
@@ -218,8 +218,8 @@ async def test_lifespan_closes_it_if_it_can(
     assert errors(caplog) == []
 
 
-def test_nonsense_is_refused_in_the_same_words() -> None:
-    """What is no layer is refused where a layer is expected."""
+def test_same_error_for_everything_that_is_not_a_layer() -> None:
+    """An object that is not a layer is refused everywhere with the same error."""
     nonsense: Any = object()
     with pytest.raises(TypeError, match="an instance of a subclass of BaseChannelLay"):
         ChannelLayerRegistry().register("alias", nonsense)

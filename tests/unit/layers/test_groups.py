@@ -21,7 +21,7 @@ def test_groups_are_found_by_group_and_by_channel(groups: Groups) -> None:
 
 
 def test_channels_stay_in_the_order_in_which_they_joined(groups: Groups) -> None:
-    """A channel that joins again keeps its place; one that comes back is the last."""
+    """Joining twice keeps a channel's place; rejoining moves it to the end."""
     groups.add("a", "w")
     assert not groups.add("a", "x", 5)
     assert [*groups.by_group["a"].items()] == [("x", 5), ("y", 0), ("w", 0)]
@@ -45,7 +45,7 @@ def test_nothing_is_kept_of_empty_groups_and_channels(groups: Groups) -> None:
 
 
 def test_a_channel_leaves_its_groups_in_steps(groups: Groups) -> None:
-    """discard_some() returns the groups left, at most as many as allowed."""
+    """discard_some() leaves up to a number of groups, and returns them."""
     groups.add("c", "x")
     left = groups.discard_some("x", 2)
     assert len(left) == 2
@@ -57,7 +57,7 @@ def test_a_channel_leaves_its_groups_in_steps(groups: Groups) -> None:
 
 
 def test_clear_removes_all_channels_from_all_groups(groups: Groups) -> None:
-    """Afterwards the same groups can be joined again."""
+    """After clear(), the same groups can be joined again."""
     by_group = groups.by_group
     groups.clear()
     assert groups.by_group == {}

@@ -1,4 +1,4 @@
-"""What is special about the layer of a single process."""
+"""Features specific to the in-memory layer."""
 
 import asyncio
 import contextlib
@@ -16,33 +16,33 @@ from fast_channels.layers import InMemoryChannelLayer
 from tests.clock import Clock, stop_time_in_memory
 
 MESSAGE = {"type": "test.message"}
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 5
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give a test a clock that all its layers live by."""
+    """Give a test the clock of all its layers."""
     return stop_time_in_memory(monkeypatch)
 
 
 @pytest.fixture
 def layer(clock: Clock) -> InMemoryChannelLayer:
-    """Give a test a layer in which messages last ten seconds, memberships a hundred."""
+    """Give a test a layer: messages last ten seconds, memberships a hundred."""
     return InMemoryChannelLayer(expiry=10, group_expiry=100, capacity=2)
 
 
 async def start(
     layer: InMemoryChannelLayer, channel: str
 ) -> asyncio.Task[dict[str, Any]]:
-    """Return a task that waits for a message of a channel."""
+    """Return a task that waits for a message on a channel."""
     receiving = asyncio.create_task(layer.receive(channel))
     await asyncio.sleep(0)
     return receiving
 
 
 async def stop(receiving: asyncio.Task[dict[str, Any]]) -> None:
-    """Cancel a task that waits."""
+    """Cancel a waiting task."""
     receiving.cancel()
     await asyncio.wait([receiving])
 
@@ -51,7 +51,7 @@ async def stop(receiving: asyncio.Task[dict[str, Any]]) -> None:
 
 
 def test_options_have_defaults() -> None:
-    """Messages last a minute and memberships a day, as in Channels."""
+    """Messages last a minute and memberships a day, as in Django Channels."""
     layer = InMemoryChannelLayer()
     assert (layer.expiry, layer.group_expiry, layer.capacity) == (60, 86400, 100)
     assert layer.channel_capacity == []
@@ -68,16 +68,16 @@ def test_options_have_defaults() -> None:
 def test_other_options_are_refused(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """An option that makes no sense is named, and so is what it should be."""
+    """The error names the invalid option and says what it should be."""
     with pytest.raises(error, match=message):
         InMemoryChannelLayer(**options)
 
 
 @pytest.mark.parametrize("prefix", ["specific", "chat.room"])
-async def test_names_are_random_whatever_was_seeded(
+async def test_names_are_independent_of_seeds(
     layer: InMemoryChannelLayer, prefix: str
 ) -> None:
-    """A seed for ``random`` neither repeats names nor is used up by them."""
+    """Seeding ``random`` does not repeat names, and names do not change its state."""
     names: list[str] = []
     for _ in range(2):
         random.seed(1)
@@ -89,13 +89,13 @@ async def test_names_are_random_whatever_was_seeded(
         assert re.fullmatch(rf"{re.escape(prefix)}\.inmemory![0-9a-f]{{16}}", name)
 
 
-# What it holds
+# Contents
 
 
 async def test_channel_is_held_while_a_message_waits(
     layer: InMemoryChannelLayer,
 ) -> None:
-    """``channels`` has a channel from its first message to its last."""
+    """``channels`` contains a channel from its first message to its last."""
     await layer.send("a", MESSAGE)
     await layer.send("a", MESSAGE)
     await layer.receive("a")
@@ -107,7 +107,7 @@ async def test_channel_is_held_while_a_message_waits(
 async def test_channel_is_held_while_a_receiver_waits(
     layer: InMemoryChannelLayer,
 ) -> None:
-    """``channels`` has a channel until the last of its receivers is gone."""
+    """``channels`` contains a channel until its last receiver is gone."""
     receivers = [await start(layer, "a") for _ in range(3)]
     await layer.send("a", MESSAGE)
     assert await receivers[0] == MESSAGE
@@ -117,10 +117,10 @@ async def test_channel_is_held_while_a_receiver_waits(
     assert layer.channels == {}
 
 
-async def test_groups_say_when_each_channel_joined(
+async def test_groups_have_the_time_when_each_channel_joined(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """``groups`` maps groups to their channels, and those to their time of joining."""
+    """``groups`` maps groups to their channels, and channels to the time of joining."""
     joined = clock.time()
     await layer.group_add("x", "a")
     await layer.group_add("y", "a")
@@ -139,7 +139,7 @@ async def test_groups_say_when_each_channel_joined(
 async def test_statistics_count_what_is_held_and_what_was_dropped(
     layer: InMemoryChannelLayer,
 ) -> None:
-    """statistics() and the repr say how much the layer holds; dropped copies add up."""
+    """statistics() and the repr show the contents; dropped messages add up."""
     await layer.group_add("x", "a")
     await layer.group_add("x", "b")
     for _ in range(3):
@@ -172,7 +172,7 @@ async def test_statistics_count_what_is_held_and_what_was_dropped(
 
 
 async def test_flush_and_delete_keep_a_receiver(layer: InMemoryChannelLayer) -> None:
-    """Whoever waits while a channel is emptied gets its next message."""
+    """A receiver that waits while its channel is emptied gets the next message."""
     receiving = await start(layer, "a")
     await layer.flush()
     await layer.delete_channel("a")
@@ -181,10 +181,10 @@ async def test_flush_and_delete_keep_a_receiver(layer: InMemoryChannelLayer) -> 
     assert layer.channels == {}
 
 
-# A reader that does not wait
+# Attached readers
 
 
-async def test_attached_reader_takes_and_is_called(layer: InMemoryChannelLayer) -> None:
+async def test_attached_reader_is_called_and_takes(layer: InMemoryChannelLayer) -> None:
     """The listener is called for each message, which waits in the mailbox."""
     calls: list[str] = []
     mailbox = layer.attach("a", lambda: calls.append("called"))
@@ -203,7 +203,7 @@ async def test_attached_reader_takes_and_is_called(layer: InMemoryChannelLayer) 
 
 
 async def test_attached_twice(layer: InMemoryChannelLayer) -> None:
-    """A channel has one listener, the last; it is forgotten with it."""
+    """A channel has one listener, the last; deleting the channel removes it."""
     calls: list[str] = []
     layer.attach("a", lambda: calls.append("first"))
     layer.attach("a", lambda: calls.append("second"))
@@ -213,8 +213,8 @@ async def test_attached_twice(layer: InMemoryChannelLayer) -> None:
     assert layer.channels == {}
 
 
-async def test_deleted_channel_is_attached_no_more(layer: InMemoryChannelLayer) -> None:
-    """delete_channel() empties the mailbox, and the listener hears no more."""
+async def test_deleted_channel_is_not_attached(layer: InMemoryChannelLayer) -> None:
+    """delete_channel() empties the mailbox, and the listener is no longer called."""
     calls: list[str] = []
     mailbox = layer.attach("a", lambda: calls.append("called"))
     await layer.group_add("x", "a")
@@ -233,13 +233,13 @@ async def test_deleted_channel_is_attached_no_more(layer: InMemoryChannelLayer) 
     assert await layer.receive("a") == MESSAGE
 
 
-# What nobody will fetch any more
+# Abandoned channels
 
 
 async def test_unread_channels_are_forgotten(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """Once its messages have expired, a channel is dropped when others are used."""
+    """A channel whose messages have expired is dropped when others are used."""
     await layer.send("a", MESSAGE)
     clock.advance(5)
     await layer.send("b", MESSAGE)
@@ -265,7 +265,7 @@ async def test_unread_channels_are_forgotten(
 async def test_channel_is_forgotten_by_the_receiver_that_empties_it(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """A receiver that looks for unread channels may find its own, empty by now."""
+    """A receiver that sweeps unread channels can drop its own, which is empty."""
     clock.advance(9)
     await layer.send("a", MESSAGE)
     clock.advance(1)
@@ -276,7 +276,7 @@ async def test_channel_is_forgotten_by_the_receiver_that_empties_it(
 async def test_memberships_of_unread_channels_expire(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """A channel in which nothing and nobody waits leaves its groups in time."""
+    """A channel without messages and receivers eventually leaves its groups."""
     layer.attach("read", lambda: None)
     for group, channel in [("x", "old"), ("x", "again"), ("x", "read"), ("y", "old")]:
         await layer.group_add(group, channel)
@@ -300,14 +300,14 @@ async def test_memberships_of_unread_channels_expire(
 async def test_reader_stays_in_its_groups_between_two_messages(
     layer: InMemoryChannelLayer, clock: Clock
 ) -> None:
-    """A channel that is received from time and again does not leave its groups."""
+    """A channel that is read regularly does not leave its groups."""
     await layer.group_add("x", "a")
     for _ in range(30):
         receiving = await start(layer, "a")
         clock.advance(9)
         await layer.send("a", MESSAGE)
         assert await receiving == MESSAGE
-        # Somebody else sends while the message is handled.
+        # Another sender while the message is handled.
         clock.advance(1)
         await layer.send("elsewhere", MESSAGE)
     assert set(layer.groups["x"]) == {"a"}
@@ -317,7 +317,7 @@ async def test_reader_stays_in_its_groups_between_two_messages(
 
 
 async def test_threads_send_and_receive_at_once() -> None:
-    """Of what many threads send, each message arrives once, and nothing is left."""
+    """Each message of many threads arrives once, and nothing is left."""
     layer = InMemoryChannelLayer(capacity=10_000)
     threads, count = 4, 200
     turns = itertools.count()
@@ -333,7 +333,7 @@ async def test_threads_send_and_receive_at_once() -> None:
     async def receive() -> list[tuple[int, int]]:
         received: list[tuple[int, int]] = []
         while len(received) < count:
-            # Every seventh time cancelled as soon as it waits.
+            # Every seventh receiver is cancelled as soon as it waits.
             delay = 0 if next(turns) % 7 == 0 else LIMIT
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
@@ -361,8 +361,8 @@ async def test_threads_send_and_receive_at_once() -> None:
     }
 
 
-def test_garbage_collection_of_a_receiver_blocks_nobody() -> None:
-    """A receiver that was abandoned may be collected in the middle of a send()."""
+def test_garbage_collection_of_a_receiver_does_not_deadlock() -> None:
+    """An abandoned receiver can be collected in the middle of a send()."""
 
     class Collecting(InMemoryChannelLayer):
         def get_capacity(self, channel: str) -> int:
@@ -372,7 +372,7 @@ def test_garbage_collection_of_a_receiver_blocks_nobody() -> None:
     async def use() -> None:
         layer = Collecting()
         abandoned: list[object] = [receiving := layer.receive("a")]
-        # A cycle, as a task and its coroutine are when their event loop was closed.
+        # A cycle, like a task and its coroutine after their event loop was closed.
         abandoned.append(abandoned)
         receiving.send(None)
         del abandoned, receiving

@@ -1,4 +1,4 @@
-"""Sending faster than receivers get their turn, in memory."""
+"""Sending faster than receivers run, in memory."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from fast_channels.testing import WebsocketCommunicator
 
 MESSAGE = {"type": "test.message"}
 BURST = 500
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 20
 
 
@@ -29,7 +29,7 @@ def small() -> InMemoryChannelLayer:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged of messages that were dropped."""
+    """Return the log lines about dropped messages."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -38,7 +38,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class Member(AsyncJsonWebsocketConsumer):
-    """Sends a burst when its client asks for it."""
+    """Sends a burst when its client requests it."""
 
     channel_layer_alias = "bursts"
     groups = ["room"]
@@ -61,7 +61,7 @@ async def numbers(client: WebsocketCommunicator, count: int) -> list[int]:
 async def test_burst_of_a_handler_reaches_all_others(
     layer: InMemoryChannelLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only the sender, which cannot receive meanwhile, misses what is too much."""
+    """Only the sender, which cannot receive meanwhile, misses messages."""
     register_channel_layer("bursts", layer)
     async with contextlib.AsyncExitStack() as stack:
         clients = [
@@ -84,7 +84,7 @@ async def test_burst_of_a_handler_reaches_all_others(
 
 
 async def test_burst_of_a_task_reaches_a_task(layer: InMemoryChannelLayer) -> None:
-    """A task that receives one message after the other gets all that are sent."""
+    """A task that receives one message after another gets all of them."""
 
     async def receive() -> list[int]:
         return [(await layer.receive("a"))["number"] for _ in range(2 * BURST)]
@@ -99,7 +99,7 @@ async def test_burst_of_a_task_reaches_a_task(layer: InMemoryChannelLayer) -> No
 
 
 async def test_send_waits_for_a_receiver(small: InMemoryChannelLayer) -> None:
-    """send() to a full channel succeeds if its receiver only needed its turn."""
+    """send() to a full channel succeeds if its receiver takes a message meanwhile."""
     receiving = asyncio.create_task(small.receive("a"))
     for _ in range(2):
         await small.send("a", MESSAGE)
@@ -109,10 +109,10 @@ async def test_send_waits_for_a_receiver(small: InMemoryChannelLayer) -> None:
     assert small.statistics()["delivered"] == 3
 
 
-async def test_sender_waits_only_for_those_that_take(
+async def test_sender_waits_only_for_members_that_receive(
     small: InMemoryChannelLayer,
 ) -> None:
-    """A member that takes nothing costs a few turns once, and not with each message."""
+    """A member that receives nothing delays the sender once, not for each message."""
     turns = 0
 
     async def count() -> None:
@@ -138,7 +138,7 @@ async def test_sender_waits_only_for_those_that_take(
 
 
 async def test_nothing_waits_while_there_is_room(layer: InMemoryChannelLayer) -> None:
-    """Sending to channels that have room gives no turn away."""
+    """Sending to channels that have room does not yield to other tasks."""
     await layer.group_add("room", "a")
     turns: list[None] = []
     asyncio.get_running_loop().call_soon(turns.append, None)
@@ -151,7 +151,7 @@ async def test_nothing_waits_while_there_is_room(layer: InMemoryChannelLayer) ->
 async def test_full_channel_refuses_when_nothing_is_taken(
     small: InMemoryChannelLayer,
 ) -> None:
-    """send() raises ChannelFull if no receiver has taken anything in its turn."""
+    """send() raises ChannelFull if no receiver takes a message meanwhile."""
     for _ in range(2):
         await small.send("a", MESSAGE)
     with pytest.raises(ChannelFull):
@@ -159,7 +159,7 @@ async def test_full_channel_refuses_when_nothing_is_taken(
     receiving = asyncio.create_task(small.receive("a"))
     await small.send("b", MESSAGE)
     assert not receiving.done()
-    # It is waited for again as soon as something was taken.
+    # The sender waits again as soon as a message was taken.
     assert await receiving == MESSAGE
     await small.send("a", MESSAGE)
 
@@ -177,7 +177,7 @@ async def fill(layer: InMemoryChannelLayer) -> asyncio.Task[None]:
 
 
 async def test_cancelled_while_it_waits(small: InMemoryChannelLayer) -> None:
-    """What was sent stays sent, and what was not is counted."""
+    """A cancelled group_send() keeps the copies sent, and counts the others."""
     sending = await fill(small)
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""The queue in which the messages of one channel wait."""
+"""The queue of messages of one channel."""
 
 import asyncio
 from collections import deque
@@ -12,7 +12,7 @@ from tests.waiting import turn
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -23,7 +23,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a test a clock to move."""
+    """Give a test a clock to advance."""
     return Clock()
 
 
@@ -39,13 +39,13 @@ def message(name: str) -> Callable[[], dict[str, Any]]:
 
 
 def put(mailbox: Mailbox, *names: str) -> None:
-    """Put messages, for which there is room, into a mailbox."""
+    """Put messages into a mailbox that has room for them."""
     for name in names:
         assert mailbox.put(message(name))
 
 
 def take_all(mailbox: Mailbox) -> list[str]:
-    """Return the names of the messages that wait in a mailbox, and empty it."""
+    """Empty a mailbox, and return the names of its messages."""
     names: list[str] = []
     while (taken := mailbox.take()) is not None:
         names.append(taken["name"])
@@ -53,7 +53,7 @@ def take_all(mailbox: Mailbox) -> list[str]:
 
 
 async def start(*mailboxes: Mailbox) -> list[asyncio.Task[dict[str, Any]]]:
-    """Return tasks that sleep in get(), each in one of the mailboxes."""
+    """Return a task for each mailbox that waits in get()."""
     tasks = [asyncio.create_task(mailbox.get()) for mailbox in mailboxes]
     await turn()
     return tasks
@@ -63,7 +63,7 @@ async def start(*mailboxes: Mailbox) -> list[asyncio.Task[dict[str, Any]]]:
 
 
 def test_messages_leave_in_the_order_in_which_they_came(mailbox: Mailbox) -> None:
-    """take() returns the oldest message, and None when there is none."""
+    """take() returns the oldest message, or None if there is none."""
     put(mailbox, "a", "b")
     assert len(mailbox) == 2
     assert mailbox.take() == {"name": "a"}
@@ -72,8 +72,8 @@ def test_messages_leave_in_the_order_in_which_they_came(mailbox: Mailbox) -> Non
     assert len(mailbox) == 0
 
 
-def test_message_is_made_when_it_is_taken(mailbox: Mailbox) -> None:
-    """Mailboxes that share a message return a dict of their own each."""
+def test_message_is_copied_when_it_is_taken(mailbox: Mailbox) -> None:
+    """Mailboxes that share a message each return their own dict."""
     original = {"name": "a"}
     mailbox.put(original.copy)
     mailbox.put(original.copy)
@@ -83,8 +83,8 @@ def test_message_is_made_when_it_is_taken(mailbox: Mailbox) -> None:
     assert first is not original
 
 
-def test_full_mailbox_takes_no_more(mailbox: Mailbox) -> None:
-    """put() returns False when the mailbox is full, and leaves it as it was."""
+def test_full_mailbox_refuses_messages(mailbox: Mailbox) -> None:
+    """put() to a full mailbox returns False, and changes nothing."""
     put(mailbox, "a", "b", "c")
     assert not mailbox.put(message("d"))
     assert take_all(mailbox) == ["a", "b", "c"]
@@ -92,7 +92,7 @@ def test_full_mailbox_takes_no_more(mailbox: Mailbox) -> None:
 
 
 def test_drain_takes_every_message_out(mailbox: Mailbox) -> None:
-    """drain() returns what was put, in order, and there is room again."""
+    """drain() returns all messages in order, and makes room."""
     put(mailbox, "a", "b", "c")
     assert [one()["name"] for one in mailbox.drain()] == ["a", "b", "c"]
     assert len(mailbox) == 0
@@ -104,7 +104,7 @@ def test_drain_takes_every_message_out(mailbox: Mailbox) -> None:
 
 
 def test_oldest_message_can_be_compared(mailbox: Mailbox) -> None:
-    """It is the same thing as long as nothing is taken, and None without messages."""
+    """The oldest is the same object until a message is taken; None if empty."""
     assert mailbox.oldest is None
     put(mailbox, "a", "b")
     oldest = mailbox.oldest
@@ -117,7 +117,7 @@ def test_oldest_message_can_be_compared(mailbox: Mailbox) -> None:
 
 
 def test_message_is_dropped_at_its_deadline(mailbox: Mailbox, clock: Clock) -> None:
-    """take() skips what has expired and returns what has not."""
+    """take() skips expired messages."""
     mailbox.put(message("a"), deadline=clock.now + 10)
     mailbox.put(message("b"), deadline=clock.now + 11)
     clock.now += 10
@@ -127,14 +127,14 @@ def test_message_is_dropped_at_its_deadline(mailbox: Mailbox, clock: Clock) -> N
 def test_messages_without_a_deadline_never_expire(
     mailbox: Mailbox, clock: Clock
 ) -> None:
-    """A message that was put without a deadline waits for ever."""
+    """A message without a deadline waits forever."""
     put(mailbox, "a")
     clock.now += 1e9
     assert take_all(mailbox) == ["a"]
 
 
 def test_expired_message_makes_room(mailbox: Mailbox, clock: Clock) -> None:
-    """A full mailbox drops its oldest message for a new one if it has expired."""
+    """A full mailbox drops its oldest message for a new one if that has expired."""
     mailbox.put(message("a"), deadline=clock.now + 10)
     put(mailbox, "b", "c")
     clock.now += 10
@@ -146,7 +146,7 @@ def test_expired_message_makes_room(mailbox: Mailbox, clock: Clock) -> None:
 def test_mailbox_has_lapsed_when_everything_in_it_has(
     mailbox: Mailbox, clock: Clock
 ) -> None:
-    """An empty mailbox has lapsed, and so has one whose last message has expired."""
+    """A mailbox has lapsed if it is empty or its last message has expired."""
     assert mailbox.lapsed
     mailbox.put(message("a"), deadline=clock.now + 10)
     mailbox.put(message("b"), deadline=clock.now + 20)
@@ -159,7 +159,7 @@ def test_mailbox_has_lapsed_when_everything_in_it_has(
 def test_deadlines_are_measured_with_the_monotonic_clock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Without a clock of its own, a mailbox follows time.monotonic()."""
+    """By default, a mailbox uses time.monotonic()."""
     mailbox = Mailbox(1)
     mailbox.put(message("a"), deadline=0)
     assert mailbox.lapsed
@@ -176,7 +176,7 @@ async def test_get_returns_a_message_that_waits(mailbox: Mailbox) -> None:
 
 
 async def test_get_waits_for_a_message(mailbox: Mailbox) -> None:
-    """get() sleeps until there is a message."""
+    """get() waits until there is a message."""
     (getting,) = await start(mailbox)
     assert not getting.done()
     put(mailbox, "a")
@@ -184,8 +184,8 @@ async def test_get_waits_for_a_message(mailbox: Mailbox) -> None:
     assert len(mailbox) == 0
 
 
-async def test_get_skips_what_has_expired(mailbox: Mailbox, clock: Clock) -> None:
-    """A message that expires before the task that was woken runs is not returned."""
+async def test_get_skips_expired_messages(mailbox: Mailbox, clock: Clock) -> None:
+    """A message that expires before the woken task runs is not returned."""
     (getting,) = await start(mailbox)
     mailbox.put(message("a"), deadline=clock.now + 10)
     clock.now += 10
@@ -196,7 +196,7 @@ async def test_get_skips_what_has_expired(mailbox: Mailbox, clock: Clock) -> Non
 
 
 async def test_every_waiting_task_gets_a_message(mailbox: Mailbox) -> None:
-    """Each of several messages goes to another task, in order of their arrival."""
+    """Several messages go to different tasks, in the order of arrival."""
     tasks = await start(mailbox, mailbox, mailbox)
     put(mailbox, "a", "b", "c")
     received = [task["name"] for task in await asyncio.gather(*tasks)]
@@ -206,7 +206,7 @@ async def test_every_waiting_task_gets_a_message(mailbox: Mailbox) -> None:
 async def test_task_that_lost_its_message_to_another_waits_on(
     mailbox: Mailbox,
 ) -> None:
-    """A task that finds nothing when it wakes up sleeps again."""
+    """A task that finds no message when it wakes up waits again."""
     (getting,) = await start(mailbox)
     put(mailbox, "a")
     assert take_all(mailbox) == ["a"]
@@ -231,7 +231,7 @@ async def test_drain_leaves_waiting_tasks_waiting(mailbox: Mailbox) -> None:
 
 
 async def test_task_that_is_cancelled_takes_nothing(mailbox: Mailbox) -> None:
-    """A message that comes after the cancellation waits for the next receiver."""
+    """A message that arrives after the cancellation waits for the next receiver."""
     (getting,) = await start(mailbox)
     getting.cancel()
     await asyncio.wait([getting])
@@ -242,7 +242,7 @@ async def test_task_that_is_cancelled_takes_nothing(mailbox: Mailbox) -> None:
 async def test_task_that_is_cancelled_when_just_woken_takes_nothing(
     mailbox: Mailbox,
 ) -> None:
-    """A message that comes right before the cancellation stays in the mailbox."""
+    """A message that arrives right before the cancellation stays in the mailbox."""
     (getting,) = await start(mailbox)
     put(mailbox, "a")
     getting.cancel()
@@ -254,7 +254,7 @@ async def test_task_that_is_cancelled_when_just_woken_takes_nothing(
 async def test_task_that_is_cancelled_when_just_woken_wakes_the_next(
     mailbox: Mailbox,
 ) -> None:
-    """Its message goes to another task that waits."""
+    """The cancelled task's message goes to another waiting task."""
     first, second = await start(mailbox, mailbox)
     put(mailbox, "a")
     first.cancel()
@@ -263,7 +263,7 @@ async def test_task_that_is_cancelled_when_just_woken_wakes_the_next(
 
 
 async def test_task_that_is_being_cancelled_is_not_woken(mailbox: Mailbox) -> None:
-    """A message that comes right after the cancellation goes to another task."""
+    """A message that arrives right after the cancellation goes to another task."""
     first, second = await start(mailbox, mailbox)
     first.cancel()
     put(mailbox, "a")
@@ -274,7 +274,7 @@ async def test_task_that_is_being_cancelled_is_not_woken(mailbox: Mailbox) -> No
 async def test_get_that_is_closed_when_just_woken_wakes_the_next(
     mailbox: Mailbox,
 ) -> None:
-    """A coroutine that is thrown away, not cancelled, keeps no message either."""
+    """A coroutine that is closed instead of cancelled takes no message either."""
     thrown_away = mailbox.get()
     thrown_away.send(None)
     (getting,) = await start(mailbox)
@@ -284,7 +284,7 @@ async def test_get_that_is_closed_when_just_woken_wakes_the_next(
 
 
 async def test_get_that_was_closed_is_not_woken(mailbox: Mailbox) -> None:
-    """A coroutine that was thrown away keeps nobody else waiting."""
+    """A closed coroutine does not keep other tasks waiting."""
     thrown_away = mailbox.get()
     thrown_away.send(None)
     (getting,) = await start(mailbox)
@@ -298,7 +298,7 @@ async def test_get_that_was_closed_is_not_woken(mailbox: Mailbox) -> None:
 
 @pytest.fixture
 def calls(mailbox: Mailbox) -> list[int]:
-    """Give a test the calls of a listener: how many messages waited at each."""
+    """Give a test the calls of a listener: the number of messages at each."""
     calls: list[int] = []
     mailbox.listener = lambda: calls.append(len(mailbox))
     return calls
@@ -310,16 +310,16 @@ def test_listener_is_called_after_each_put(mailbox: Mailbox, calls: list[int]) -
     assert calls == [1, 2]
 
 
-def test_listener_is_not_called_for_what_was_refused(
+def test_listener_is_not_called_for_a_refused_message(
     mailbox: Mailbox, calls: list[int]
 ) -> None:
-    """A message that a full mailbox does not take is not announced."""
+    """The listener is not called for a message that a full mailbox refuses."""
     put(mailbox, "a", "b", "c")
     mailbox.put(message("d"))
     assert calls == [1, 2, 3]
 
 
-async def test_task_that_waits_goes_before_the_listener(
+async def test_waiting_task_takes_precedence_over_the_listener(
     mailbox: Mailbox, calls: list[int]
 ) -> None:
     """The listener is not called for a message that a waiting task gets."""
@@ -329,10 +329,10 @@ async def test_task_that_waits_goes_before_the_listener(
     assert calls == []
 
 
-async def test_listener_gets_what_a_cancelled_task_leaves(
+async def test_listener_gets_the_message_of_a_cancelled_task(
     mailbox: Mailbox, calls: list[int]
 ) -> None:
-    """When the task that was woken is cancelled, the listener is called instead."""
+    """If the woken task is cancelled, the listener is called instead."""
     (getting,) = await start(mailbox)
     put(mailbox, "a")
     getting.cancel()
@@ -343,7 +343,7 @@ async def test_listener_gets_what_a_cancelled_task_leaves(
 async def test_listener_is_called_if_the_waiting_task_is_being_cancelled(
     mailbox: Mailbox, calls: list[int]
 ) -> None:
-    """A task that will not take the message does not keep it from the listener."""
+    """The listener is called for a message if the only waiting task was cancelled."""
     (getting,) = await start(mailbox)
     getting.cancel()
     put(mailbox, "a")
@@ -376,10 +376,10 @@ async def test_event_loop_of_a_thread_puts_a_message(mailbox: Mailbox) -> None:
     assert await getting == {"name": "a"}
 
 
-async def test_task_of_a_closed_event_loop_keeps_nobody_waiting(
+async def test_task_of_a_closed_event_loop_is_skipped(
     mailbox: Mailbox,
 ) -> None:
-    """A task whose event loop was closed under it is passed over."""
+    """A waiting task whose event loop was closed gets no message."""
     closed = asyncio.new_event_loop()
     mailbox_of_another_thread: asyncio.Future[None] = closed.create_future()
     closed.close()
@@ -392,32 +392,32 @@ async def test_task_of_a_closed_event_loop_keeps_nobody_waiting(
 async def test_message_that_comes_while_a_task_falls_asleep_is_seen(
     mailbox: Mailbox,
 ) -> None:
-    """A thread that puts a message before it can see the sleeper loses nothing."""
+    """No message is lost if a thread puts one just before a task falls asleep."""
 
     class Sleepers(list[asyncio.Future[None]]):
         def append(self, sleeper: asyncio.Future[None], /) -> None:
             put(mailbox, "a")
             super().append(sleeper)
 
-    mailbox._sleepers = Sleepers()  # pyright: ignore[reportPrivateUsage] # the instant in which another thread comes
+    mailbox._sleepers = Sleepers()  # pyright: ignore[reportPrivateUsage] # the moment of the other thread
     assert await mailbox.get() == {"name": "a"}
 
 
 class Emptied(deque[Any]):
-    """A deque whose last item another thread takes after it was looked at."""
+    """A deque whose last item another thread takes after a check."""
 
     def __len__(self) -> int:
         return 1
 
 
 class Woken(list[Any]):
-    """A list whose last item another thread takes after it was looked at."""
+    """A list whose last item another thread takes after a check."""
 
     def __len__(self) -> int:
         return 1
 
 
-def test_message_that_another_thread_takes_first_is_not_missed(
+def test_message_that_another_thread_takes_first(
     mailbox: Mailbox,
 ) -> None:
     """take() returns None if another thread is faster."""
@@ -425,10 +425,10 @@ def test_message_that_another_thread_takes_first_is_not_missed(
     assert mailbox.take() is None
 
 
-def test_sleeper_that_another_thread_wakes_first_is_not_missed(
+def test_sleeper_that_another_thread_wakes_first(
     mailbox: Mailbox, calls: list[int]
 ) -> None:
-    """put() tells the listener if another thread has woken the last sleeper."""
+    """put() calls the listener if another thread has woken the last sleeper."""
     mailbox._sleepers = Woken()  # pyright: ignore[reportPrivateUsage] # as above
     put(mailbox, "a")
     assert calls == [1]
@@ -437,13 +437,13 @@ def test_sleeper_that_another_thread_wakes_first_is_not_missed(
 @pytest.mark.parametrize(
     ("waiting", "left"), [("a", "x"), ("ab", "x"), ("abc", "cx")], ids=repr
 )
-def test_receiver_makes_room_while_another_thread_looks_for_it(
+def test_receiver_makes_room_while_another_thread_needs_it(
     waiting: str, left: str
 ) -> None:
-    """A message that put() finds expired may be taken before it is dropped."""
+    """A receiver can take an expired message just before put() drops it."""
 
     def clock() -> float:
-        # The other thread comes when put() has just looked at the first message.
+        # The other thread acts when put() has just checked the first message.
         if others:
             others.pop()()
         return 100

@@ -1,4 +1,4 @@
-"""The mailboxes of a process: made when they are needed, and gone when they are not."""
+"""The mailboxes of a process, created and removed on demand."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def mailboxes(clock: Clock) -> Mailboxes:
 
 
 def test_capacity(mailboxes: Mailboxes, clock: Clock) -> None:
-    """Each channel has room for as many messages as its capacity says."""
+    """Each channel has room for as many messages as its capacity."""
     deadline = clock.monotonic() + 10
     assert [mailboxes.put("small", message(), deadline) for _ in range(3)] == [
         True,
@@ -49,7 +49,7 @@ def test_capacity(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_opening(mailboxes: Mailboxes, clock: Clock) -> None:
-    """Readers share a mailbox, which goes when the last of them has, and is empty."""
+    """Readers share a mailbox, which is removed when the last leaves it empty."""
     first = mailboxes.open("large")
     second = mailboxes.open("large")
     assert first is second
@@ -62,7 +62,7 @@ def test_opening(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_attaching(mailboxes: Mailboxes, clock: Clock) -> None:
-    """The last listener of a channel is the one that is called, until it is deleted."""
+    """The last listener of a channel is called, until the channel is deleted."""
     calls: list[str] = []
     mailbox = mailboxes.attach("large", lambda: calls.append("first"))
     assert mailboxes.attach("large", lambda: calls.append("second")) is mailbox
@@ -75,7 +75,7 @@ def test_attaching(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_deleting(mailboxes: Mailboxes, clock: Clock) -> None:
-    """A channel's messages go, and its mailbox unless somebody reads it."""
+    """Deleting removes a channel's messages, and its mailbox unless it has a reader."""
     assert mailboxes.delete("large") is False
     mailboxes.put("large", message(), clock.monotonic() + 10)
     assert mailboxes.delete("large") is False
@@ -91,7 +91,7 @@ def test_deleting(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
-    """What comes for a buried channel is lost, and other channels are not affected."""
+    """Messages for a buried channel are lost; other channels are not affected."""
     mailboxes = Mailboxes(lambda _: 3, INTERVAL)
     deadline = clock.monotonic() + 10
     first, second = (f"specific.me.1!{mailboxes.new_name()}" for _ in range(2))
@@ -100,7 +100,7 @@ def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
     put = mailboxes.put_each([first, second, "other"], message(1), deadline)
     assert put == (2, [])
     assert mailboxes.by_channel.keys() == {second, "other"}
-    # A reader that is still there, and one that comes later, wait in vain.
+    # Neither current nor later readers get a message.
     late = mailboxes.open(first)
     assert mailboxes.put_each([first], message(2), deadline) == (0, [])
     assert (reading.take(), late.take()) == (None, None)
@@ -112,7 +112,7 @@ def test_burying(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 def test_stalled_channels(mailboxes: Mailboxes, clock: Clock) -> None:
-    """A sender has a reason to wait for a full channel once for each message taken."""
+    """A sender waits for a full channel once for each message taken."""
     deadline = clock.monotonic() + 10
     for number in range(3):
         mailboxes.put("large", message(number), deadline)
@@ -129,7 +129,7 @@ def test_stalled_channels(mailboxes: Mailboxes, clock: Clock) -> None:
 
 
 async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:
-    """All messages go; whoever waits gets the next one."""
+    """Clearing removes all messages; waiting readers get the next ones."""
     mailbox = mailboxes.open("small")
     mailboxes.put("small", message(1), clock.monotonic() + 10)
     mailboxes.put("large", message(2), clock.monotonic() + 10)
@@ -143,7 +143,7 @@ async def test_clearing(mailboxes: Mailboxes, clock: Clock) -> None:
 
 @pytest.mark.parametrize("patience", [0, 5])
 def test_sweeping(mailboxes: Mailboxes, clock: Clock, patience: float) -> None:
-    """From time to time, mailboxes go that nobody reads and in which all expired."""
+    """Mailboxes without readers are removed regularly if all messages have expired."""
     mailboxes.put("small", message(), clock.monotonic() + 10)
     mailboxes.put("large", message(), clock.monotonic() + INTERVAL + patience + 1)
     clock.advance(INTERVAL + patience - 1)

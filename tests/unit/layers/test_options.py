@@ -1,4 +1,4 @@
-"""Options of layers, and what is wrong with some."""
+"""Options of layers, and errors for invalid ones."""
 
 import math
 from collections.abc import Callable
@@ -30,8 +30,8 @@ from fast_channels.layers.options import (
         (1j, False, False),
     ],
 )
-def test_a_bool_is_no_number(value: object, an_int: bool, a_number: bool) -> None:
-    """is_int() and is_number() know what a user means by a number."""
+def test_a_bool_is_not_a_number(value: object, an_int: bool, a_number: bool) -> None:
+    """is_int() and is_number() accept numbers, but no bools."""
     assert is_int(value) is an_int
     assert is_number(value) is a_number
 
@@ -49,7 +49,7 @@ def test_a_bool_is_no_number(value: object, an_int: bool, a_number: bool) -> Non
 def test_value_of_an_option_is_returned(
     require: Callable[[str, object], float], value: float
 ) -> None:
-    """A valid value is returned as it is."""
+    """A valid value is returned unchanged."""
     assert require("expiry", value) is value
 
 

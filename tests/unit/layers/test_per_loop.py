@@ -1,4 +1,4 @@
-"""One state for each event loop, which ends with it."""
+"""A state for each event loop, which ends with it."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ Main: TypeAlias = Callable[[], Coroutine[Any, Any, "State"]]
 
 
 class State:
-    """Knows the loop in which it was made, and that in which it was closed."""
+    """Records the loops in which it was created and closed."""
 
     def __init__(self) -> None:
         self.made_in = asyncio.get_running_loop()
@@ -31,7 +31,7 @@ class State:
     async def close(self) -> None:
         # Closing a connection takes a few turns of the loop.
         await asyncio.sleep(0)
-        assert self.closed_in is None, "it is closed once"
+        assert self.closed_in is None, "the state was closed twice"
         self.closed_in = asyncio.get_running_loop()
         self.closed.set()
 
@@ -70,8 +70,8 @@ async def states() -> AsyncIterator[States]:
     assert states.peek() == []
 
 
-async def test_made_once(states: States) -> None:
-    """A loop has one state, which is made when it is first asked for."""
+async def test_created_once(states: States) -> None:
+    """A loop has one state, which is created on first use."""
     assert states.peek() == []
     first = states.get()
     assert states.get() is first
@@ -80,7 +80,7 @@ async def test_made_once(states: States) -> None:
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_closed_with_loop(way: Callable[[Main], State]) -> None:
-    """When a loop ends as loops should, its state is closed in it, and forgotten."""
+    """When a loop shuts down properly, its state is closed in it and dropped."""
     states = States()
 
     async def main() -> State:
@@ -98,7 +98,7 @@ def test_closed_with_loop(way: Callable[[Main], State]) -> None:
 
 
 async def test_bare_close(states: States) -> None:
-    """The state of a loop that was only closed is dropped when the next loop comes."""
+    """The state of a loop that was only closed is dropped by the next loop."""
 
     async def main() -> State:
         return states.get()
@@ -121,7 +121,7 @@ async def test_bare_close(states: States) -> None:
 
 
 async def test_bare_close_and_close(states: States) -> None:
-    """What a closed loop has left does not keep others from being closed."""
+    """The state of a closed loop does not prevent closing the others."""
     here = states.get()
     loop = asyncio.new_event_loop()
 
@@ -138,7 +138,7 @@ async def test_bare_close_and_close(states: States) -> None:
 
 
 class Thread:
-    """A thread with a loop of its own, which has a state as long as it runs."""
+    """A thread with its own loop, which has a state as long as it runs."""
 
     def __init__(self, states: States) -> None:
         self.states = states
@@ -158,7 +158,7 @@ class Thread:
         self.seen.append(self.states.get())
 
     def get_soon(self) -> None:
-        """Ask for the state there, and wait until it was given."""
+        """Use the state in the thread, and wait until that is done."""
         asked = threading.Event()
 
         def get() -> None:
@@ -181,7 +181,7 @@ def started(states: States) -> Thread:
 
 
 async def test_loops_at_once(states: States) -> None:
-    """Loops that run at once have a state each, which end one by one."""
+    """Loops that run at once each have a state, and end one by one."""
     here = states.get()
     threads = [await asyncio.to_thread(started, states) for _ in range(2)]
     there = [thread.seen[0] for thread in threads]
@@ -195,7 +195,7 @@ async def test_loops_at_once(states: States) -> None:
 
 
 async def test_close_all(states: States) -> None:
-    """close() closes the state of every loop in that loop; both can be used again."""
+    """close() closes every state in its own loop; the loops can get new ones."""
     thread = await asyncio.to_thread(started, states)
     here = states.get()
     await states.close()
@@ -215,12 +215,12 @@ async def test_close_all(states: States) -> None:
 
 
 async def test_used_again_before_closed(states: States) -> None:
-    """A loop whose old state is not closed yet gets a new one, which it keeps."""
+    """A loop whose old state is still closing gets a new one, and keeps it."""
     thread = await asyncio.to_thread(started, states)
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        # The loop comes to what close() asks of it only after this.
+        # The loop runs the request of close() only after this.
         held.set()
         assert go_on.wait(5)
         thread.get()
@@ -241,13 +241,13 @@ async def test_used_again_before_closed(states: States) -> None:
 
 
 class Idle:
-    """A loop that is open, and runs only now and then."""
+    """An open loop that runs only now and then."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
 
     def run(self, main: Coroutine[Any, Any, Any]) -> Any:
-        """Run until something is done, and what was asked for before it."""
+        """Run an awaitable, and everything that was scheduled before it."""
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(self.loop.run_until_complete, main).result(5)
 
@@ -260,7 +260,7 @@ def idle() -> Iterator[Idle]:
 
 
 async def test_in_loop() -> None:
-    """in_loop() has something done in the event loop that it belongs to."""
+    """in_loop() runs a coroutine in another event loop."""
     here = asyncio.get_running_loop()
     done_in: list[asyncio.AbstractEventLoop] = []
 
@@ -275,7 +275,7 @@ async def test_in_loop() -> None:
 
 
 async def test_in_loop_that_does_not_run(idle: Idle) -> None:
-    """What belongs to a loop that does not run is not waited for; it is done later."""
+    """in_loop() doesn't wait for a stopped loop, which does the work later."""
     done: list[str] = []
 
     async def change(name: str) -> None:
@@ -294,7 +294,7 @@ async def test_in_loop_that_does_not_run(idle: Idle) -> None:
 
 
 async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that stops in the middle is not waited for."""
+    """in_loop() doesn't wait for a loop that stops in the middle."""
     monkeypatch.setattr(event_loops, "_INTERVAL", 0.01)
     done = threading.Event()
 
@@ -313,13 +313,13 @@ async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -
         await in_loop(idle.loop, change)
     await asyncio.to_thread(running.join)
     assert not done.is_set()
-    # It goes on when the loop does.
+    # The work continues with the loop.
     await asyncio.to_thread(idle.run, asyncio.to_thread(done.wait, 5))
     assert done.is_set()
 
 
 async def test_in_loop_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that runs is waited for, however long the work in it takes."""
+    """in_loop() waits for a running loop, however long the work takes."""
     monkeypatch.setattr(event_loops, "_INTERVAL", 0)
     here = asyncio.get_running_loop()
     checks = 0
@@ -346,7 +346,7 @@ async def test_in_loop_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancelling the caller cancels what is done for it in another loop."""
+    """Cancelling the caller cancels its work in the other loop."""
     monkeypatch.setattr(event_loops, "_INTERVAL", 0)
     here = asyncio.get_running_loop()
     started, cancelled = asyncio.Event(), asyncio.Event()
@@ -373,15 +373,15 @@ async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_fork(states: States, idle: Idle) -> None:
-    """A forked process has no state, and never closes its parent's."""
+    """A forked process starts without state, and never closes its parent's."""
     parent = states.get()
 
     async def get() -> State:
         return states.get()
 
     other = await asyncio.to_thread(idle.run, get())
-    # What a fork calls in the child, here in the process itself.
-    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no other way
+    # The child's part of a fork, in this process.
+    forks._begin()  # pyright: ignore[reportPrivateUsage] # there is no public way
     assert states.peek() == []
     assert states.here() is None
     with pytest.MonkeyPatch.context() as patch:

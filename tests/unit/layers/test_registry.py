@@ -1,4 +1,4 @@
-"""Which layer each alias stands for."""
+"""The registry of layers by alias."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from fast_channels.layers import (
 
 @pytest.fixture
 def registry() -> ChannelLayerRegistry:
-    """Give a test an empty registry of its own."""
+    """Give a test an empty registry."""
     return ChannelLayerRegistry()
 
 
@@ -32,7 +32,7 @@ def layer() -> BaseChannelLayer:
 def test_alias_stands_for_the_layer_it_was_registered_with(
     registry: ChannelLayerRegistry, layer: BaseChannelLayer
 ) -> None:
-    """get() returns the very layer that was registered."""
+    """get() returns the layer object that was registered."""
     registry.register("chat", layer)
     registry.register("other", BaseChannelLayer())
     assert registry.get("chat") is layer
@@ -41,7 +41,7 @@ def test_alias_stands_for_the_layer_it_was_registered_with(
 def test_registering_again_replaces(
     registry: ChannelLayerRegistry, layer: BaseChannelLayer
 ) -> None:
-    """An alias stands for the layer it was registered with last."""
+    """An alias stands for the layer last registered with it."""
     registry.register("chat", BaseChannelLayer())
     registry.register("chat", layer)
     assert registry.get("chat") is layer
@@ -60,7 +60,7 @@ def test_unknown_alias_stands_for_nothing(
 def test_unregistering_removes_an_alias(
     registry: ChannelLayerRegistry, layer: BaseChannelLayer
 ) -> None:
-    """An alias that was unregistered is unknown; unregistering it again is silent."""
+    """An unregistered alias is unknown; unregistering it again does nothing."""
     registry.register("chat", layer)
     registry.unregister("chat")
     registry.unregister("chat")
@@ -83,7 +83,7 @@ def test_registry_is_a_collection_of_its_aliases(
 
 
 def test_repr_names_aliases_and_classes(registry: ChannelLayerRegistry) -> None:
-    """The repr tells which class of layer each alias stands for."""
+    """The repr shows the class of each alias's layer."""
     assert repr(registry) == "<ChannelLayerRegistry []>"
     registry.register("chat", InMemoryChannelLayer())
     registry.register("jobs", BaseChannelLayer())
@@ -120,7 +120,7 @@ def test_what_is_not_an_alias_or_not_a_layer_is_refused(
     error: type[Exception],
     message: str,
 ) -> None:
-    """register() says what is wrong, and registers nothing."""
+    """register() raises an error that says what is wrong, and registers nothing."""
     with pytest.raises(error, match=message):
         registry.register(alias, value)
     assert len(registry) == 0
@@ -150,7 +150,7 @@ def test_default_alias_is_default(layer: BaseChannelLayer) -> None:
 def test_item_is_the_layer_of_an_alias(
     registry: ChannelLayerRegistry, layer: BaseChannelLayer
 ) -> None:
-    """registry[alias] is the layer, or an error that names what is registered."""
+    """registry[alias] returns the layer, or raises an error that lists the aliases."""
     with pytest.raises(InvalidChannelLayerError, match=r"'chat' \(registered: none\)"):
         registry["chat"]
     registry.register("chat", layer)

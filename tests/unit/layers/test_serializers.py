@@ -31,7 +31,7 @@ DEEP: list[Any] = functools.reduce(lambda inner, _: [inner], range(100_000), RIN
 
 
 class Encoder:
-    """A class with half of what a serializer has."""
+    """A class with only half of a serializer."""
 
     def serialize(self, message: object) -> bytes:
         """Encode a message."""
@@ -62,8 +62,8 @@ class Encoder:
         ),
     ],
 )
-def test_msgpack_is_that_of_django(message: dict[str, Any], data: str) -> None:
-    """channels_redis 4.3 encodes to the same bytes."""
+def test_msgpack_matches_django(message: dict[str, Any], data: str) -> None:
+    """The bytes are those of channels_redis 4.3."""
     assert MsgPackSerializer().serialize(message) == bytes.fromhex(data)
 
 
@@ -86,25 +86,25 @@ def test_msgpack_is_that_of_django(message: dict[str, Any], data: str) -> None:
         ),
     ],
 )
-def test_json_is_that_of_django(message: dict[str, Any], data: bytes) -> None:
-    """channels_redis 4.3 encodes to the same bytes."""
+def test_json_matches_django(message: dict[str, Any], data: bytes) -> None:
+    """The bytes are those of channels_redis 4.3."""
     assert JSONSerializer().serialize(message) == data
 
 
 @FORMATS
 @pytest.mark.parametrize("keys", [None, [], ["secret"]], ids=repr)
 @pytest.mark.parametrize("length", [0, 12])
-def test_message_returns_as_it_was(
+def test_message_survives_a_round_trip(
     serializer_format: str, keys: list[str] | None, length: int
 ) -> None:
-    """What is serialized is deserialized to an equal message, with lists for tuples."""
+    """Deserializing returns an equal message, with lists for tuples."""
     serializer = registry.get_serializer(serializer_format, keys, length, 60)
     message = {**SMALL, "text": "\u65e5\u672c\0", "numbers": (1, -2, 2.5, 2**63)}
     received = serializer.deserialize(serializer.serialize(message))
     assert received == {**message, "numbers": [1, -2, 2.5, 2**63]}
 
 
-# What cannot be sent
+# Messages that cannot be sent
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_message_returns_as_it_was(
     ],
     ids=["date", "JSON date", "JSON bytes", "ring", "JSON deep", "deep", "int", "str"],
 )
-def test_what_a_format_cannot_carry_is_refused(
+def test_values_that_a_format_cannot_carry_are_refused(
     serializer_format: str, value: object, reason: str
 ) -> None:
-    """The error says why, with the format's error as its cause."""
+    """The error says why a message is refused, with the format's error as its cause."""
     serializer = registry.get_serializer(serializer_format)
     error = f"this message cannot be sent, .* cannot encode it: .*{re.escape(reason)}"
     with pytest.raises(TypeError, match=rf"(?s){error}") as caught:
@@ -137,14 +137,14 @@ def test_what_a_format_cannot_carry_is_refused(
 
 
 def test_error_does_not_grow_with_the_message() -> None:
-    """A huge message is not shown."""
+    """The error does not show a huge message."""
     message = {"type": "a", "blob": b"x" * 10**6, "list": list(range(10**5))}
     with pytest.raises(TypeError, match=r"cannot be sent") as caught:
         JSONSerializer().serialize(message)
     assert len(str(caught.value)) < 1000
 
 
-# What cannot be decoded
+# Bytes that cannot be decoded
 
 
 @pytest.mark.parametrize(
@@ -165,10 +165,10 @@ def test_error_does_not_grow_with_the_message() -> None:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_bytes_that_are_no_message_are_undecodable(
+def test_bytes_that_are_not_a_message_are_undecodable(
     serializer_format: str, data: bytes
 ) -> None:
-    """The cause of the error is the exception of the decoder."""
+    """The cause of UndecodableMessage is the decoder's exception."""
     serializer = registry.get_serializer(serializer_format)
     error = rf"Serializer cannot decode these {len(data)} bytes: "
     with pytest.raises(UndecodableMessage, match=error) as caught:
@@ -185,7 +185,7 @@ def test_bytes_that_are_no_message_are_undecodable(
     ],
 )
 def test_message_is_a_dict(serializer_format: str, data: bytes, found: str) -> None:
-    """Anything else that the bytes may decode to is not a message."""
+    """Bytes that decode to any other type are not a message."""
     serializer = registry.get_serializer(serializer_format)
     error = rf"a message must be a dict; these {len(data)} bytes are a {found}"
     with pytest.raises(UndecodableMessage, match=error):
@@ -204,7 +204,7 @@ def test_bytes_shorter_than_the_prefix_are_undecodable(data: bytes) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 12, 13, 64])
 def test_prefix_has_its_length_and_does_not_repeat(length: int) -> None:
-    """Equal messages differ, until all prefixes of the length have been used."""
+    """Prefixes make equal messages differ, until all of that length have been used."""
     serializer = MsgPackSerializer(random_prefix_length=length)
     sent = [serializer.serialize(SMALL) for _ in range(256)]
     plain = MsgPackSerializer().serialize(SMALL)
@@ -213,22 +213,22 @@ def test_prefix_has_its_length_and_does_not_repeat(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_prefix_can_be_left_out(length: int) -> None:
-    """Without a length, nothing is added to a message or cut off."""
+def test_prefix_is_optional(length: int) -> None:
+    """Without a length, no prefix is added or removed."""
     serializer = MsgPackSerializer(random_prefix_length=length)
     assert serializer.unique_prefix() == b""
     assert serializer.serialize({}) == b"\x80"
     assert serializer.deserialize(b"\x80") == {}
 
 
-def test_prefix_is_outside_of_the_encryption() -> None:
-    """The prefix can be cut off without a key."""
+def test_prefix_is_not_encrypted() -> None:
+    """The prefix can be removed without a key."""
     data = MsgPackSerializer(["secret"], 12).serialize(SMALL)
     assert MsgPackSerializer(["secret"]).deserialize(data[12:]) == SMALL
 
 
 def test_prefixes_keep_the_order_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later prefix of a process is a larger one, as a sorted set compares them."""
+    """Later prefixes of a process compare as larger in a sorted set."""
     monkeypatch.setattr(os, "urandom", lambda n: b"\x01" * n)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] # a stand-in
     serializer = MsgPackSerializer(random_prefix_length=12)
     prefixes = [serializer.unique_prefix() for _ in range(1000)]
@@ -236,7 +236,7 @@ def test_prefixes_keep_the_order_of_messages(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_two_processes_do_not_share_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a fork the child starts anew, and not where its parent was."""
+    """After a fork, the child doesn't continue with its parent's prefixes."""
     serializer = MsgPackSerializer(random_prefix_length=12)
     before = serializer.unique_prefix()
     child = os.getpid() + 1
@@ -249,7 +249,7 @@ def test_two_processes_do_not_share_prefixes(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("length", [None, "12", 1.5, True])
 def test_length_of_the_prefix_is_an_int(length: Any) -> None:
-    """The error names what was given."""
+    """The error names the given value."""
     error = rf"random_prefix_length must be an int, not {length!r}"
     with pytest.raises(TypeError, match=error):
         MsgPackSerializer(random_prefix_length=length)
@@ -258,7 +258,7 @@ def test_length_of_the_prefix_is_an_int(length: Any) -> None:
 # Encryption
 
 TOKENS = [
-    # What channels_redis 4.3 made of TYPED at 1700000000 with these keys.
+    # Tokens of channels_redis 4.3 for TYPED at 1700000000 with these keys.
     (
         "secret",
         (
@@ -277,10 +277,10 @@ TOKENS = [
 
 
 @pytest.mark.parametrize(("key", "token"), TOKENS)
-def test_encryption_is_that_of_django(
+def test_encryption_matches_django(
     monkeypatch: pytest.MonkeyPatch, key: str | bytes, token: bytes
 ) -> None:
-    """channels_redis 4.3 makes the same token of a message, a key and a moment."""
+    """A message, a key and a time give the same token as with channels_redis 4.3."""
     monkeypatch.setattr(time, "time", lambda: 1700000000.0)
     monkeypatch.setattr(os, "urandom", lambda n: bytes(range(n)))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType] # a stand-in
     serializer = MsgPackSerializer([key])
@@ -289,7 +289,7 @@ def test_encryption_is_that_of_django(
 
 
 def test_first_key_encrypts_and_each_decrypts() -> None:
-    """Keys are replaced by putting the new one first, and later dropping the old."""
+    """To rotate keys, put the new one first, and remove the old one later."""
     old, both = JSONSerializer(["old"]), JSONSerializer(("new", b"old"))
     assert both.deserialize(old.serialize(SMALL)) == SMALL
     assert JSONSerializer(["new"]).deserialize(both.serialize(SMALL)) == SMALL
@@ -299,7 +299,7 @@ def test_first_key_encrypts_and_each_decrypts() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"{}", TOKENS[0][1][:-8]])
 def test_message_that_is_not_encrypted_is_undecodable(data: bytes) -> None:
-    """With keys, so is a damaged one."""
+    """With keys, a plain or damaged message is undecodable."""
     error = rf"^these {len(data)} bytes cannot be decrypted: .*, or they are damaged$"
     with pytest.raises(UndecodableMessage, match=error):
         MsgPackSerializer(["secret"]).deserialize(data)
@@ -319,7 +319,7 @@ def test_message_that_is_not_encrypted_is_undecodable(data: bytes) -> None:
 def test_encrypted_message_has_an_age_limit(
     monkeypatch: pytest.MonkeyPatch, expiry: float | None, age: int, decoded: bool
 ) -> None:
-    """Ten seconds after it expired, if it does, a message is refused."""
+    """A message with an expiry is refused ten seconds after it has expired."""
     monkeypatch.setattr(time, "time", lambda: 1700000000.0 + age)
     serializer = MsgPackSerializer(["secret"], expiry=expiry)
     if decoded:
@@ -346,14 +346,14 @@ def test_encrypted_message_has_an_age_limit(
     ],
 )
 def test_keys_are_a_list_of_secrets(keys: Any, error: str) -> None:
-    """An error says what keys should be, and shows none."""
+    """The error says what keys should be, and shows no key."""
     with pytest.raises(TypeError, match=error) as caught:
         MsgPackSerializer(keys)
     assert "secret" not in str(caught.value)
 
 
-def test_cryptography_is_needed_for_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, keys are refused with the name of the extra to install."""
+def test_cryptography_is_needed_only_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without cryptography, keys raise an error that names the extra to install."""
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
     assert MsgPackSerializer([]).crypter is None
     with pytest.raises(ImportError, match=r"pip install 'fast-channels\[encryption\]'"):
@@ -364,7 +364,7 @@ def test_cryptography_is_needed_for_keys_only(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Reversed(BaseMessageSerializer):
-    """A format of a user."""
+    """A user's format."""
 
     def as_bytes(self, message: Mapping[str, Any]) -> bytes:
         return repr(dict(message)).encode()[::-1]
@@ -375,7 +375,7 @@ class Reversed(BaseMessageSerializer):
         return {}
 
 
-def test_format_of_a_user_is_used() -> None:
+def test_custom_format_is_used() -> None:
     """A registered class gets the arguments, and its errors are translated."""
     formats = SerializersRegistry()
     formats.register_serializer("reversed", JSONSerializer)
@@ -391,15 +391,15 @@ def test_format_of_a_user_is_used() -> None:
 
 
 class Careless(MsgPackSerializer):
-    """A format whose user has replaced more than the encoding."""
+    """A custom format that overrides more than the encoding."""
 
     def deserialize(self, data: bytes) -> dict[str, Any]:
         message = super().deserialize(data.removeprefix(b"?"))
         return cast("dict[str, Any]", message["content"])
 
 
-def test_errors_of_a_deserialize_of_a_user_are_translated() -> None:
-    """decoder() raises UndecodableMessage for whatever deserialize() raises."""
+def test_errors_of_a_custom_deserialize_are_translated() -> None:
+    """decoder() raises UndecodableMessage for any exception of deserialize()."""
     decode = decoder(Careless())
     assert decode(b"?\x81\xa7content\x80") == {}
     with pytest.raises(
@@ -414,7 +414,7 @@ def test_errors_of_a_deserialize_of_a_user_are_translated() -> None:
 
 @pytest.mark.parametrize("name", ["xml", None, []])
 def test_unknown_format_is_refused(name: Any) -> None:
-    """The error names the format and those that are known."""
+    """The error names the format and the known ones."""
     error = rf"for the format {re.escape(repr(name))}, only for 'json', 'msgpack'; add"
     with pytest.raises(SerializerDoesNotExist, match=error) as caught:
         registry.get_serializer(name)
@@ -432,8 +432,8 @@ def test_serializer_is_a_class(value: Any) -> None:
         SerializersRegistry().register_serializer("name", value)
 
 
-def test_format_can_lack_its_library() -> None:
-    """Using it raises the exception of its class, or an ImportError that names it."""
+def test_format_without_its_library() -> None:
+    """Using the format raises its own exception, or an ImportError that names it."""
 
     class MissingXML(MissingSerializer):
         exception = ImportError("no XML here")
@@ -458,10 +458,10 @@ def test_format_can_lack_its_library() -> None:
         ("json", b'{"a": 1, "__asgi_channel__": ["b", "\xff", "\xc3\xa9"]}'),
     ],
 )
-def test_names_that_no_channel_has_are_left_out(
+def test_invalid_channel_names_are_left_out(
     serializer_format: str, data: bytes
 ) -> None:
-    """Redis can have completed the list of channels with any bytes."""
+    """Redis can add any bytes to the list of channels."""
     serializer = registry.get_serializer(serializer_format)
     assert serializer.deserialize(data) == {"a": 1, "__asgi_channel__": ["b"]}
 
@@ -477,7 +477,7 @@ def test_names_that_no_channel_has_are_left_out(
     ],
 )
 def test_other_text_is_utf_8(serializer_format: str, data: bytes) -> None:
-    """Text that is not UTF-8 anywhere else makes bytes undecodable."""
+    """Text that is not UTF-8 in any other place makes a message undecodable."""
     serializer = registry.get_serializer(serializer_format)
     with pytest.raises(UndecodableMessage, match=r"cannot decode"):
         serializer.deserialize(data)

@@ -1,4 +1,4 @@
-"""Layers for code that has no event loop."""
+"""Layers for synchronous code."""
 
 import _thread
 import asyncio
@@ -28,7 +28,7 @@ HELLO = {"type": "hello"}
 
 
 class RecordingLayer(BaseChannelLayer):
-    """Notes in which loops it is called, and waits when it is told to."""
+    """Records the loops of its calls, and can wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class RecordingLayer(BaseChannelLayer):
 
 
 def background_threads() -> list[threading.Thread]:
-    """Return the background threads that run."""
+    """Return the running background threads."""
     return [
         thread
         for thread in threading.enumerate()
@@ -62,12 +62,12 @@ def no_thread_left() -> Iterator[None]:
     """End the thread after each test."""
     yield
     SyncChannelLayer().close()
-    # Others that had nothing to do end as soon as they can.
+    # Idle threads end as soon as they can.
     wait_until(lambda: background_threads() == [], "no thread is left", 5)
 
 
 def test_operations_reach_the_layer() -> None:
-    """A facade sends to channels and groups, and changes groups, as its layer does."""
+    """A facade sends to channels and groups, and changes groups, like its layer."""
     layer = InMemoryChannelLayer()
     with SyncChannelLayer(layer) as facade:
         facade.send("one", HELLO)
@@ -75,7 +75,7 @@ def test_operations_reach_the_layer() -> None:
         facade.group_add("room", "three")
         facade.group_discard("room", "three")
         facade.group_send("room", {"type": "all"})
-    # Closing the facade leaves the layer as it is.
+    # Closing the facade does not close the layer.
     assert set(layer.channels) == {"one", "two"}
     assert asyncio.run(layer.receive("one")) == HELLO
     assert asyncio.run(layer.receive("two")) == {"type": "all"}
@@ -83,7 +83,7 @@ def test_operations_reach_the_layer() -> None:
 
 
 def test_alias_is_looked_up_at_every_call() -> None:
-    """A facade of an alias uses the layer that is registered at the time of a call."""
+    """A facade of an alias looks the layer up at each call."""
     facade = SyncChannelLayer()
     with pytest.raises(
         InvalidChannelLayerError,
@@ -100,14 +100,14 @@ def test_alias_is_looked_up_at_every_call() -> None:
 
 
 def test_neither_layer_nor_alias_is_refused() -> None:
-    """What is neither a layer nor an alias is refused at once."""
+    """An argument that is neither a layer nor an alias is refused at once."""
     layer: Any = InMemoryChannelLayer
     with pytest.raises(TypeError, match=r"the alias of a registered one, not <class"):
         SyncChannelLayer(layer)
 
 
 def test_errors_are_those_of_the_layer() -> None:
-    """What the layer raises comes out, and the next call works."""
+    """An exception of the layer is raised, and the next call works."""
     facade = SyncChannelLayer(InMemoryChannelLayer(capacity=1))
     facade.send("one", HELLO)
     with pytest.raises(ChannelFull):
@@ -128,7 +128,7 @@ CALLS: dict[str, Callable[[SyncChannelLayer], None]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_from_async_code_are_refused(name: str) -> None:
-    """In a thread in which an event loop runs, every method says what to do instead."""
+    """In a thread with a running event loop, the error says what to do instead."""
 
     async def main() -> None:
         CALLS[name](SyncChannelLayer(InMemoryChannelLayer()))
@@ -139,14 +139,14 @@ def test_calls_from_async_code_are_refused(name: str) -> None:
 
 
 def test_all_calls_share_one_event_loop() -> None:
-    """Facades in many threads use one daemon thread; after close() there is another."""
+    """Facades in many threads share one daemon thread, and a new one after close()."""
     layer = RecordingLayer()
     with ThreadPoolExecutor(8) as threads:
         for _ in range(24):
             threads.submit(SyncChannelLayer(layer).send, "one", HELLO)
     assert len(layer.loops) == 24
     assert len(set(layer.loops)) == 1
-    # Several may be started at once, all but one of which end.
+    # Several threads can be started at once; all but one of them end.
     wait_until(lambda: len(background_threads()) == 1, "one thread is left", 5)
     (thread,) = background_threads()
     assert thread.daemon
@@ -158,14 +158,14 @@ def test_all_calls_share_one_event_loop() -> None:
 
 
 def test_close_lets_calls_finish() -> None:
-    """A call that is under way in another thread is finished before the thread ends."""
+    """close() waits for calls in other threads before the background thread ends."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     with ThreadPoolExecutor(2) as threads:
         call = threads.submit(facade.send, "slow", HELLO)
         assert layer.started.wait(5)
         closing = threads.submit(facade.close)
-        # It is told to end: a call starts another thread from now on.
+        # The thread is about to end: from now on a call starts another one.
         while not facade_restarted(layer):
             pass
         assert not call.done()
@@ -176,18 +176,18 @@ def test_close_lets_calls_finish() -> None:
 
 
 def facade_restarted(layer: RecordingLayer) -> bool:
-    """Send once more, and return whether that took another event loop."""
+    """Send once more, and return whether that used another event loop."""
     SyncChannelLayer(layer).send("one", HELLO)
     return layer.loops[-1] is not layer.loops[0]
 
 
 class Interrupt(Exception):
-    """What a signal handler raises, as Celery's for a time limit does."""
+    """The exception of a signal handler, like Celery's for a time limit."""
 
 
 @pytest.fixture
 def interrupting(request: pytest.FixtureRequest) -> Iterator[type[Exception]]:
-    """Have SIGUSR1 raise an error in the main thread."""
+    """Make SIGUSR1 raise an exception in the main thread."""
     error: type[Exception] = getattr(request, "param", Interrupt)
 
     def interrupt(*_: object) -> None:
@@ -214,7 +214,7 @@ def interrupt_soon(ready: threading.Event) -> threading.Thread:
 
 @pytest.mark.parametrize("interrupting", [Interrupt, RuntimeError], indirect=True)
 def test_interrupting_a_call_cancels_it(interrupting: type[Exception]) -> None:
-    """What a signal handler raises comes out of a call, and cancels the operation."""
+    """A signal handler's exception is raised by the call, and cancels the operation."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     thread = interrupt_soon(layer.started)
@@ -229,7 +229,7 @@ def test_interrupting_a_call_cancels_it(interrupting: type[Exception]) -> None:
 def test_interrupting_twice(
     interrupting: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An operation is cancelled a little later if cancelling was interrupted, too."""
+    """If cancelling is interrupted too, the operation is cancelled a little later."""
     monkeypatch.setattr(background, "interval", 0.01)
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
@@ -249,7 +249,7 @@ def test_interrupting_twice(
 
 
 def test_interrupting_before_the_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that is interrupted before it was taken is never performed."""
+    """A call that is interrupted before the thread takes it is never performed."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
 
@@ -265,7 +265,7 @@ def test_interrupting_before_the_operation(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_signal_handler_that_sends() -> None:
-    """A signal handler may call a facade in the middle of a call of another."""
+    """A signal handler can use a facade in the middle of another call."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
 
@@ -284,17 +284,17 @@ def test_signal_handler_that_sends() -> None:
 
 
 def test_calls_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When Python has ended all threads a call says so, and does not wait for one."""
+    """After Python has ended all threads, a call raises an error instead of waiting."""
     facade = SyncChannelLayer(InMemoryChannelLayer())
     monkeypatch.setattr(sys, "is_finalizing", lambda: True)
     with pytest.raises(RuntimeError, match=r"__del__\(\) at the end of the process"):
         facade.send("one", HELLO)
-    # There is nothing to close.
+    # Nothing to close.
     facade.close()
 
 
-def test_end_does_not_wait_for_ever() -> None:
-    """The end of the process waits a while for what other threads do, and goes on."""
+def test_exit_does_not_wait_forever() -> None:
+    """At exit, the process waits a limited time for calls of other threads."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     with ThreadPoolExecutor(1) as threads:
@@ -307,7 +307,7 @@ def test_end_does_not_wait_for_ever() -> None:
 
 
 def test_call_that_comes_late() -> None:
-    """A call that rings at a thread that has just ended is performed by another one."""
+    """A call that wakes a thread that has just ended is performed by another one."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
@@ -320,7 +320,7 @@ def test_call_that_comes_late() -> None:
 
 
 def test_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two threads that are started at once, one serves and the other ends."""
+    """If two threads are started at once, one serves and the other ends."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
 
@@ -343,7 +343,7 @@ def test_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calls_during_close() -> None:
-    """What was called after close() is performed, though it came before the end."""
+    """A call that comes during close() is performed by the next thread."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     held, go_on = threading.Event(), threading.Event()
@@ -368,7 +368,7 @@ def test_calls_during_close() -> None:
 
 
 def test_no_thread_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can be started for what was called after close(), it raises that."""
+    """If no thread can be started for a call after close(), it raises the error."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
@@ -392,8 +392,8 @@ def test_no_thread_after_close(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(results[1]) == "can't start new thread"
 
 
-def test_error_while_ringing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A RuntimeError of a signal handler is not taken for that of a closed loop."""
+def test_error_while_waking_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RuntimeError of a signal handler is not mistaken for that of a closed loop."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
@@ -410,10 +410,10 @@ def test_error_while_ringing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that finds the calls taken by another one ends, and others may serve."""
+    """A thread whose calls were taken by another one ends, and others can serve."""
 
     class Vanishing(deque[object]):
-        """Is empty when it is looked at again."""
+        """A queue that is empty when it is checked again."""
 
         def __bool__(self) -> bool:
             full = len(self) > 0
@@ -429,7 +429,7 @@ def test_thread_that_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_to_look_for() -> None:
-    """Looking for abandoned operations when there are none does nothing."""
+    """Looking for abandoned operations is harmless if there are none."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
@@ -440,14 +440,14 @@ def test_nothing_to_look_for() -> None:
 
 
 class NoThread(threading.Thread):
-    """Cannot be started, as in a process that may have no more threads."""
+    """Cannot be started, as in a process at its limit of threads."""
 
     def start(self) -> None:
         raise RuntimeError("can't start new thread")
 
 
-def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can be started the call raises that, and the next one may work."""
+def test_thread_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started, the call raises the error; the next can work."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
 
@@ -469,8 +469,8 @@ def test_no_thread_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(layer.loops)) == 1
 
 
-def test_no_event_loop_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no event loop can be made, calls and close() raise nothing else than that."""
+def test_event_loop_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no event loop can be created, calls and close() raise that error."""
     facade = SyncChannelLayer(InMemoryChannelLayer())
 
     def fail() -> asyncio.AbstractEventLoop:
@@ -487,7 +487,7 @@ def test_no_event_loop_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_operation_that_ends_the_loop() -> None:
-    """What ends an event loop comes out of all calls, and the next one works."""
+    """An exception that ends the event loop is raised by all calls; the next works."""
 
     class Leaving(RecordingLayer):
         async def group_send(self, group: str, message: ChannelMessage) -> None:
@@ -506,11 +506,11 @@ def test_operation_that_ends_the_loop() -> None:
 
 
 def test_green_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls work where all threads seem to run in the loop of the background thread."""
+    """Calls work if all threads seem to run in the background thread's loop."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
-    # As gevent and eventlet have it: what asyncio knows is of their only real thread.
+    # As in gevent and eventlet: asyncio's state is that of their only real thread.
     monkeypatch.setattr(sync, "running_loop", lambda: layer.loops[0])
     facade.send("one", HELLO)
     assert len(layer.loops) == 2
@@ -521,7 +521,7 @@ def test_green_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_layer_that_calls_the_facade() -> None:
-    """A call in the background thread is refused, as it would wait for itself."""
+    """A call in the background thread is refused, as it would deadlock."""
 
     class Calling(RecordingLayer):
         async def group_send(self, group: str, message: ChannelMessage) -> None:
@@ -532,8 +532,8 @@ def test_layer_that_calls_the_facade() -> None:
         facade.group_send("room", HELLO)
 
 
-def test_fork_begins_anew() -> None:
-    """In a forked process the first call starts a thread; the parent's is untouched."""
+def test_fork() -> None:
+    """In a fork, the first call starts a thread; the parent's is unaffected."""
     layer = RecordingLayer()
     facade = SyncChannelLayer(layer)
     facade.send("one", HELLO)
@@ -542,9 +542,9 @@ def test_fork_begins_anew() -> None:
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(facade.send, "slow", HELLO)
         assert layer.started.wait(5)
-        # What a fork calls in the child, here in the process itself.
+        # The child's part of a fork, in this process.
         background.forget()
-        # And in a child of that, which has nothing to forget.
+        # And in a child of the child, which has nothing to reset.
         background.forget()
         with pytest.raises(RuntimeError, match=r"^the process was forked"):
             call.result(5)
@@ -553,7 +553,7 @@ def test_fork_begins_anew() -> None:
     loop = layer.loops[0]
     assert loop.is_running()
     assert background_threads() == [thread.thread]
-    # It is in no list any more, so it is ended by hand.
+    # The thread is in no list any more, so the test ends it.
     loop.call_soon_threadsafe(layer.go_on.set)
     stop: Callable[[], None] = getattr(thread, "_stopped").set  # noqa: B009
     loop.call_soon_threadsafe(stop)

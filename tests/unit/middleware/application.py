@@ -1,4 +1,4 @@
-"""What these tests wrap: an application that shows what it is called with."""
+"""The application that these tests wrap: it records its scopes."""
 
 from collections.abc import Iterable, MutableMapping
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["Application", "call"]
 
 
 class Application:
-    """Remembers the scopes that it was called with."""
+    """Records the scopes of its calls."""
 
     def __init__(self) -> None:
         self.scopes: list[ChannelScope] = []
@@ -37,7 +37,7 @@ async def call(
     headers: Iterable[tuple[bytes, bytes]] | None = (),
     **scope: Any,
 ) -> list[MutableMapping[str, Any]]:
-    """Call an application, and return what it has sent."""
+    """Call an application, and return the events that it sends."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The middleware that others extend."""
+"""The base class of middleware."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -27,7 +27,7 @@ class Greeter(BaseMiddleware):
 
 @pytest.mark.parametrize("scope_type", ["websocket", "http", "lifespan", "channel"])
 async def test_inner_application_gets_what_the_middleware_adds(scope_type: str) -> None:
-    """The inner application is called with receive, send and the scope it is given."""
+    """The inner application gets receive, send and the extended scope."""
     inner = Application()
     assert await call(Greeter(inner), scope_type) == [{"type": "reached"}]
     (scope,) = inner.scopes
@@ -35,7 +35,7 @@ async def test_inner_application_gets_what_the_middleware_adds(scope_type: str) 
 
 
 async def test_scope_is_copied() -> None:
-    """What the inner application puts into the scope is not seen outside."""
+    """Changes of the scope by the inner application are not visible outside."""
     scopes: list[ChannelScope] = []
 
     async def inner(
@@ -57,7 +57,7 @@ async def test_scope_is_copied() -> None:
 
 
 async def test_inner_application_by_keyword() -> None:
-    """Older releases of Starlette name it ``app``."""
+    """Older releases of Starlette pass the inner application as ``app``."""
     inner = Application()
     middleware = BaseMiddleware(app=inner)
     assert middleware.inner is inner

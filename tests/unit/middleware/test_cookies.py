@@ -18,15 +18,15 @@ from .application import Application, call
         ([b"session=abc"], {"session": "abc"}),
         ([b"session=abc; theme=dark"], {"session": "abc", "theme": "dark"}),
         ([b" session = abc;theme=dark ;"], {"session": "abc", "theme": "dark"}),
-        # HTTP/2 may split them.
+        # HTTP/2 can split the header.
         ([b"session=abc", b"theme=dark"], {"session": "abc", "theme": "dark"}),
-        # Of several with one name the last counts.
+        # If a name occurs more than once, the last one counts.
         ([b"a=1; a=2", b"a=3; b=4"], {"a": "3", "b": "4"}),
         ([b"token=a=b==; empty="], {"token": "a=b==", "empty": ""}),
         # Quotes around a value are not part of it.
         ([b'a="b c"; b="; c="'], {"a": "b c", "b": '"', "c": '"'}),
         ([rb'a="say \"hi\"\054 \\o/ \477"'], {"a": r'say "hi", \o/ 477'}),
-        # What has no name is left out, and only that.
+        # Only cookies without a name are omitted.
         ([b"abc; =def; ;; a=1; \xff"], {"a": "1"}),
         ([b"\x00\xff=\xfc\xe9; a=\x7f"], {"\x00\xff": "\xfc\xe9", "a": "\x7f"}),
     ],
@@ -34,7 +34,7 @@ from .application import Application, call
 async def test_cookies_of_a_request(
     scope_type: str, headers: list[bytes], cookies: dict[str, str]
 ) -> None:
-    """All cookie headers count; what is malformed in them is left out."""
+    """Cookies of all headers are found; malformed ones are omitted."""
     inner = Application()
     pairs = [(b"host", b"localhost"), *((b"cookie", value) for value in headers)]
     assert await call(CookieMiddleware(inner), scope_type, pairs) == [
@@ -46,7 +46,7 @@ async def test_cookies_of_a_request(
 
 @pytest.mark.parametrize("value", ["abc", 'say "hi"', "a; b, c\\d", "ü\n\x7f", ""])
 async def test_values_that_python_quotes(value: str) -> None:
-    """A value that http.cookies writes is read as it was."""
+    """A value quoted by http.cookies is read back unchanged."""
     cookie = SimpleCookie({"name": value}).output(header="", sep="").strip()
     inner = Application()
     await call(CookieMiddleware(inner), headers=[(b"Cookie", cookie.encode("latin-1"))])
@@ -56,7 +56,7 @@ async def test_values_that_python_quotes(value: str) -> None:
 
 @pytest.mark.parametrize("scope_type", ["lifespan", "channel"])
 async def test_other_scopes_pass_untouched(scope_type: str) -> None:
-    """Who has no headers has no cookies."""
+    """A scope of a protocol without headers is passed on unchanged."""
     inner = Application()
     await call(CookieMiddleware(inner), scope_type)
     (scope,) = inner.scopes
@@ -64,7 +64,7 @@ async def test_other_scopes_pass_untouched(scope_type: str) -> None:
 
 
 async def test_request_without_headers() -> None:
-    """A scope need not have headers."""
+    """A scope without headers has no cookies."""
     inner = Application()
     await call(CookieMiddleware(inner), headers=None)
     (scope,) = inner.scopes

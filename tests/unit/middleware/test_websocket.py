@@ -1,4 +1,4 @@
-"""Who may open a WebSocket."""
+"""Middleware that allows or denies WebSockets."""
 
 import logging
 import re
@@ -85,7 +85,7 @@ async def allows(validator: OriginValidator, *origins: bytes) -> bool:
         # Pages that have no scheme of the web.
         ("chrome-extension://abcdef", b"chrome-extension://abcdef", True),
         ("capacitor://localhost", b"capacitor://localhost:81", False),
-        # Whatever an expression matches as a whole.
+        # A regular expression, which has to match the whole origin.
         (PREVIEW, b"https://pr-7.example.com", True),
         (PREVIEW, b"https://pr-7.example.com:1", False),
         (re.compile(r"null|.*"), b"null", False),
@@ -98,7 +98,7 @@ async def allows(validator: OriginValidator, *origins: bytes) -> bool:
 async def test_origin_is_compared_with_the_allowed_one(
     allowed: str | re.Pattern[str], origin: bytes, expected: bool
 ) -> None:
-    """Scheme, host and port have to be those that are allowed."""
+    """Scheme, host and port have to match an allowed origin."""
     assert await allows(OriginValidator(Application(), [allowed]), origin) is expected
 
 
@@ -136,14 +136,14 @@ async def test_origin_is_compared_with_the_allowed_one(
     ],
 )
 async def test_absent_repeated_or_malformed_origin(origins: list[bytes]) -> None:
-    """It is refused, unless everything is allowed."""
+    """Such an origin is refused, unless everything is allowed."""
     allowed: list[str | re.Pattern[str]] = [".example.com", "[::1]", re.compile(".*")]
     assert not await allows(OriginValidator(Application(), allowed), *origins)
     assert await allows(OriginValidator(Application(), [*allowed, "*"]), *origins)
 
 
 async def test_any_of_several_allowed_origins() -> None:
-    """One that fits is enough; where there is none, everybody is refused."""
+    """One matching origin is enough; an empty list refuses every client."""
     allowed: list[str | re.Pattern[str]] = ["https://a.com", PREVIEW, "c.com"]
     validator = OriginValidator(Application(), iter(allowed))
     for origin in (b"https://a.com", b"https://pr-1.example.com", b"https://c.com"):
@@ -153,7 +153,7 @@ async def test_any_of_several_allowed_origins() -> None:
 
 
 async def test_refused_client_sees_why(caplog: pytest.LogCaptureFixture) -> None:
-    """It gets a 403 with a body, and the log tells the origin."""
+    """A refused client gets a 403 with a body, and the log has the origin."""
     caplog.set_level(logging.INFO, "fast_channels")
     inner = Application()
     validator = OriginValidator(inner, ["https://example.com"])
@@ -169,7 +169,7 @@ async def test_refused_client_sees_why(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("scope_type", ["http", "lifespan", "channel"])
 async def test_only_websockets_are_refused(scope_type: str) -> None:
-    """A validator may stand before a whole application."""
+    """A validator can wrap a whole application."""
     validator = OriginValidator(Application(), ["https://example.com"])
     headers = [(b"origin", b"https://evil.org")]
     assert await call(validator, scope_type, headers) == [{"type": "reached"}]
@@ -200,8 +200,8 @@ async def test_only_websockets_are_refused(scope_type: str) -> None:
         ".",
     ],
 )
-def test_origin_that_no_page_has(allowed: str) -> None:
-    """It is refused before any connection is, with the value and what to write."""
+def test_impossible_origin(allowed: str) -> None:
+    """An impossible origin is refused on start; the error says what to write."""
     message = rf"cannot allow the origin {re.escape(repr(allowed))}: write the scheme"
     with pytest.raises(ValueError, match=message):
         OriginValidator(Application(), ["https://example.com", allowed])
@@ -211,7 +211,7 @@ def test_origin_that_no_page_has(allowed: str) -> None:
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_str_instead_of_a_list(debug: bool) -> None:
-    """A str is not taken for a list of its letters."""
+    """A str is refused, not treated as a list of letters."""
     message = r"must be a list, not a single str: write \['example.com'\]"
     with pytest.raises(TypeError, match=message):
         OriginValidator(Application(), "example.com")
@@ -221,7 +221,7 @@ def test_str_instead_of_a_list(debug: bool) -> None:
 
 @pytest.mark.parametrize("allowed", [b"example.com", None, re.compile(rb"example")])
 def test_origin_of_another_type(allowed: Any) -> None:
-    """It is refused before any connection is."""
+    """An origin of another type is refused on start."""
     with pytest.raises(TypeError, match=r"must be a str or a compiled pattern of str"):
         OriginValidator(Application(), [allowed])
 
@@ -243,7 +243,7 @@ def test_origin_of_another_type(allowed: Any) -> None:
 async def test_hosts(
     hosts: Iterable[str], debug: bool, expected: set[bytes] | None
 ) -> None:
-    """Pages on the hosts are allowed; without any, local ones when debugging."""
+    """Pages on the hosts are allowed; without hosts, local pages when debugging."""
     origins = {
         b"https://www.example.com",
         b"http://localhost:3000",
@@ -264,7 +264,7 @@ async def test_hosts(
     ],
 )
 async def test_denier_refuses_with_a_response(denier: WebsocketDenier) -> None:
-    """One instance refuses any number of WebSockets, each as its server can."""
+    """One instance refuses any number of WebSockets, each as its server supports."""
     for _ in range(2):
         assert await call(denier, extensions=EXTENSIONS) == [
             {
@@ -282,7 +282,7 @@ async def test_denier_refuses_with_a_response(denier: WebsocketDenier) -> None:
 
 
 async def test_denier_is_for_websockets() -> None:
-    """An HTTP request, or a response that cannot be sent, is an error."""
+    """An HTTP request or an invalid response raises an error."""
     with pytest.raises(ValueError, match=r"WebsocketDenier refuses .* type 'http'"):
         await call(WebsocketDenier(), "http")
     with pytest.raises(ValueError, match=r"not 1008"):
@@ -290,7 +290,7 @@ async def test_denier_is_for_websockets() -> None:
 
 
 class Steps(OriginValidator):
-    """Overrides each step of the decision that Django Channels has too."""
+    """Overrides each step of the decision that Django Channels also has."""
 
     steps: list[str]
 
@@ -314,7 +314,7 @@ class Steps(OriginValidator):
 
 
 async def test_subclasses_override_the_steps() -> None:
-    """Each step is made through self, and its result counts."""
+    """Each step is called on self, and its result is used."""
     validator = Steps(Application(), ["https://a.com", "http://b.com:81"])
     assert await allows(validator, b"http://B.com")
     assert validator.steps == [
@@ -330,7 +330,7 @@ async def test_subclasses_override_the_steps() -> None:
 
 
 def test_steps_by_hand() -> None:
-    """The steps can be called with what urlparse() returns."""
+    """The steps accept the result of urlparse()."""
     validator = OriginValidator(Application(), ["https://a.com", PREVIEW])
     assert validator.allowed_origins == ["https://a.com", PREVIEW]
     assert validator.valid_origin(urlparse("https://a.com"))
@@ -339,7 +339,7 @@ def test_steps_by_hand() -> None:
     assert not validator.valid_origin(urlparse("null"))
     assert not validator.valid_origin(None)
     assert OriginValidator(Application(), ["*"]).valid_origin(None)
-    # A pattern that was not among those of the validator.
+    # A pattern that is not in the validator's list.
     assert validator.match_allowed_origin(urlparse("http://c.com"), "c.com")
     ports = ["https://a.com", "http://a.com", "https://a.com:81", "capacitor://a"]
     assert [validator.get_origin_port(urlparse(each)) for each in ports] == [

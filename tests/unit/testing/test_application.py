@@ -1,4 +1,4 @@
-"""Any application can be run in a test, and never outlives it."""
+"""Any application can run in a test, and never outlives it."""
 
 import asyncio
 import contextvars
@@ -18,20 +18,20 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 5
-# For so many seconds is waited in vain, where waiting in vain is what is tested.
+# Seconds to wait for something that does not happen.
 SHORT = 0.02
 
 Call: TypeAlias = Callable[[ApplicationCommunicator], Awaitable[object]]
 
 
 class Oops(Exception):
-    """What applications fail with."""
+    """The error of the applications."""
 
 
 class Greeter(AsyncConsumer):
-    """Answers a greeting with its name, and leaves at a farewell."""
+    """Answers a greeting with its name, and stops at a farewell."""
 
     def __init__(self, name: str = "nobody") -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Greeter(AsyncConsumer):
 async def echo(
     scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Send back whatever is received."""
+    """Send every received event back."""
     while True:
         await send(await receive())
 
@@ -79,7 +79,7 @@ async def fail_to_stop(
 
 
 class Stubborn:
-    """An application that goes on although it is cancelled, so many times."""
+    """An application that ignores a number of cancellations."""
 
     def __init__(self, times: int) -> None:
         self.times = times
@@ -99,7 +99,7 @@ class Stubborn:
 
 
 async def ended(communicator: ApplicationCommunicator) -> None:
-    """Wait until the application has ended, without looking at how."""
+    """Wait until the application has ended, and ignore how."""
     async with asyncio.timeout(LIMIT):
         await asyncio.wait([communicator.future])
 
@@ -133,7 +133,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_consumer_is_run_as_a_class_or_as_an_application(
     application: Callable[[], ASGIApplication | type[AsyncConsumer]], name: str
 ) -> None:
-    """A class may be given where an application is expected."""
+    """The communicator accepts a consumer class as an application."""
     communicator = ApplicationCommunicator(application(), {"type": "greeting"})
     await communicator.send_input({"type": "hello", "from": "test"})
     output = await communicator.receive_output()
@@ -144,7 +144,7 @@ async def test_consumer_is_run_as_a_class_or_as_an_application(
 
 
 async def test_application_starts_with_the_first_call_that_needs_it() -> None:
-    """The scope may be changed until then."""
+    """The scope can be changed until the application starts."""
 
     async def tell_scope(
         scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -159,8 +159,8 @@ async def test_application_starts_with_the_first_call_that_needs_it() -> None:
     await communicator.wait()
 
 
-async def test_application_has_a_context_of_its_own() -> None:
-    """Context variables of the test are not seen by the application, nor its own."""
+async def test_application_has_its_own_context() -> None:
+    """Test and application do not see each other's changes of context variables."""
     variable = contextvars.ContextVar("variable", default="unset")
 
     async def tell_variable(
@@ -177,7 +177,7 @@ async def test_application_has_a_context_of_its_own() -> None:
 
 
 async def test_outputs_are_received_in_order() -> None:
-    """What the application sends waits until it is received."""
+    """The application's outputs are kept until they are received."""
     async with ApplicationCommunicator(echo, {"type": "test"}) as communicator:
         for name in "abc":
             await communicator.send_input({"type": name})
@@ -185,11 +185,11 @@ async def test_outputs_are_received_in_order() -> None:
     assert received == [{"type": "a"}, {"type": "b"}, {"type": "c"}]
 
 
-# Waiting in vain
+# Time limits
 
 
 async def test_receive_output_that_times_out_cancels_the_application() -> None:
-    """The application is over when no output comes in time."""
+    """The application is cancelled if no output comes in time."""
     communicator = ApplicationCommunicator(echo, {"type": "test"})
     with pytest.raises(TimeoutError):
         await communicator.receive_output(timeout=SHORT)
@@ -197,25 +197,25 @@ async def test_receive_output_that_times_out_cancels_the_application() -> None:
 
 
 async def test_wait_that_times_out_cancels_the_application() -> None:
-    """The application is over when it does not end in time."""
+    """The application is cancelled if it does not end in time."""
     communicator = ApplicationCommunicator(echo, {"type": "test"})
     await communicator.wait(timeout=SHORT)
     assert communicator.future.cancelled()
 
 
 @pytest.mark.parametrize("application", [fail_later, fail_to_stop])
-async def test_exception_comes_out_of_receive_output_in_place_of_a_timeout(
+async def test_receive_output_raises_an_exception_instead_of_a_timeout(
     application: ASGIApplication,
 ) -> None:
-    """An application that ends without the output fails the test with its reason."""
+    """If the application fails before the output, its exception is raised."""
     communicator = ApplicationCommunicator(application, {"type": "test"})
     await communicator.send_input({"type": "x"})
     with pytest.raises(Oops):
         await communicator.receive_output(timeout=SHORT)
 
 
-async def test_receive_nothing_tells_whether_there_was_no_output() -> None:
-    """receive_nothing() leaves the output to be received."""
+async def test_receive_nothing_returns_whether_there_was_no_output() -> None:
+    """receive_nothing() does not consume the output."""
     async with ApplicationCommunicator(echo, {"type": "test"}) as communicator:
         assert await communicator.receive_nothing(timeout=SHORT, interval=0.001)
         await communicator.send_input({"type": "x"})
@@ -228,18 +228,18 @@ async def test_receive_nothing_tells_whether_there_was_no_output() -> None:
 
 
 @every_call
-async def test_exception_of_the_application_comes_out_of_the_next_call(
+async def test_next_call_raises_the_exception_of_the_application(
     call: Call,
 ) -> None:
-    """The test fails with what the application failed with."""
+    """The test fails with the application's exception."""
     communicator = ApplicationCommunicator(fail, {"type": "test"})
     await ended(communicator)
     with pytest.raises(Oops, match=r"^at once$"):
         await call(communicator)
 
 
-async def test_exception_comes_out_of_wait_when_the_application_fails() -> None:
-    """wait() raises what ends the application in the meantime."""
+async def test_wait_raises_the_exception_of_the_application() -> None:
+    """wait() raises the exception that ends the application meanwhile."""
     communicator = ApplicationCommunicator(fail_later, {"type": "test"})
     await communicator.send_input({"type": "x"})
     with pytest.raises(Oops, match=r"^later$"):
@@ -250,7 +250,7 @@ async def test_exception_comes_out_of_wait_when_the_application_fails() -> None:
 
 
 async def test_stop_cancels_a_running_application() -> None:
-    """stop() does not wait for the application, and raises nothing."""
+    """stop() cancels the application, and raises nothing."""
     communicator = ApplicationCommunicator(echo, {"type": "test"})
     await communicator.send_input({"type": "x"})
     communicator.stop()
@@ -259,14 +259,14 @@ async def test_stop_cancels_a_running_application() -> None:
 
 
 async def test_stop_without_an_application_does_nothing() -> None:
-    """An application that was never started is not started by stop()."""
+    """stop() does not start an application that was never started."""
     tasks = asyncio.all_tasks()
     ApplicationCommunicator(echo, {"type": "test"}).stop()
     assert asyncio.all_tasks() == tasks
 
 
-async def test_stop_raises_no_exception_unless_asked_to() -> None:
-    """An exception of the application stays inside with exceptions=False."""
+async def test_stop_can_hide_an_exception() -> None:
+    """With exceptions=False, an exception of the application is not raised."""
     communicator = ApplicationCommunicator(fail, {"type": "test"})
     await ended(communicator)
     communicator.stop(exceptions=False)
@@ -277,7 +277,7 @@ async def test_stop_raises_no_exception_unless_asked_to() -> None:
 
 
 async def test_block_that_starts_no_application_ends_silently() -> None:
-    """Leaving the block does not start the application either."""
+    """Leaving the block does not start the application."""
     tasks = asyncio.all_tasks()
     async with ApplicationCommunicator(fail, {"type": "test"}):
         pass
@@ -286,13 +286,13 @@ async def test_block_that_starts_no_application_ends_silently() -> None:
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 async def test_block_ends_the_application(times: int) -> None:
-    """The application has ended after the block, even if it resists."""
+    """The application has ended after the block, even if it ignores cancellations."""
     application = Stubborn(times)
     communicator = ApplicationCommunicator(application, {"type": "test"})
     try:
         async with asyncio.timeout(10), communicator:
             await communicator.send_input({"type": "x"})
-            # By now it waits for another event.
+            # By now the application waits for another event.
             assert await communicator.receive_nothing(timeout=SHORT)
         assert communicator.future.done()
     finally:
@@ -301,8 +301,8 @@ async def test_block_ends_the_application(times: int) -> None:
 
 
 @pytest.mark.parametrize("application", [echo, fail, fail_to_stop])
-async def test_exception_in_the_block_comes_out(application: ASGIApplication) -> None:
-    """A test fails with its own exception, and the application has ended."""
+async def test_exception_in_the_block_is_raised(application: ASGIApplication) -> None:
+    """A test fails with its own exception, and the application is ended."""
     communicator = ApplicationCommunicator(application, {"type": "test"})
 
     async def block() -> None:
@@ -316,7 +316,7 @@ async def test_exception_in_the_block_comes_out(application: ASGIApplication) ->
 
 
 async def test_cancelling_the_block_ends_the_application() -> None:
-    """The cancellation goes on when the application has ended."""
+    """The cancellation is raised after the application has ended."""
     communicator = ApplicationCommunicator(echo, {"type": "test"})
 
     async def block() -> None:
@@ -332,7 +332,7 @@ async def test_cancelling_the_block_ends_the_application() -> None:
 
 
 @pytest.mark.parametrize("application", [fail, fail_later, fail_to_stop])
-async def test_exception_that_no_call_has_shown_comes_out_at_the_end(
+async def test_block_raises_an_exception_that_no_call_has_raised(
     application: ASGIApplication,
 ) -> None:
     """A failure of the application does not go unnoticed."""
@@ -342,7 +342,7 @@ async def test_exception_that_no_call_has_shown_comes_out_at_the_end(
             application, {"type": "test"}
         ) as communicator:
             await communicator.send_input({"type": "x"})
-            # It gets as far as it can before it is cancelled.
+            # The application runs as far as it can before it is cancelled.
             await asyncio.wait([communicator.future], timeout=SHORT)
 
     with pytest.raises(Oops):
@@ -350,18 +350,18 @@ async def test_exception_that_no_call_has_shown_comes_out_at_the_end(
 
 
 @every_call
-async def test_exception_that_a_call_has_shown_does_not_come_out_again(
+async def test_exception_is_not_raised_twice(
     call: Call,
 ) -> None:
-    """A test that expects a failure ends well."""
+    """A test that expects a failure passes."""
     async with ApplicationCommunicator(fail, {"type": "test"}) as communicator:
         await ended(communicator)
         with pytest.raises(Oops):
             await call(communicator)
 
 
-async def test_call_that_was_given_up_has_shown_nothing() -> None:
-    """A failure after a call that the test itself ended comes out all the same."""
+async def test_exception_after_a_cancelled_call_is_raised() -> None:
+    """A failure after a call that the test itself cancelled is raised at the end."""
 
     async def block() -> None:
         async with ApplicationCommunicator(

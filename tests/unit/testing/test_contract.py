@@ -1,4 +1,4 @@
-"""The contract finds what is wrong with a layer, in a pytest of its own."""
+"""The contract finds a layer's faults, in a separate pytest."""
 
 import asyncio
 import re
@@ -112,7 +112,7 @@ async def test_call_that_is_accepted_has_no_refusal() -> None:
 
 
 def test_each_fault_is_found(tmp_path: Path) -> None:
-    """A layer fails the tests of what it does wrong, and the report shows values."""
+    """A layer fails the tests of its faults, and the report shows values."""
     path = tmp_path / "test_sample.py"
     path.write_text(SAMPLE)
     (tmp_path / "pytest.ini").write_text(INI)

@@ -1,4 +1,4 @@
-"""An HTTP application can be run in a test as a client would use it."""
+"""A test can use an HTTP application as a client would."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-# For so many seconds is waited in vain, where waiting in vain is what is tested.
+# Seconds to wait for something that does not happen.
 SHORT = 0.02
 
 
 class Oops(Exception):
-    """What consumers fail with."""
+    """The error of the consumers."""
 
 
 class Echo(AsyncHttpConsumer):
-    """Sends the body back, or fails, or counts until the client goes away."""
+    """Sends the body back, or fails, or counts until the client leaves."""
 
     async def handle(self, body: bytes) -> None:
         if body == b"fail":
@@ -55,8 +55,8 @@ def sending(*events: Mapping[str, Any]) -> ASGIApplication:
     return application
 
 
-async def test_scope_is_that_of_a_request() -> None:
-    """An application finds all that a server would tell of a request."""
+async def test_scope_of_a_request() -> None:
+    """The scope has everything that a server would put into it."""
     headers = [(b"host", b"example.com")]
     communicator = HttpCommunicator(Echo, "get", "/a%20b/ä?c=%20d", headers=headers)
     assert communicator.scope == {
@@ -77,7 +77,7 @@ async def test_scope_is_that_of_a_request() -> None:
 
 @pytest.mark.parametrize("application", [Echo, Echo.as_asgi()])
 async def test_whole_response(application: Any) -> None:
-    """A request gets status, headers and the body in one, as often as it is asked."""
+    """A response has status, headers and the whole body, every time."""
     communicator = HttpCommunicator(
         application, "POST", "/", b"hello", iter([(b"a", b"b")])
     )
@@ -90,7 +90,7 @@ async def test_whole_response(application: Any) -> None:
 
 
 async def test_response_without_headers_and_body() -> None:
-    """What an application may leave out is empty."""
+    """Parts that an application can omit are empty."""
     events = (
         {"type": "http.response.start", "status": 204},
         {"type": "http.response.body"},
@@ -101,7 +101,7 @@ async def test_response_without_headers_and_body() -> None:
 
 
 async def test_response_part_by_part() -> None:
-    """A response can be received as it comes, and then the rest of it."""
+    """A response can be received in parts, and then as a whole."""
     async with HttpCommunicator(Echo, "POST", "/", b"hello") as communicator:
         assert await communicator.receive_body() == b"he"
         assert communicator.status == 201
@@ -113,7 +113,7 @@ async def test_response_part_by_part() -> None:
 
 @pytest.mark.parametrize("explicitly", [True, False])
 async def test_client_that_goes_away(explicitly: bool) -> None:
-    """A client leaves a stream when it is told to, and at the end of the block."""
+    """A client leaves a stream on disconnect(), and at the end of the block."""
     async with HttpCommunicator(Echo, "GET", "/", b"count") as communicator:
         assert await communicator.receive_body() == b"1"
         assert await communicator.receive_body() == b"2"
@@ -124,7 +124,7 @@ async def test_client_that_goes_away(explicitly: bool) -> None:
 
 
 async def test_request_that_ends_early() -> None:
-    """A part of a request can be sent before the client goes away."""
+    """A test can send a part of a request before the client leaves."""
     async with HttpCommunicator(Echo, "GET", "/") as communicator:
         await communicator.send_input({"type": "http.request", "more_body": True})
     assert communicator.scope["disconnected"] == 1
@@ -139,16 +139,16 @@ async def test_unused_communicator() -> None:
 
 
 async def test_failing_application() -> None:
-    """An exception of the application comes out of the call that waits for it."""
+    """The call that waits for the application raises its exception."""
     communicator = HttpCommunicator(Echo, "POST", "/", b"fail")
     async with communicator:
         await communicator.send_request()
         with pytest.raises(Oops):
-            await communicator.get_response(timeout=SHORT)
+            await communicator.get_response(timeout=10)
 
 
 async def test_failing_test() -> None:
-    """An application that runs when a test fails is cancelled."""
+    """An application that is still running when a test fails is cancelled."""
     communicator = HttpCommunicator(Echo, "GET", "/", b"count")
 
     async def fail() -> None:
@@ -162,7 +162,7 @@ async def test_failing_test() -> None:
 
 
 async def test_application_that_does_not_answer() -> None:
-    """A response that does not come is a TimeoutError."""
+    """A missing response raises TimeoutError."""
     communicator = HttpCommunicator(sending(), "GET", "/")
     with pytest.raises(TimeoutError):
         await communicator.get_response(timeout=SHORT)
@@ -188,7 +188,7 @@ async def test_application_that_does_not_answer() -> None:
 async def test_application_that_breaks_the_rules(
     events: list[dict[str, Any]], message: str
 ) -> None:
-    """What is no response fails the test, and says what was sent."""
+    """An invalid response fails the test, and the error shows what was sent."""
     with pytest.raises(AssertionError, match=message):
         await HttpCommunicator(sending(*events), "GET", "/").get_response()
 

@@ -1,4 +1,4 @@
-"""A WebSocket application can be run in a test as a client would use it."""
+"""A test can use a WebSocket application as a client would."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ from fast_channels.type_defs import (
     ChannelScope,
 )
 
-# For so many seconds is waited in vain, where waiting in vain is what is tested.
+# Seconds to wait for something that does not happen.
 SHORT = 0.02
 
 
 class Oops(Exception):
-    """What consumers fail with."""
+    """The error of the consumers."""
 
 
 class Echo(AsyncWebsocketConsumer):
-    """Sends every frame back, and notes the code of the disconnect in its scope."""
+    """Sends every frame back, and records the disconnect code in its scope."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -52,7 +52,7 @@ class JsonEcho(AsyncJsonWebsocketConsumer):
 
 
 class Choosy(AsyncWebsocketConsumer):
-    """Accepts with what it is given, or refuses with a code."""
+    """Accepts with the given arguments, or refuses with a code."""
 
     def __init__(self, code: int | None = None) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ def disconnects(communicator: WebsocketCommunicator) -> list[int]:
 # The scope
 
 
-async def test_scope_is_that_of_a_websocket() -> None:
-    """An application finds all that a server would tell of a plain client."""
+async def test_scope_of_a_websocket() -> None:
+    """The scope has everything that a server would put into it for a plain client."""
     communicator = WebsocketCommunicator(Echo, "/")
     assert communicator.scope == {
         "type": "websocket",
@@ -106,8 +106,8 @@ async def test_scope_is_that_of_a_websocket() -> None:
     }
 
 
-async def test_scope_has_what_the_client_asks_with() -> None:
-    """Headers, subprotocols and the version of the specification may be given."""
+async def test_scope_has_the_request_of_the_client() -> None:
+    """A test can set headers, subprotocols and the version of the specification."""
     communicator = WebsocketCommunicator(
         Echo,
         "/",
@@ -135,7 +135,7 @@ async def test_scope_has_what_the_client_asks_with() -> None:
 async def test_scope_has_path_and_query(
     given: str, path: str, raw_path: bytes, query_string: bytes
 ) -> None:
-    """The path is decoded, and the query string is left as it is."""
+    """The path is decoded, and the query string is unchanged."""
     scope = WebsocketCommunicator(Echo, given).scope
     assert scope["path"] == path
     assert scope["raw_path"] == raw_path
@@ -143,7 +143,7 @@ async def test_scope_has_path_and_query(
 
 
 async def test_path_that_is_not_a_str_is_refused() -> None:
-    """The error names what was given."""
+    """The error names the given value."""
     path: Any = b"/ws"
     with pytest.raises(TypeError, match=r"^path must be a str, not b'/ws'$"):
         WebsocketCommunicator(Echo, path)
@@ -156,7 +156,7 @@ async def test_path_that_is_not_a_str_is_refused() -> None:
 async def test_conversation_without_a_context_manager(
     application: ASGIApplication | type[AsyncConsumer],
 ) -> None:
-    """connect() and disconnect() run an application from its start to its end."""
+    """connect() and disconnect() run an application from start to end."""
     communicator = WebsocketCommunicator(application, "/")
     assert await communicator.connect() == (True, None)
     await communicator.send_to("hello")
@@ -167,8 +167,8 @@ async def test_conversation_without_a_context_manager(
     assert disconnects(communicator) == [1000]
 
 
-async def test_connect_tells_subprotocol_and_headers() -> None:
-    """What the application accepted with is there for the test."""
+async def test_connect_returns_subprotocol_and_headers() -> None:
+    """A test can inspect the subprotocol and headers of accept()."""
     headers = [(b"x-room", b"1"), (b"x-room", b"2")]
     async with WebsocketCommunicator(Choosy, "/", headers, ["v2"]) as communicator:
         assert communicator.response_headers == []
@@ -185,10 +185,10 @@ async def test_connect_tells_subprotocol_and_headers() -> None:
         (sending({"type": "websocket.accept", "headers": None}), (True, None)),
     ],
 )
-async def test_connect_tells_what_the_application_answered(
+async def test_connect_returns_the_answer_of_the_application(
     application: ASGIApplication, answer: tuple[bool, str | int | None]
 ) -> None:
-    """A code comes with a refusal, 1000 if the application gave none."""
+    """A refusal has a code, 1000 by default."""
     async with WebsocketCommunicator(application, "/") as communicator:
         assert await communicator.connect() == answer
         assert communicator.response_headers == []
@@ -210,7 +210,7 @@ async def test_connect_waits_for_an_answer() -> None:
 
 
 async def test_connect_fails_at_another_event() -> None:
-    """The error shows what the application sent in place of an answer."""
+    """The error shows what the application sent instead of an answer."""
     event = {"type": "websocket.send", "text": "too early"}
     async with WebsocketCommunicator(sending(event), "/") as communicator:
         with pytest.raises(AssertionError, match=r"'text': 'too early'"):
@@ -222,7 +222,7 @@ async def test_connect_fails_at_another_event() -> None:
 
 @pytest.mark.parametrize("frame", [{"text_data": ""}, {"bytes_data": b"\x00"}])
 async def test_frames_go_to_the_application_and_back(frame: dict[str, Any]) -> None:
-    """A text frame is a str, a binary frame is bytes; both may be empty."""
+    """A text frame is a str, a binary frame is bytes; both can be empty."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         await communicator.send_to(**frame)
@@ -247,10 +247,10 @@ async def test_json_goes_to_the_application_and_back() -> None:
         ({"bytes_data": "x"}, TypeError, r"^bytes_data must be bytes, not 'x'$"),
     ],
 )
-async def test_frame_that_cannot_be_is_refused(
+async def test_invalid_frame_is_refused(
     frame: dict[str, Any], error: type[Exception], reason: str
 ) -> None:
-    """The error names the value, and the application hears nothing of it."""
+    """The error names the value, and nothing is sent to the application."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         with pytest.raises(error, match=reason):
@@ -286,10 +286,10 @@ async def test_receive_from_fails_at_anything_but_a_frame(
         ({"text": None, "bytes": b"x"}, b"x"),
     ],
 )
-async def test_frame_may_have_a_none_beside_its_content(
+async def test_frame_can_have_none_for_its_other_key(
     event: dict[str, Any], content: str | bytes
 ) -> None:
-    """Frameworks send both keys, with None for the kind of frame that it is not."""
+    """Frameworks send both keys, with None for the other kind of frame."""
     application = sending(
         {"type": "websocket.accept"}, {"type": "websocket.send", **event}
     )
@@ -312,7 +312,7 @@ async def test_json_in_a_binary_frame_is_refused() -> None:
     [WebsocketCommunicator.receive_from, WebsocketCommunicator.receive_json_from],
 )
 async def test_receiving_in_vain_cancels_the_application(receive: Any) -> None:
-    """The application is told that the server shuts down."""
+    """The application is cancelled, and disconnect() gets the code of a shutdown."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         with pytest.raises(TimeoutError):
@@ -325,8 +325,8 @@ async def test_receiving_in_vain_cancels_the_application(receive: Any) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
-async def test_disconnect_tells_the_application_a_code(code: int) -> None:
-    """The application ends with the code of the client, and only once."""
+async def test_disconnect_sends_a_code_to_the_application(code: int) -> None:
+    """The application gets the client's code, once."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         await communicator.disconnect(code)
@@ -334,8 +334,8 @@ async def test_disconnect_tells_the_application_a_code(code: int) -> None:
     assert disconnects(communicator) == [code]
 
 
-async def test_disconnect_cancels_an_application_that_goes_on() -> None:
-    """disconnect() waits only so long for the end."""
+async def test_disconnect_cancels_an_application_that_does_not_end() -> None:
+    """disconnect() waits a limited time for the end."""
 
     async def unmoved(
         scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -351,7 +351,7 @@ async def test_disconnect_cancels_an_application_that_goes_on() -> None:
 
 
 async def test_disconnect_answers_a_close_of_the_application() -> None:
-    """An application that closed gets the code that the client answers with."""
+    """An application that closed gets the code of the client's answer."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         await communicator.send_to("close")
@@ -361,8 +361,8 @@ async def test_disconnect_answers_a_close_of_the_application() -> None:
     assert disconnects(communicator) == [4000]
 
 
-async def test_exception_of_the_consumer_comes_out_of_disconnect() -> None:
-    """A failure fails the test at its next call, and is shown once."""
+async def test_disconnect_raises_the_exception_of_the_consumer() -> None:
+    """A failure is raised by the next call, once."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
         await communicator.send_to("fail")
@@ -375,7 +375,7 @@ async def test_exception_of_the_consumer_comes_out_of_disconnect() -> None:
 
 
 async def test_client_disconnects_at_the_end_of_the_block() -> None:
-    """The application ends as it does when a client leaves."""
+    """The application ends as if the client had left."""
     async with WebsocketCommunicator(Echo, "/") as communicator:
         await communicator.connect()
     assert communicator.future.done()
@@ -384,7 +384,7 @@ async def test_client_disconnects_at_the_end_of_the_block() -> None:
 
 
 async def test_refused_client_disconnects_at_the_end_of_the_block() -> None:
-    """An application that refused is told of the end too."""
+    """An application that refused gets a disconnect too."""
     application = Choosy.as_asgi(code=4003)
     async with WebsocketCommunicator(application, "/") as communicator:
         assert await communicator.connect() == (False, 4003)
@@ -409,8 +409,8 @@ async def test_exception_in_the_block_ends_the_application_at_once() -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-async def test_failure_that_no_call_has_shown_comes_out_at_the_end(wait: bool) -> None:
-    """A consumer that failed, or fails at the disconnect, fails the test."""
+async def test_block_raises_a_failure_that_no_call_has_raised(wait: bool) -> None:
+    """A consumer that has failed, or fails on disconnect, fails the test."""
 
     async def block() -> None:
         async with WebsocketCommunicator(Echo, "/") as communicator:
@@ -424,7 +424,7 @@ async def test_failure_that_no_call_has_shown_comes_out_at_the_end(wait: bool) -
 
 
 async def test_exception_that_closes_the_connection() -> None:
-    """A consumer's exception comes out, and not only the close that comes first."""
+    """A consumer's exception is raised although a close comes first."""
 
     class Broken(AsyncWebsocketConsumer):
         async def receive(
@@ -440,7 +440,7 @@ async def test_exception_that_closes_the_connection() -> None:
 
 
 async def test_application_that_closes_with_1011() -> None:
-    """An application that closes with that code and goes on is not waited for long."""
+    """The wait for an application that closes with 1011 and goes on is limited."""
     closed = asyncio.Event()
 
     class Closing(AsyncWebsocketConsumer):

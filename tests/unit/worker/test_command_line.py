@@ -32,7 +32,7 @@ HERE = __name__
 
 
 class Layer(InMemoryChannelLayer):
-    """A layer with a message in it that tells when it is closed."""
+    """A layer that holds a message, and records when it is closed."""
 
     closed = 0
 
@@ -42,7 +42,7 @@ class Layer(InMemoryChannelLayer):
 
 
 class Strange(BaseChannelLayer):
-    """A layer whose first reader ends the process, and that cannot be closed."""
+    """A layer that stops the process when it is first read, and cannot be closed."""
 
     async def receive(self, channel: str) -> dict[str, Any]:
         signal.raise_signal(signal.SIGTERM)
@@ -53,12 +53,12 @@ class Strange(BaseChannelLayer):
 
 
 class Stops(AsyncConsumer):
-    """Sends the process as many signals as a message asks for."""
+    """Sends the process the number of signals in a message."""
 
     async def signal_send(self, message: ChannelMessage) -> None:
         for _ in range(message["count"]):
             signal.raise_signal(message["signal"])
-            # Signals that come in one turn of the event loop are one.
+            # Signals within one turn of the event loop count as one.
             for _ in range(10):
                 await asyncio.sleep(0)
 
@@ -80,7 +80,7 @@ async def set_up_impatient() -> None:
 
 
 def set_up_nothing() -> None:
-    """Register no layer, nor return anything to await."""
+    """Register no layer, and return no awaitable."""
 
 
 def set_up_badly() -> None:
@@ -94,12 +94,12 @@ async def set_up_badly_later() -> None:
 async def application(
     scope: ChannelScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    raise AssertionError("it gets no message")
+    raise AssertionError("the application was called")
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore what the command line changes in its process."""
+    """Undo what the command line changes in its process."""
     logger = logging.getLogger("fast_channels")
     level = logger.level
     monkeypatch.setattr(sys, "path", sys.path[:])
@@ -121,7 +121,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_signals(
     caplog: pytest.LogCaptureFixture, name: str, setup: str, status: int, end: str
 ) -> None:
-    """One signal stops the worker when all is handled, two at once; layers close."""
+    """One signal stops the worker after its messages, two at once; layers close."""
     arguments = [f"{HERE}:{name}", "--setup", f"{HERE}:{setup}", "jobs"]
     assert main(arguments) == status
     assert end in caplog.text
@@ -131,7 +131,7 @@ def test_signals(
 
 
 def test_layers_of_all_kinds(caplog: pytest.LogCaptureFixture) -> None:
-    """Layers may be registered by a module; one that cannot be closed is logged."""
+    """A module can register layers; an error in closing one is logged."""
     register_channel_layer("default", Strange())
     register_channel_layer("other", other := Layer())
     assert main([f"{HERE}:application", "jobs", "--log-level", "debug"]) == 0
@@ -143,13 +143,13 @@ def test_layers_of_all_kinds(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where a module of the current directory is to be."""
+    """Return the path of a module in the current directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "broken.py"
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return the line that the command line ends with."""
+    """Return the last line of the output."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -229,7 +229,7 @@ PROGRAM = "python -m fast_channels.worker: error: "
 def test_misuse(
     capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
 ) -> None:
-    """What cannot be done is explained in one line."""
+    """A wrong command line is explained in one line."""
     assert refusal(capsys, *arguments) == PROGRAM + line
 
 
@@ -247,7 +247,7 @@ def test_misuse(
 def test_broken_module(
     capsys: pytest.CaptureFixture[str], module: Path, code: str, line: str
 ) -> None:
-    """A module of the current directory that does not import is told with the place."""
+    """A failing import in the current directory is shown with its location."""
     module.write_text(code)
     assert refusal(capsys, "broken:application", "jobs") == (
         f"{PROGRAM}cannot import 'broken': {line.format(file=module)}"
@@ -260,7 +260,7 @@ def test_broken_module(
 def test_broken_setup(
     capsys: pytest.CaptureFixture[str], setup: str, reason: str
 ) -> None:
-    """A setup that raises is shown with its traceback, and one line."""
+    """An exception in the setup is shown with its traceback, and one line."""
     error = refusal(capsys, f"{HERE}:application", "--setup", f"{HERE}:{setup}", "jobs")
     assert f"in {setup}\n" in error
     assert error.splitlines()[-1] == (
@@ -269,7 +269,7 @@ def test_broken_setup(
 
 
 def test_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs as ``python -m fast_channels.worker``, and then without arguments too."""
+    """The worker runs as ``python -m fast_channels.worker``."""
     monkeypatch.setattr(sys, "argv", ["worker", "nothing", "jobs"])
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != os.getcwd()])
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""How a worker takes messages, has them handled, and stops."""
+"""A worker takes messages, has them handled, and stops."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from fast_channels.type_defs import (
 from fast_channels.worker import Worker
 from tests.waiting import turn, until
 
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 LIMIT = 5
 
 
@@ -40,13 +40,13 @@ def layer() -> InMemoryChannelLayer:
 
 @pytest.fixture(autouse=True)
 def log_level(caplog: pytest.LogCaptureFixture) -> None:
-    """Have the log show everything."""
+    """Record log lines of every level."""
     caplog.set_level(logging.DEBUG, "fast_channels")
 
 
 @contextlib.asynccontextmanager
 async def running(worker: Worker) -> AsyncGenerator[asyncio.Task[None]]:
-    """Run a worker; at the end of the block, stop it if it is not told to yet."""
+    """Run a worker; stop it at the end of the block, if it is still running."""
     task = asyncio.create_task(worker.run())
     try:
         yield task
@@ -60,7 +60,7 @@ async def running(worker: Worker) -> AsyncGenerator[asyncio.Task[None]]:
 
 
 class Jobs:
-    """An application whose jobs go on until the test lets them."""
+    """An application whose jobs run until the test releases them."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int]] = []
@@ -127,13 +127,13 @@ async def loop(
         ChannelNameRouter({"jobs": Plain}),
     ],
 )
-async def test_one_instance_for_each_message(
+async def test_one_call_for_each_message(
     layer: InMemoryChannelLayer,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     application: Any,
 ) -> None:
-    """An application of any kind is called once for each message, and ends after it."""
+    """Any kind of application is called once per message, and ends after it."""
     monkeypatch.setattr(Plain, "done", [], raising=False)
     register_channel_layer("default", layer)
     worker = Worker(application, ["jobs"], layer)
@@ -154,7 +154,7 @@ async def test_one_instance_for_each_message(
 async def test_failing_handler(
     layer: InMemoryChannelLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception is logged with channel and type, and costs that message only."""
+    """An exception is logged with channel and type, and affects only that message."""
 
     class Fails(AsyncConsumer):
         async def job_do(self, message: ChannelMessage) -> None:
@@ -189,7 +189,7 @@ async def test_failing_handler(
 
 
 async def test_context_of_each_message(layer: InMemoryChannelLayer) -> None:
-    """What a handler writes into context variables no other handler sees."""
+    """A context variable set in one handler is not visible in another."""
     variable = contextvars.ContextVar("variable", default="outer")
     seen: list[str] = []
 
@@ -209,7 +209,7 @@ async def test_context_of_each_message(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_concurrency(layer: InMemoryChannelLayer) -> None:
-    """No more is taken than is handled at once, so that senders notice."""
+    """A worker takes no more messages than it handles at once, so channels can fill."""
     jobs = Jobs()
     worker = Worker(jobs, ["a", "b"], layer, concurrency=3)
     async with running(worker):
@@ -233,7 +233,7 @@ async def test_concurrency(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_fair_turns(layer: InMemoryChannelLayer) -> None:
-    """Channels that all have messages take turns, each in its own order."""
+    """Channels that all have messages take turns, and each keeps its order."""
     jobs = Jobs()
     jobs.finish(100)
     await send(layer, "a", 0, 1, 2, 3)
@@ -246,7 +246,7 @@ async def test_fair_turns(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_two_workers(layer: InMemoryChannelLayer) -> None:
-    """Workers share what waits in a channel, each as much as it can handle."""
+    """Workers share the messages of a channel, each taking as many as it can handle."""
     first, second = Jobs(), Jobs()
     workers = [Worker(jobs, ["a"], layer, concurrency=2) for jobs in (first, second)]
     async with running(workers[0]), running(workers[1]):
@@ -261,7 +261,7 @@ async def test_two_workers(layer: InMemoryChannelLayer) -> None:
 
 
 class Broken(InMemoryChannelLayer):
-    """A layer that cannot be read a few times."""
+    """A layer whose first reads fail."""
 
     broken = 3
 
@@ -273,7 +273,7 @@ class Broken(InMemoryChannelLayer):
 
 
 async def test_broken_layer(caplog: pytest.LogCaptureFixture) -> None:
-    """A layer that raises is tried again; once it is logged, and once when it works."""
+    """A failing layer is tried again; the failure and the recovery are logged once."""
 
     class Impatient(Worker):
         _backoff = (0.001, 0.002)
@@ -302,8 +302,8 @@ class Stubborn(InMemoryChannelLayer):
             return {"type": "job.do", "number": -1}
 
 
-async def test_message_in_spite_of_cancelling() -> None:
-    """What a layer returns when it is cancelled waits for its turn, and is handled."""
+async def test_message_despite_cancellation() -> None:
+    """A message that a layer returns when it is cancelled is handled."""
     layer = Stubborn()
     jobs = Jobs()
     worker = Worker(jobs, ["a", "b"], layer, concurrency=1, shutdown_timeout=None)
@@ -323,7 +323,7 @@ async def test_message_in_spite_of_cancelling() -> None:
 async def test_orderly_stop(
     layer: InMemoryChannelLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A cancelled worker finishes what it has and takes nothing new; it may go on."""
+    """A cancelled worker finishes its messages and takes no more; it can run again."""
     jobs = Jobs()
     worker = Worker(jobs, ["a", "b"], layer, concurrency=2)
     async with running(worker) as task:
@@ -364,10 +364,10 @@ async def test_orderly_stop(
 
 
 @pytest.mark.parametrize("cause", ["limit", "no time at all", "second cancel"])
-async def test_stop_of_what_does_not_end(
+async def test_stop_with_a_handler_that_does_not_end(
     layer: InMemoryChannelLayer, caplog: pytest.LogCaptureFixture, cause: str
 ) -> None:
-    """What runs for too long, or when cancelled once more, is cancelled and logged."""
+    """Handlers over the time limit, or on a second cancel, are cancelled and logged."""
     timeout = {"limit": 0.01, "no time at all": 0, "second cancel": None}[cause]
     jobs = Jobs()
     worker = Worker(jobs, ["a"], layer, concurrency=2, shutdown_timeout=timeout)
@@ -388,8 +388,10 @@ async def test_stop_of_what_does_not_end(
     assert "0 messages handled, 0 failed, 1 cancelled" in caplog.text
 
 
-async def test_stop_of_what_refuses_to_end(layer: InMemoryChannelLayer) -> None:
-    """A handler that goes on when cancelled is waited for, and cancelled again."""
+async def test_stop_with_a_handler_that_resists(
+    layer: InMemoryChannelLayer,
+) -> None:
+    """The worker waits for a handler that ignores cancellation, and cancels again."""
     cancels = 0
 
     async def refuse(
@@ -414,7 +416,7 @@ async def test_stop_of_what_refuses_to_end(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_running_twice(layer: InMemoryChannelLayer) -> None:
-    """A worker that runs cannot be run a second time."""
+    """A running worker cannot be started a second time."""
     worker = Worker(Jobs(), ["a"], layer)
     async with running(worker):
         await turn()
@@ -423,7 +425,7 @@ async def test_running_twice(layer: InMemoryChannelLayer) -> None:
 
 
 async def test_layer_that_broadcasts(caplog: pytest.LogCaptureFixture) -> None:
-    """A layer that gives each worker every message is warned of."""
+    """A layer that delivers every message to each worker causes a warning."""
 
     class Broadcasts(InMemoryChannelLayer):
         broadcasts = True
@@ -468,7 +470,7 @@ ROUTER = ChannelNameRouter({"mail": function})
 def test_wrong_arguments(
     changed: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """An argument that makes no sense is named, and so is what it should be."""
+    """The error names the invalid argument and says what it should be."""
     arguments: dict[str, Any] = {
         "application": function,
         "channels": ["mail"],

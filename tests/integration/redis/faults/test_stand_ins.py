@@ -65,7 +65,7 @@ async def cut_connections(server: RedisServer) -> AsyncGenerator[None]:
 async def test_members_that_come_and_go_around_the_ninth(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm, keys: list[str]
 ) -> None:
-    """No member loses a message or gets one twice, and those beside them neither."""
+    """No member loses a message or gets one twice, in this process or in others."""
     here, few, many, sender = (
         make_layer(redis_server, symmetric_encryption_keys=keys) for _ in range(4)
     )

@@ -1,1 +1,1 @@
-"""Our layers beside those of channels_redis, which Django processes use."""
+"""The library's layers together with those of channels_redis in Django."""

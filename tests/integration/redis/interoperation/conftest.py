@@ -1,4 +1,4 @@
-"""A layer of ours and one of Django's on the same servers, in each combination."""
+"""A layer of the library and one of Django on the same servers."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ _LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the installation of Django Channels out of the first test's time limit."""
+    """Exclude the installation of Django Channels from the first test's time limit."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(30, func_only=True))
@@ -32,14 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def three_redis_servers(
     redis_server: RedisServer, redis_binary: ServerBinary
 ) -> Iterator[list[RedisServer]]:
-    """The server of all tests and two more, which they do no harm either."""
+    """Three servers: the shared one and two more."""
     with RedisServer(redis_binary) as second, RedisServer(redis_binary) as third:
         yield [redis_server, second, third]
 
 
 @pytest.fixture(scope="session")
 def django_python() -> Path:
-    """An interpreter that has Django Channels, installed if need be."""
+    """An interpreter with Django Channels, which is installed if necessary."""
     return find_python()
 
 
@@ -47,7 +47,7 @@ def django_python() -> Path:
 def servers(
     request: pytest.FixtureRequest, three_redis_servers: list[RedisServer], prefix: str
 ) -> Iterator[list[RedisServer]]:
-    """One server, and three that share channels and groups."""
+    """One server, or three that share channels and groups."""
     servers = three_redis_servers[: request.param]
     yield servers
     for server in servers:
@@ -56,7 +56,7 @@ def servers(
 
 @pytest.fixture(params=["msgpack", "json"])
 def serializer_format(request: pytest.FixtureRequest) -> str:
-    """Each of the formats."""
+    """Each format."""
     name: str = request.param
     return name
 
@@ -79,7 +79,7 @@ def options(
 
 @pytest.fixture
 async def ours(kind: Kind, options: Options) -> AsyncIterator[Side]:
-    """Our layer, of the kind that the module tests."""
+    """The library's layer, of the kind that the module tests."""
     async with _LAYERS[kind](**options) as layer:
         yield layer
 
@@ -103,7 +103,7 @@ def previous_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def both_ways(ours: Side, django: Peer) -> BothWays:
-    """Who sends and who receives: Django first, then we."""
+    """Sender and receiver: Django sends first, then the library does."""
     return [(django, ours), (ours, django)]
 
 

@@ -1,11 +1,11 @@
-"""What the two sides have in common."""
+"""The common interface of both sides."""
 
 import asyncio
 from typing import Any, Literal, Protocol, TypeAlias
 
 from tests.integration.redis.peer import Message
 
-# The module of channels_redis that has the layer.
+# The module of channels_redis that contains the layer.
 Kind: TypeAlias = Literal["core", "pubsub"]
 Options: TypeAlias = dict[str, Any]
 
@@ -21,7 +21,7 @@ MESSAGE: Message = {
 
 
 class Side(Protocol):
-    """What our layers and Django's have."""
+    """The methods of both the library's and Django's layers."""
 
     async def new_channel(self) -> str: ...
     async def send(self, channel: str, message: Message) -> None: ...
@@ -31,7 +31,7 @@ class Side(Protocol):
     async def group_send(self, group: str, message: Message) -> None: ...
 
 
-# A sender and a receiver, and the same with their roles swapped.
+# A sender and a receiver, and the same with swapped roles.
 BothWays: TypeAlias = list[tuple[Side, Side]]
 
 

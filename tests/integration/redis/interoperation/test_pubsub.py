@@ -1,4 +1,4 @@
-"""The pub/sub layer and that of channels_redis exchange messages through one Redis."""
+"""The pub/sub layers of both libraries exchange messages through one Redis."""
 
 import asyncio
 from operator import itemgetter
@@ -11,7 +11,7 @@ from tests.waiting import PAUSE, until
 
 from .sides import MESSAGE, BothWays, Kind, Side, take
 
-# Names that only this layer takes, on either side; of three hosts each has some.
+# Names that only this layer accepts, on either side; they cover all three hosts.
 NAMES = ["Weekly Sync", "a/b", "caf\u00e9", *"abcdef"]
 
 
@@ -21,7 +21,7 @@ def kind() -> Kind:
 
 
 async def until_heard(side: Side, channel: str, by: Side) -> None:
-    """Wait until a channel is listened to: Django's layer does not wait for that."""
+    """Wait until a channel has a subscriber; Django's layer doesn't wait for that."""
     receiving = asyncio.create_task(side.receive(channel))
     hello = {"type": "hello"}
     sent = 0
@@ -36,7 +36,7 @@ async def until_heard(side: Side, channel: str, by: Side) -> None:
 
 
 async def until_both_listen(servers: list[RedisServer], names: list[str]) -> None:
-    """Wait until two processes have subscribed to each of some Redis channels."""
+    """Wait until each of some Redis channels has two subscribers."""
 
     def subscriptions() -> int:
         counts = [server.command("PUBSUB", "NUMSUB", *names) for server in servers]
@@ -52,20 +52,20 @@ async def until_both_listen(servers: list[RedisServer], names: list[str]) -> Non
 
 
 async def test_channels(both_ways: BothWays, messages: list[Message]) -> None:
-    """A channel's messages arrive on the other side unchanged and in order."""
+    """A channel's messages arrive on the other side, unchanged and in order."""
     for sender, receiver in both_ways:
         channel = await receiver.new_channel()
         await until_heard(receiver, channel, sender)
         for message in messages:
             await sender.send(channel, message)
-        # True equals 1, but is not written as 1.
+        # True equals 1, but is encoded differently.
         assert repr(await take(receiver, channel, len(messages))) == repr(messages)
 
 
 async def test_groups(
     ours: Side, django: Peer, servers: list[RedisServer], prefix: str
 ) -> None:
-    """Members on both sides get what either sends, once, until they leave."""
+    """Members on both sides get each side's messages, once, until they leave."""
     sides: list[Side] = [ours, django]
     members = [(side, await side.new_channel()) for side in sides for _ in sides]
     by_either = [{"type": "by.django"}, {"type": "by.us"}]
@@ -83,7 +83,7 @@ async def test_groups(
     await send_to_all()
     for side, channel in members:
         received = await take(side, channel, 2 * len(NAMES))
-        # Two senders have no order.
+        # Messages of two senders have no order.
         assert sorted(received, key=itemgetter("type")) == [
             message for message in by_either for _ in NAMES
         ]
@@ -98,7 +98,7 @@ async def test_groups(
 
 
 async def test_plain_channels(both_ways: BothWays) -> None:
-    """Whoever receives from a plain channel gets what the other side sends there."""
+    """A receiver of a plain channel gets the other side's messages."""
     for sender, receiver in both_ways:
         receiving = asyncio.create_task(receiver.receive("Weekly Sync"))
         async with asyncio.timeout(10):
@@ -112,7 +112,7 @@ async def test_plain_channels(both_ways: BothWays) -> None:
     ("servers", "serializer_format", "options"), [(3, "msgpack", None)], indirect=True
 )
 async def test_shards(both_ways: BothWays) -> None:
-    """Of many channels on three hosts each gets its message."""
+    """Each of many channels on three hosts gets its message."""
     for sender, receiver in both_ways:
         channels = [await receiver.new_channel() for _ in range(30)]
         for channel in channels:
@@ -130,7 +130,7 @@ async def test_shards(both_ways: BothWays) -> None:
     indirect=True,
 )
 async def test_key_rotation(both_ways: BothWays) -> None:
-    """Two sides with the same keys in another order understand each other."""
+    """Two sides with the same keys in a different order can exchange messages."""
     for sender, receiver in both_ways:
         channel = await receiver.new_channel()
         await until_heard(receiver, channel, sender)

@@ -1,4 +1,4 @@
-"""The queue layer and that of channels_redis exchange messages through one Redis."""
+"""The queue layers of both libraries exchange messages through one Redis."""
 
 from operator import itemgetter
 
@@ -15,21 +15,21 @@ def kind() -> Kind:
 
 
 async def test_messages(both_ways: BothWays, messages: list[Message]) -> None:
-    """A channel's messages arrive on the other side unchanged and in order."""
+    """A channel's messages arrive on the other side, unchanged and in order."""
     for sender, receiver in both_ways:
         channel = await receiver.new_channel()
         for message in messages:
             await sender.send(channel, message)
-        # True equals 1, but is not written as 1.
+        # True equals 1, but is encoded differently.
         assert repr(await take(receiver, channel, len(messages))) == repr(messages)
 
 
 async def test_groups(ours: Side, django: Peer) -> None:
-    """Members on both sides get what either sends, once, until either discards them."""
+    """Members on both sides get each side's messages, once, until discarded."""
     sides: list[Side] = [ours, django]
     members = [(side, await side.new_channel()) for side in sides for _ in sides]
     by_either = [{"type": "by.us"}, {"type": "by.django"}]
-    # What Django sends to a single channel may overtake what it sends to a group.
+    # Django's messages to a channel can overtake its messages to a group.
     end = {"type": "end"}
     for i, (_, channel) in enumerate(members):
         await sides[i % 2].group_add("room", channel)
@@ -49,9 +49,9 @@ async def test_groups(ours: Side, django: Peer) -> None:
 
 
 async def test_plain_channels(both_ways: BothWays) -> None:
-    """A plain channel carries messages both ways, and as the member of a group too."""
-    # Django's receiver waits at one host until something comes there, and then at the
-    # next: each has to get as much, and "mails" belongs to the first of three.
+    """A plain channel carries messages both ways, also as a member of a group."""
+    # Django's receiver waits for a message at one host, and then at the next: each host
+    # has to get the same number. "mails" belongs to the first of three.
     jobs = [{"type": "job", "n": n} for n in range(6)]
     for sender, receiver in both_ways:
         for job in jobs:
@@ -68,7 +68,7 @@ async def test_plain_channels(both_ways: BothWays) -> None:
     ("servers", "serializer_format", "options"), [(3, "msgpack", None)], indirect=True
 )
 async def test_shards(both_ways: BothWays) -> None:
-    """No message is lost between shards, though Django sends many to a wrong one."""
+    """No message is lost between shards, although Django sends many to a wrong one."""
     for sender, receiver in both_ways:
         channels = [await receiver.new_channel() for _ in range(30)]
         for channel in channels:
@@ -84,7 +84,7 @@ async def test_shards(both_ways: BothWays) -> None:
     indirect=True,
 )
 async def test_key_rotation(both_ways: BothWays) -> None:
-    """Two sides with the same keys in another order understand each other."""
+    """Two sides with the same keys in a different order can exchange messages."""
     for sender, receiver in both_ways:
         channel = await receiver.new_channel()
         await sender.send(channel, MESSAGE)

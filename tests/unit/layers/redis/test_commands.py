@@ -25,7 +25,7 @@ from fast_channels.layers.redis.wire import (
     ResponseError,
     describe,
 )
-from tests.waiting import turn, until
+from tests.waiting import PAUSE, turn, until
 
 from .fake_server import EchoServer
 
@@ -331,11 +331,12 @@ async def test_reconnect_begins_to_connect_anew(server: EchoServer) -> None:
     server.stalls.add("connect")
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with impatient(server, 1) as redis:
+    # Long enough for a busy machine to be late with the second attempt.
+    async with impatient(server, 2, Timing(retry=2)) as redis:
         reply = redis.submit("A", deadline=began + 10)
-        await until(lambda: loop.time() > began + 0.9)
+        await until(lambda: loop.time() > began + 1.9, pause=PAUSE)
         redis.reconnect()
-        await until(lambda: loop.time() > began + 1)
+        await until(lambda: loop.time() > began + 2, pause=PAUSE)
         server.go_on.set()
         assert await reply == "A"
         assert len(server.attempts) == 2
