@@ -48,7 +48,7 @@ class Call:
     __slots__ = ("abandoned", "operation", "result")
 
     def __init__(self, operation: Callable[[], Awaitable[None]] | None) -> None:
-        self.operation = operation
+        self.operation: Callable[[], Awaitable[None]] | None = operation
         """The function to call and await; None to end the thread."""
         # Looked up at every call, since gevent and eventlet replace it.
         self.result: queue.SimpleQueue[_Result] = queue.SimpleQueue()

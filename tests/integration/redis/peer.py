@@ -12,8 +12,8 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import venv
+import zipfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -46,9 +46,11 @@ REQUIREMENTS = (
     "hiredis",
 )
 
-# The last commit in which groups list every channel by name. Versions before and after
+# The last version in which groups list every channel by name. Versions before and after
 # it share groups during a rolling update.
-PREVIOUS = "94d5cfdfacf1669be2f8347bdf5dff5f92369152"
+_PREVIOUS = (
+    Path(__file__).with_name("previous") / "fast_channels-2.0.0-py3-none-any.whl"
+)
 
 _ROOT = Path(__file__).parents[3]
 _VENV = _ROOT / ".venv-channels"
@@ -242,29 +244,10 @@ async def django_process(
 
 
 def unpack_previous(folder: Path) -> Path:
-    """Unpack the previous version into a folder, and return where it is.
-
-    Raises:
-        PeerError: The history of the repository does not include it.
-    """
-    archive = folder / "previous.tar"
-    try:
-        subprocess.run(
-            ["git", "archive", "-o", archive, PREVIOUS, "src/fast_channels"],
-            cwd=_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError) as exc:
-        raise PeerError(
-            f"cannot get commit {PREVIOUS}: {_last_words(exc)}; this needs a clone "
-            "of the repository with its full history (git fetch --unshallow)"
-        ) from exc
-    with tarfile.open(archive) as files:
-        files.extractall(folder, filter="data")
-    return folder / "src"
+    """Unpack the previous version into a folder, and return where it is."""
+    with zipfile.ZipFile(_PREVIOUS) as wheel:
+        wheel.extractall(folder)
+    return folder
 
 
 @contextlib.asynccontextmanager
