@@ -274,9 +274,18 @@ class Connection(Generic[_Consumer]):
 
     async def _end(self, cause: BaseException | None) -> None:
         """Take the steps of the end; if one is cancelled, the others still run."""
-        async with contextlib.AsyncExitStack() as stack:
-            for step in reversed(self.steps(cause)):
-                stack.push_async_callback(step)
+        error: BaseException | None = None
+        for step in self.steps(cause):
+            try:
+                await step()
+            except BaseException as exc:  # noqa: BLE001 # raised below
+                error = exc
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # Break the reference cycle of the exception and this frame.
+                del error
 
     async def release(self, step: Step, what: str) -> None:
         """Run a step that needs the layer; log its errors.

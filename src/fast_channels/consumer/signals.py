@@ -15,8 +15,11 @@ def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | No
         error: An exception or an exception group.
         *signals: The signals to look for, in order of precedence.
     """
-    found = [leaf for leaf in leaves(error) if isinstance(leaf, signals)]
-    if not found or len(found) < len(list(leaves(error))):
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, signals) else None
+    parts = list(leaves(cast("BaseException", error)))
+    found = [leaf for leaf in parts if isinstance(leaf, signals)]
+    if len(found) < len(parts):
         return None
     # A subclass takes precedence over the signal itself, as it is more specific.
     return min(
