@@ -1,7 +1,8 @@
 """Let tests wait for conditions instead of sleeping."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 
 # Seconds between two requests to a server.
 PAUSE = 0.01
@@ -29,3 +30,20 @@ async def until(
     async with asyncio.timeout(limit):
         while not condition():  # noqa: ASYNC110 # any condition
             await asyncio.sleep(pause)
+
+
+@contextlib.asynccontextmanager
+async def counting_turns() -> AsyncGenerator[list[None]]:
+    """Count how often another task runs during the block."""
+    turns: list[None] = []
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(None)
+
+    task = asyncio.create_task(count())
+    await until(lambda: turns)
+    turns.clear()
+    yield turns
+    task.cancel()

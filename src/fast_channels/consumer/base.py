@@ -104,7 +104,6 @@ class AsyncConsumer:
         self.scope = scope
         self.base_send = cast("Callable[[ChannelMessage], Awaitable[None]]", send)
         connection.check()
-        connection.used = True
         self.channel_layer = cast("BaseChannelLayer", find_layer(self))
         dispatch = self.dispatch
         overridden = getattr(dispatch, "__func__", None) is not AsyncConsumer.dispatch

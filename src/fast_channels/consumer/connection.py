@@ -78,7 +78,6 @@ class Connection(Generic[_Consumer]):
         "name",
         "task",
         "timing",
-        "used",
     )
 
     def __init__(self, consumer: _Consumer, timing: Timing) -> None:
@@ -90,8 +89,6 @@ class Connection(Generic[_Consumer]):
         """The name of the consumer's class."""
         self.timing: Timing = timing
         """How long it waits."""
-        self.used: bool = False
-        """Whether the connection is or was served."""
         self.task: asyncio.Task[Any]
         """The task that runs the handlers, once it does."""
         self.ended: asyncio.Event | None = None
@@ -102,6 +99,11 @@ class Connection(Generic[_Consumer]):
         such a layer also removes the channel from all its groups."""
         # The names of the handlers of the consumer's class by message type.
         self._names = names_of(type(consumer))
+
+    @property
+    def used(self) -> bool:
+        """Whether the connection is or was served."""
+        return self.loop is not None or self.over
 
     @property
     def over(self) -> bool:

@@ -52,7 +52,7 @@ class AsyncGroupConsumer(AsyncConsumer):
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = require_layer(self, f"cannot join group {group!r}")
+        layer = _require_layer(self, f"cannot join group {group!r}")
         connection = self._consumer_connection
         if connection.over:
             return
@@ -72,7 +72,7 @@ class AsyncGroupConsumer(AsyncConsumer):
             InvalidChannelLayerError: The consumer has no channel layer.
             TypeError: The name is not valid.
         """
-        layer = require_layer(self, f"cannot leave group {group!r}")
+        layer = _require_layer(self, f"cannot leave group {group!r}")
         await layer.group_discard(group, self.channel_name)
         connection = self._consumer_connection
         if not connection.over:
@@ -113,7 +113,7 @@ class GroupConnection(Connection[_Consumer]):
         consumer = self.consumer
         if not consumer.groups:
             return
-        layer = require_layer(consumer, f"cannot join its groups {consumer.groups!r}")
+        layer = _require_layer(consumer, f"cannot join its groups {consumer.groups!r}")
         for group in consumer.groups:
             await layer.group_add(group, consumer.channel_name)
             await self.pause()
@@ -180,7 +180,7 @@ class GroupConnection(Connection[_Consumer]):
         return cast("list[str]", groups) if isinstance(groups, list) else None
 
 
-def require_layer(consumer: AsyncConsumer, what: str) -> BaseChannelLayer:
+def _require_layer(consumer: AsyncConsumer, what: str) -> BaseChannelLayer:
     """Return the layer of a consumer.
 
     Args:

@@ -14,8 +14,9 @@ from fast_channels.type_defs import (
 
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
-from .http_connection import ClientGone, HttpConnection
+from .http_connection import HttpConnection
 from .layer_lookup import explain_missing, layer_of
+from .signals import ClientGone
 
 __all__ = ["AsyncHttpConsumer"]
 

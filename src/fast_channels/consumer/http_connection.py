@@ -25,12 +25,13 @@ from fast_channels.type_defs import ChannelMessage, ChannelScope
 from .connection import Dispatch, Step
 from .groups import GroupConnection
 from .handlers import awaitable
+from .signals import ClientGone
 from .timing import Timing
 
 if TYPE_CHECKING:
     from .http import AsyncHttpConsumer
 
-__all__ = ["ClientGone", "HttpConnection", "Response"]
+__all__ = ["HttpConnection", "Response"]
 
 # https://www.rfc-editor.org/rfc/rfc9110.html#name-413-content-too-large
 _CONTENT_TOO_LARGE = 413
@@ -49,10 +50,6 @@ _BODY_EVENTS = frozenset(
         "http.response.pathsend",
     }
 )
-
-
-class ClientGone(StopConsumer):
-    """Signal: the client is gone, which ends the running handler."""
 
 
 class HttpConnection(GroupConnection["AsyncHttpConsumer"]):

@@ -1,9 +1,18 @@
-"""Find signals in exception groups, such as an ``asyncio.TaskGroup`` raises."""
+"""The signal of a client that is gone, and signals in exception groups.
+
+An ``asyncio.TaskGroup`` raises such groups.
+"""
 
 from collections.abc import Generator
 from typing import cast
 
-__all__ = ["leaves", "signal_in"]
+from fast_channels.exceptions import StopConsumer
+
+__all__ = ["ClientGone", "leaves", "signal_in"]
+
+
+class ClientGone(StopConsumer):
+    """Signal: the client is gone, which ends the running handler."""
 
 
 def signal_in(error: BaseException, *signals: type[Exception]) -> Exception | None:

@@ -29,6 +29,7 @@ from .connection import SERVICE_RESTART, Dispatch, Step
 from .groups import GroupConnection
 from .handlers import awaitable
 from .layer_lookup import layer_of
+from .signals import ClientGone
 from .timing import Timing
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ __all__ = [
     "CLOSED",
     "CONNECTING",
     "NORMAL",
-    "ClientGone",
     "State",
     "WebSocketConnection",
 ]
@@ -58,10 +58,6 @@ _DISCONNECT = "websocket.disconnect"
 # the connection with the exception's code. No framework is imported to compare them.
 _DISCONNECTED = "WebSocketDisconnect"
 _CLOSES = "WebSocketException"
-
-
-class ClientGone(StopConsumer):
-    """Signal: the client is gone, which ends the handler that is sending to it."""
 
 
 class State(enum.Enum):

@@ -8,7 +8,7 @@ for example when a thread sends with ``asgiref.sync.async_to_sync``.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fast_channels.exceptions import ChannelFull
@@ -141,14 +141,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
                 self._counters.delivered += 1
                 return
 
-        def put(channels: list[str]) -> list[str]:
-            with self._lock:
-                delivered, full = self._mailboxes.put_each(channels, copies, deadline)
-                self._counters.delivered += delivered
-            return full
-
         full = [channel]
-        await self._put_later(full, put)
+        await self._put_later(full, lambda left: self._put(left, copies, deadline))
         if full:
             raise ChannelFull(channel)
 
@@ -229,8 +223,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self._sweep_if_due(now)
             members = tuple(self.groups.get(group, ()))
-            delivered, full = self._mailboxes.put_each(members, copies, deadline)
-            self._counters.delivered += delivered
+            full = self._put(members, copies, deadline)
         if not full:
             return
 
@@ -239,9 +232,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
                 # A channel that has left meanwhile may be deleted.
                 members = self.groups.get(group, {})
                 left = [channel for channel in channels if channel in members]
-                delivered, full = self._mailboxes.put_each(left, copies, deadline)
-                self._counters.delivered += delivered
-            return full
+                return self._put(left, copies, deadline)
 
         try:
             await self._put_later(full, put)
@@ -263,6 +254,18 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:
         """Check a message; return a function that returns copies of it."""
         return copies_as_carried(message)
+
+    def _put(
+        self,
+        channels: Iterable[str],
+        copies: Callable[[], dict[str, Any]],
+        deadline: float,
+    ) -> list[str]:
+        """Put a message into channels, and count it; return the full channels."""
+        with self._lock:
+            delivered, full = self._mailboxes.put_each(channels, copies, deadline)
+            self._counters.delivered += delivered
+        return full
 
     async def _put_later(
         self, full: list[str], put: Callable[[list[str]], list[str]]

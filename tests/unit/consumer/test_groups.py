@@ -1,8 +1,6 @@
 """The groups of consumers."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from fast_channels.layers import (
     InMemoryChannelLayer,
     register_channel_layer,
 )
-from tests.waiting import until
+from tests.waiting import counting_turns, until
 
 from .fakes import FakeServer, Layer, QueueLayer, logged, members
 from .subject import Member
@@ -258,23 +256,6 @@ async def test_groups_after_the_end_of_the_connection(layer: Layer) -> None:
     await consumer.leave_group("lobby")
     assert members(layer, "kitchen") == set()
     assert members(layer, "lobby") == set()
-
-
-@contextlib.asynccontextmanager
-async def counting_turns() -> AsyncGenerator[list[None]]:
-    """Count how often another task runs during the block."""
-    turns: list[None] = []
-
-    async def count() -> None:
-        while True:
-            await asyncio.sleep(0)
-            turns.append(None)
-
-    task = asyncio.create_task(count())
-    await until(lambda: turns)
-    turns.clear()
-    yield turns
-    task.cancel()
 
 
 async def test_many_groups() -> None:

@@ -9,6 +9,7 @@ import pytest
 from fast_channels.layers import RedisChannelLayer, RedisPubSubChannelLayer
 from fast_channels.type_defs import ChannelMessage
 from tests.redis_servers.server import RedisServer, free_port
+from tests.waiting import counting_turns
 
 from .conftest import MakeLayer, Storm
 from .killer import kill
@@ -266,16 +267,8 @@ async def test_joining_while_redis_is_away_gives_others_a_turn(
     layer = kind([f"redis://127.0.0.1:{free_port()}"])
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    turns: list[None] = []
-
-    async def take_turns() -> None:
-        while True:
-            await asyncio.sleep(0)
-            turns.append(None)
-
-    others = asyncio.create_task(take_turns())
-    for number in range(100):
-        await layer.group_add(f"room{number}", channel)
-    others.cancel()
+    async with counting_turns() as turns:
+        for number in range(100):
+            await layer.group_add(f"room{number}", channel)
     assert len(turns) >= 90
     await layer.close()

@@ -82,7 +82,7 @@ async def check(
 
 
 async def test_members_on_both_sides(ours: Side, peer: Peer) -> None:
-    """Each member gets each message once and in order, whoever sends it."""
+    """Each member gets each message once and in order, from any sender."""
     sides: list[Side] = [ours, peer]
     members = [
         (side, channel)

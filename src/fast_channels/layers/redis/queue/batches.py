@@ -99,12 +99,12 @@ class Terms:
 
     0 means no limit.
     """
-    batch: int = 100
+    batch: int
     """Maximum number of messages per request."""
+    quick: float
+    """Seconds per message within which a quick reader of a plain channel asks again."""
     batch_bytes: int = 1_000_000
     """Maximum number of bytes per request, unless a single message is larger."""
-    quick: float = 0.001
-    """Seconds per message within which a quick reader of a plain channel asks again."""
     recent: Recent = field(default_factory=Recent, compare=False)
     """What was received lately, also by queues that were given up meanwhile."""
 

@@ -48,7 +48,7 @@ class RedisConnection(FakeConnection):
         super().__init__(server)
         self.subscribed = False
         self.popping = False
-        # The connection that is told when one of the keys changes.
+        # The connection that gets a push when one of the keys changes.
         self.redirect: RedisConnection | None = None
         self.keys: set[str] = set()
 

@@ -8,7 +8,15 @@ from fast_channels.layers.redis.queue.plain_queue import PlainQueue
 
 
 def make_terms() -> Terms:
-    return Terms("asgi", receiver="me", expiry=60, lease=35, max_deliveries=5)
+    return Terms(
+        "asgi",
+        receiver="me",
+        expiry=60,
+        lease=35,
+        max_deliveries=5,
+        batch=100,
+        quick=0.001,
+    )
 
 
 def reply(number: int, *values: bytes) -> list[list[bytes]]:
