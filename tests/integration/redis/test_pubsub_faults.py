@@ -140,7 +140,7 @@ async def test_killed_while_channels_are_added(
         pause, seen = 0.001, 0
         while (reconnects := layer.statistics()["reconnects"]) < 20:
             # A busy machine needs longer than that for a connection to work.
-            pause = 0.001 if reconnects > seen else 1.5 * pause
+            pause = max(0.001, pause * (0.5 if reconnects > seen else 1.5))
             seen = reconnects
             await asyncio.to_thread(kill_once)
             await asyncio.sleep(pause)
