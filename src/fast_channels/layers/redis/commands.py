@@ -13,15 +13,17 @@ The rules:
    a full socket, a new connection, a reply. During an outage, in which all attempts to
    connect fail, it fails sooner.
 5. A command that Redis refuses for a temporary reason fails as if it were unreachable.
+   Errors say whether it is certain that Redis has not executed the command.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from fast_channels.exceptions import RedisUnavailable
+from fast_channels.waking import ignore_error
 
 from .link import Link, Timing
 from .wire import (
@@ -30,16 +32,50 @@ from .wire import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+    Word,
     describe,
+    is_from_cluster,
     is_refusal,
     pack,
 )
 
-__all__ = ["CommandConnection"]
+__all__ = ["CommandConnection", "Commands", "NotSent"]
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
 # A reply and its deadline, on the event loop's clock.
 _Pending: TypeAlias = tuple[_Reply, float]
+
+
+class NotSent(RedisUnavailable):
+    """A command failed before it was sent, so it was not executed."""
+
+
+class Commands(Protocol):
+    """Where commands are sent."""
+
+    @property
+    def connects(self) -> int:
+        """Number of connections opened."""
+        ...
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to reach the server failed."""
+        ...
+
+    def deadline(self) -> float:
+        """Return the deadline of a command that is sent now, for the event loop."""
+        ...
+
+    async def execute(self, *command: Word, deadline: float | None = None) -> Any:
+        """Send a command and return its reply."""
+
+    def post(self, *command: Word) -> None:
+        """Send a command without waiting for its reply, which is ignored."""
+
+
+def _is_refusal(error: BaseException) -> bool:
+    return is_refusal(error) or is_from_cluster(error)
 
 
 class CommandConnection:
@@ -55,6 +91,8 @@ class CommandConnection:
         timeout: Seconds until a command without a reply fails, and until a connection
             with pending commands on which no reply arrives is dropped.
         timing: When to do the rest; by default the class attribute.
+        refuses: Returns whether an error reply makes the server count as unavailable.
+        broken: Called after each connection and each failed attempt, with the reason.
     """
 
     timing: ClassVar[Timing] = Timing()
@@ -66,12 +104,16 @@ class CommandConnection:
         *,
         timeout: float = 5.0,
         timing: Timing | None = None,
+        refuses: Callable[[BaseException], bool] = _is_refusal,
+        broken: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self._connect = connect
         self.name: str = name
         """Name of the server in error messages."""
         self._timeout = timeout
         self._timing = timing or self.timing
+        self._refuses = refuses
+        self._broken = broken
         # The rest of the timeout is for the second check, see _look().
         self._patience = timeout - self._timing.grace
         # Time of the last reply, or of a write while no reply was pending.
@@ -103,6 +145,22 @@ class CommandConnection:
     def connected(self) -> bool:
         """Whether a connection is open, or being opened."""
         return self._link.running
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to reach the server failed."""
+        return self._problem is not None
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are commands without a reply."""
+        return bool(self._outbox or self._written)
+
+    def silence(self) -> float:
+        """Return the seconds for which no reply has arrived while one was pending."""
+        if not self._written:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._heard
 
     def deadline(self) -> float:
         """Return the deadline of a command that is submitted now.
@@ -149,6 +207,10 @@ class CommandConnection:
         """
         return await self.submit(*command, deadline=deadline)
 
+    def post(self, *command: Word) -> None:
+        """Send a command without waiting for its reply, which is ignored."""
+        self.submit(*command).add_done_callback(ignore_error)
+
     def reconnect(self) -> None:
         """Drop the connection, even one that is still being opened.
 
@@ -194,6 +256,7 @@ class CommandConnection:
     def _ended(self, why: Exception | None) -> None:
         """Fail the commands that the end of a connection, or of an attempt, affects."""
         assert why is not None
+        self._broken(why)
         if self._give_up is None:
             # There was a connection, or another server is to be connected to.
             self._fail_written(why)
@@ -234,7 +297,7 @@ class CommandConnection:
         unsent = [pending for _, pending in self._outbox if pending[1] <= seen]
         if unsent:
             self._outbox = [each for each in self._outbox if each[1][1] > seen]
-            self._fail(unsent, self._problem or late)
+            self._fail(unsent, self._problem or late, NotSent)
         due = [deadline for reply, deadline in self._written if not reply.done()]
         due += [deadline for _, (_, deadline) in self._outbox]
         if self._written:
@@ -256,7 +319,7 @@ class CommandConnection:
             except RedisError as exc:
                 if _is_from_replica(exc):
                     raise
-                if is_refusal(exc):
+                if self._refuses(exc):
                     value = self._unavailable(exc)
                 elif isinstance(exc, ResponseError):
                     value = exc
@@ -280,15 +343,22 @@ class CommandConnection:
         self._stop_looking()
         self._fail_written(error)
         outbox, self._outbox = self._outbox, []
-        self._fail([pending for _, pending in outbox], error)
+        self._fail([pending for _, pending in outbox], error, NotSent)
 
-    def _fail(self, pending: Iterable[_Pending], cause: BaseException) -> None:
+    def _fail(
+        self,
+        pending: Iterable[_Pending],
+        cause: BaseException,
+        kind: type[RedisUnavailable] = RedisUnavailable,
+    ) -> None:
         for reply, _ in pending:
             if not reply.done():
-                reply.set_exception(self._unavailable(cause))
+                reply.set_exception(self._unavailable(cause, kind))
 
-    def _unavailable(self, cause: BaseException) -> RedisUnavailable:
-        error = RedisUnavailable(f"{self.name} is not available: {describe(cause)}")
+    def _unavailable(
+        self, cause: BaseException, kind: type[RedisUnavailable] = RedisUnavailable
+    ) -> RedisUnavailable:
+        error = kind(f"{self.name} is not available: {describe(cause)}")
         error.__cause__ = cause
         return error
 

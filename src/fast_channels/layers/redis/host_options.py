@@ -77,7 +77,7 @@ def split_options(options: Options, shown: str) -> tuple[Options, bool, float | 
 
 def require_list(name: str, value: object) -> Sequence[object]:
     """Return a list of hosts or Sentinels; raise unless it has at least one."""
-    example = '["redis://host:6379"]' if name == "hosts" else '[("host", 26379)]'
+    example = '[("host", 26379)]' if name == "sentinels" else '["redis://host:6379"]'
     if not isinstance(value, list | tuple):
         raise TypeError(
             f"{name} must be a list, not {redacted(value)}; write {example}"

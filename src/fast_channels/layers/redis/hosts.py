@@ -3,7 +3,8 @@
 A host can be written as
 
 * a URL: ``redis://user:password@host:6379/0``, ``rediss://`` for TLS, ``unix://`` and a
-  path for a socket; the query can have arguments of redis-py;
+  path for a socket; the query can have arguments of redis-py. ``valkey://`` and
+  ``valkeys://`` mean the same;
 * a pair: ``("host", 6379)``;
 * a dict of redis-py's arguments: ``{"host": "host", "port": 6379, "db": 0}``, or
   ``{"address": url}`` with more arguments;
@@ -54,6 +55,8 @@ _TCP_ONLY = frozenset(
         "socket_type",
     }
 )
+# Valkey's own schemes for what is the same protocol.
+_ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 _FALSE = frozenset({"0", "F", "FALSE", "N", "NO"})
 
 
@@ -73,8 +76,9 @@ _TYPES: Mapping[str, Callable[[str], float | bool]] = {
 class Host:
     """The place of a Redis server; two spellings of one place are equal."""
 
-    kind: Literal["tcp", "unix", "sentinel"]
-    """What to connect to: a TCP port, a Unix socket, or the master from Sentinel."""
+    kind: Literal["tcp", "unix", "sentinel", "cluster"]
+    """What to connect to: a TCP port, a Unix socket, the master that Sentinels name, or
+    the nodes of a cluster."""
     options: Mapping[str, Any] = field(hash=False)
     """The arguments for redis-py's ``Connection``.
 
@@ -92,6 +96,13 @@ class Host:
     """Sentinel's name for the master."""
     sentinels: "tuple[Host, ...]" = ()
     """The Sentinels to ask, each with the options for connecting to it."""
+    nodes: "tuple[Host, ...]" = ()
+    """Nodes of the cluster to ask for the others, which share the options of this."""
+
+    def at(self, address: tuple[str, int]) -> "Host":
+        """Return the host with the same options at a TCP port."""
+        options = {**self.options, "host": address[0], "port": address[1]}
+        return Host("tcp", MappingProxyType(options), self.tls, self.command_timeout)
 
     def __str__(self) -> str:
         username = self.options.get("username", "")
@@ -105,6 +116,9 @@ class Host:
             return f"unix://{login}{self.options['path']}?db={db}"
         if self.kind == "tcp":
             return f"redis{secure}://{login}{_netloc(self)}/{db}"
+        if self.kind == "cluster":
+            nodes = ",".join(map(_netloc, self.nodes))
+            return f"cluster redis{secure}://{login}{nodes}"
         sentinels = ",".join(map(_netloc, self.sentinels))
         return f"sentinel{secure}://{login}{sentinels}/{self.master_name}?db={db}"
 
@@ -119,6 +133,7 @@ def parse_hosts(
     service_name: str | None = None,
     sentinel_kwargs: Mapping[str, Any] | None = None,
     connection_kwargs: Mapping[str, Any] | None = None,
+    cluster: Sequence[HostSpelling] | None = None,
 ) -> tuple[Host, ...]:
     """Return the hosts that the arguments of a layer describe.
 
@@ -129,6 +144,8 @@ def parse_hosts(
         sentinel_kwargs: redis-py's arguments for connections to these Sentinels.
         connection_kwargs: redis-py's arguments for connections to all hosts; a host's
             own arguments take precedence.
+        cluster: Some nodes of a Redis Cluster, instead of ``hosts``. The user, the
+            password and all other arguments of the first one are used for every node.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -142,6 +159,15 @@ def parse_hosts(
             f"connection_kwargs are for all hosts and cannot have {misplaced[0]!r}; "
             "write that into hosts"
         )
+    if cluster is not None:
+        others = {"hosts": hosts, "sentinels": sentinels, "service_name": service_name}
+        for name, value in others.items():
+            if value is not None:
+                raise ValueError(
+                    f"cluster= and {name}= cannot be given both; write cluster= alone, "
+                    'with some nodes of one Redis Cluster: ["redis://node:6379"]'
+                )
+        return (_cluster_host(cluster, shared),)
     if sentinels is None and service_name is None:
         if sentinel_kwargs is not None:
             raise ValueError(
@@ -191,6 +217,33 @@ def _parse_host(
     raise TypeError(
         f"{redacted(spelling)} is not a host; write "
         '"redis://host:6379", ("host", 6379) or {"host": "host", "port": 6379}'
+    )
+
+
+def _cluster_host(spellings: object, shared: Mapping[str, Any]) -> Host:
+    """Return the host that stands for all nodes of a cluster."""
+    nodes = tuple(
+        _parse_host(spelling, shared) for spelling in require_list("cluster", spellings)
+    )
+    for node in nodes:
+        if node.kind != "tcp":
+            raise ValueError(
+                f"{node} is not a node of a cluster; write redis://node:6379"
+            )
+        if node.options["db"]:
+            raise ValueError(
+                f"{node} has a db, but a Redis Cluster has only db 0; leave it out"
+            )
+    first = nodes[0]
+    options = {k: v for k, v in first.options.items() if k not in {"host", "port"}}
+    return Host(
+        kind="cluster",
+        options=MappingProxyType(options),
+        tls=first.tls,
+        command_timeout=first.command_timeout,
+        nodes=tuple(
+            first.at((node.options["host"], node.options["port"])) for node in nodes
+        ),
     )
 
 
@@ -257,7 +310,7 @@ def _url_host(url: str, beside: Mapping[str, Any], port: int) -> Host:
     """Return the host of a URL, which takes precedence over the other options."""
     shown = repr(redacted_url(url))
     scheme, mark, _ = url.partition("://")
-    scheme = scheme.lower()
+    scheme = _ALIASES.get(scheme.lower(), scheme.lower())
     if not mark or scheme not in {"redis", "rediss", "unix"}:
         # The str is not shown, since it may be a password in the wrong place.
         raise ValueError(

@@ -56,7 +56,9 @@ class Endpoint(abc.ABC):
         """The unique name of the endpoint."""
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         """The event loop."""
-        self.shards: Shards = open_shards(layer.hosts, self._switched)
+        self.shards: Shards = open_shards(
+            layer.hosts, layer.prefix, self._switched, self._lost_data
+        )
         """The servers."""
         # The part that the names of all channels made here have in common.
         self._end_of_own = f".{name}!"
@@ -93,6 +95,10 @@ class Endpoint(abc.ABC):
     @abc.abstractmethod
     def _switched(self, shard: Shard) -> None:
         """Drop the connections to a shard that has another master now."""
+
+    @abc.abstractmethod
+    def _lost_data(self, shard: Shard) -> None:
+        """Handle that a shard may have lost its latest data."""
 
 
 E_co = TypeVar("E_co", bound=Endpoint, covariant=True)

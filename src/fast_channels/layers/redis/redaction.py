@@ -16,7 +16,7 @@ _SHOWN = frozenset(
     {"address", "host", "master_name", "path", "sentinels", "ssl", "unix_socket_path"}
 )
 _NUMBERS = frozenset({"db", "port", "socket_connect_timeout", "socket_timeout"})
-_SCHEMES = frozenset({"redis", "rediss", "unix"})
+_SCHEMES = frozenset({"redis", "rediss", "unix", "valkey", "valkeys"})
 _HOST = re.compile(r"\[[^\]@]*\]|[^:/?#]*")
 _PLAIN_HOST = re.compile(r"\[[\w:.%]*\]|[\w.-]*")
 _PORT = re.compile(r":\d+(?![^/?#])")

@@ -20,6 +20,7 @@ from redis import exceptions
 from redis.asyncio import connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import (
     AuthenticationError,
     MasterDownError,
@@ -49,10 +50,15 @@ __all__ = [
     "ask",
     "connection_options",
     "describe",
+    "is_from_cluster",
+    "is_in_transit",
     "is_refusal",
+    "is_unready",
     "located_connection",
     "pack",
     "plain_connection",
+    "redirection",
+    "slot_of",
     "starting_with",
     "stream_of",
 ]
@@ -283,6 +289,11 @@ def starting_with(prefix: str) -> str:
     return _WILD.sub(r"\\\1", prefix) + "*"
 
 
+def slot_of(key: str) -> int:
+    """Return the slot of a key in a Redis Cluster."""
+    return key_slot(key.encode())
+
+
 # Errors
 
 # Redis refuses commands for many reasons: too few replicas, a full disk, no memory, a
@@ -322,9 +333,64 @@ def is_refusal(error: BaseException) -> bool:
     )
 
 
+# A node of a cluster names the node to ask instead; before redis-py 6, only some of its
+# connections have classes for that. The host is missing if the node does not know it.
+_REDIRECTION = re.compile(r"(?:(?:MOVED|ASK) )?\d+ (.*):(\d+)")
+# Errors of a cluster about what works on a single server.
+_ONLY_IN_CLUSTERS = re.compile(r"CROSSSLOT|keys in request don't hash|non local key")
+
+
+def redirection(error: BaseException | None) -> tuple[bool, Address] | None:
+    """Return the node of a cluster that an error refers to; None for other errors.
+
+    Returns:
+        Whether the slot has moved there, rather than being about to; and the address,
+        whose host is empty if it is that of the node that was asked.
+    """
+    text = str(error)
+    classified = isinstance(error, exceptions.AskError)
+    found = _REDIRECTION.fullmatch(text)
+    if found is None or not (classified or text.startswith(("MOVED ", "ASK "))):
+        return None
+    if classified:
+        moved = isinstance(error, exceptions.MovedError)
+    else:
+        moved = text.startswith("MOVED ")
+    return moved, (found[1], int(found[2]))
+
+
+def is_from_cluster(error: BaseException) -> bool:
+    """Return whether an error shows that a server is a node of a Redis Cluster."""
+    found = _ONLY_IN_CLUSTERS.search(str(error))
+    return redirection(error) is not None or found is not None
+
+
+def is_unready(error: BaseException | None) -> bool:
+    """Return whether a node of a cluster has refused a command that it will accept.
+
+    The cluster elects a master, or a master reads its data from disk.
+    """
+    return is_in_transit(error) or isinstance(
+        error, exceptions.ClusterDownError | exceptions.BusyLoadingError
+    )
+
+
+def is_in_transit(error: BaseException | None) -> bool:
+    """Return whether a slot is being moved to another node, which takes a moment."""
+    if isinstance(error, exceptions.TryAgainError) or "TRYAGAIN" in str(error):
+        return True
+    redirected = redirection(error)
+    return redirected is not None and not redirected[0]
+
+
 def describe(error: BaseException) -> str:
     """Return the text of a failure for logs and errors, never empty."""
     text = str(error)
+    if is_from_cluster(error):
+        return (
+            "it is a node of a Redis Cluster; write cluster=[...] instead of "
+            f"hosts=[...] ({text})"
+        )
     if isinstance(error, _WRONG_LOGIN):
         return f"it refuses the username or the password ({text})"
     if isinstance(error, TimeoutError) and not text:

@@ -23,9 +23,9 @@ class Server(Protocol):
 S = TypeVar("S", bound=Server)
 
 
-def as_shard(commands: object, name: str = "redis-1") -> Shard:
+def as_shard(commands: object, name: str = "redis-1", prefix: str = "asgi") -> Shard:
     """Return a shard with a stand-in for its command connection, and no other."""
-    return Shard(name, cast("Any", None), cast("Any", commands), timeout=5)
+    return Shard(name, prefix, cast("Any", None), cast("Any", commands), timeout=5)
 
 
 class FakeWatch:

@@ -30,7 +30,7 @@ def never(shard: Shard) -> None:
 
 
 def opened(*spellings: Any) -> Shards:
-    return open_shards(parse_hosts(spellings), never)
+    return open_shards(parse_hosts(spellings), "asgi", never, never)
 
 
 async def test_hosts_become_shards_in_their_order() -> None:
@@ -55,7 +55,7 @@ async def test_a_name_leads_to_the_same_shard_in_every_process() -> None:
 async def test_plain_channels_use_the_shards_in_turn() -> None:
     """The first message goes to the first host, and the fourth again."""
     shards = opened(*HOSTS)
-    assert [shards.in_turn(number) for number in range(6)] == [*shards, *shards]
+    assert [shards.in_turn("jobs", number) for number in range(6)] == [*shards, *shards]
 
 
 async def test_shards_connect_when_they_are_used(hosts: FakeHosts[FakePubSub]) -> None:
@@ -107,7 +107,7 @@ async def test_masters_are_not_watched_for_a_process_that_only_sends_once(
 async def test_new_master_gets_a_new_connection(hosts: FakeHosts[FakePubSub]) -> None:
     """The command connection is dropped, and the layer drops its own of that shard."""
     switched: list[Shard] = []
-    shards = open_shards(parse_hosts(SENTINELS), switched.append)
+    shards = open_shards(parse_hosts(SENTINELS), "asgi", switched.append, never)
     for shard in shards:
         await shard.commands.execute("PUBLISH", "room", b"")
     first, second = hosts.servers.values()

@@ -259,6 +259,9 @@ class PubSubEndpoint(Endpoint):
     def _switched(self, shard: Shard) -> None:
         self._subscribers[shard].reconnect()
 
+    def _lost_data(self, shard: Shard) -> None:
+        """Do nothing: Redis keeps no data of this layer."""
+
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -65,6 +65,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
         service_name: str | None = None,
         sentinel_kwargs: Mapping[str, Any] | None = None,
         connection_kwargs: Mapping[str, Any] | None = None,
+        cluster: Sequence[HostSpelling] | None = None,
     ) -> None:
         super().__init__(
             parse_hosts(
@@ -73,6 +74,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
                 service_name=service_name,
                 sentinel_kwargs=sentinel_kwargs,
                 connection_kwargs=connection_kwargs,
+                cluster=cluster,
             ),
             self._make_endpoint,
             prefix=prefix,

@@ -18,7 +18,6 @@ from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
 from fast_channels.layers.redis.scripts import REQUEUE, SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
-from fast_channels.waking import ignore_error
 
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
@@ -89,29 +88,14 @@ class QueueEndpoint(Endpoint):
         self._attached: set[str] = set()
         # When to renew the mark key of each shard, if it has one.
         self._mark_at: dict[Shard, float] = {}
-        self._inboxes = {
-            shard: Inbox(
-                shard.connect,
-                shard.commands,
-                name=shard.name,
-                prefix=layer.prefix,
-                receiver=f"{name}.{number}",
-                expiry=layer.expiry,
-                max_deliveries=max_deliveries,
-                deliver=self._deliver,
-                waiting=self._waiting,
-                connected=functools.partial(self._connected, shard),
-                flushed=functools.partial(self._flushed, shard),
-                timeout=shard.timeout,
-            )
-            for number, shard in enumerate(self.shards)
-        }
+        self._max_deliveries = max_deliveries
+        # The inboxes of the shards that have been read.
+        self._inboxes: dict[Shard, Inbox] = {}
         self.memberships: Memberships = Memberships(
             self.shards,
-            layer.prefix,
             group_expiry,
             process=name,
-            away=lambda shard: self._inboxes[shard].failing,
+            away=self._is_away,
             timing=self.timing,
         )
         """What keeps the groups of its channels in Redis."""
@@ -143,22 +127,36 @@ class QueueEndpoint(Endpoint):
         if now >= self._mark_at.get(shard, now):
             self._mark_at[shard] = now + self._layer.expiry / 2
             milliseconds = math.ceil(2000 * self._layer.expiry)
-            key = mark_key(self._layer.prefix)
-            marking = shard.commands.submit("SET", key, "", "PX", milliseconds)
-            marking.add_done_callback(ignore_error)
+            key = mark_key(shard.prefix)
+            shard.commands.post("SET", key, "", "PX", milliseconds)
 
     # Receiving
 
     def want(self, name: str) -> None:
         """Add a reader to a queue."""
         self.shards.watch()
-        for inbox in self._inboxes.values():
-            inbox.want(name)
+        for shard in self.shards.holding(name):
+            self._inbox(shard).want(name)
 
     def unwant(self, name: str) -> None:
         """Remove a reader from a queue."""
-        for inbox in self._inboxes.values():
-            inbox.unwant(name)
+        for shard in self.shards.holding(name):
+            self._inbox(shard).unwant(name)
+
+    def _inbox(self, shard: Shard) -> Inbox:
+        inbox = self._inboxes.get(shard)
+        if inbox is None:
+            inbox = self._inboxes[shard] = Inbox(
+                shard,
+                receiver=f"{self.name}.{len(self._inboxes)}",
+                expiry=self._layer.expiry,
+                max_deliveries=self._max_deliveries,
+                deliver=self._deliver,
+                waiting=self._waiting,
+                connected=functools.partial(self._connected, shard),
+                flushed=functools.partial(self._flushed, shard),
+            )
+        return inbox
 
     def _expect_reader(self, name: str) -> None:
         """Give back the messages of a plain channel unless a reader comes soon."""
@@ -224,8 +222,8 @@ class QueueEndpoint(Endpoint):
                     CHANNEL_KEY: queue + _CHANGES,
                 }
             )
-            keys = [queue_key(layer.prefix, queue)]
             shard = self.shards.of(queue)
+            keys = [queue_key(shard.prefix, queue)]
             await self.run(shard, SEND, keys, value, _UNBOUNDED, layer.expiry)
 
     async def delete(self, channel: str) -> None:
@@ -239,20 +237,29 @@ class QueueEndpoint(Endpoint):
 
     async def dead_letters(self, channel: str, limit: int) -> list[bytes]:
         """Return the dead letters of a plain channel, not decoded."""
-        key = private_key(self._layer.prefix, "deadletters", channel)
-        command = "ZRANGE", key, 0, limit - 1
         found: list[list[bytes]] = await asyncio.gather(
-            *[shard.commands.execute(*command) for shard in self.shards]
+            *[
+                shard.commands.execute(
+                    "ZRANGE", _letters_key(shard, channel), 0, limit - 1
+                )
+                for shard in self.shards.holding(channel)
+            ]
         )
         return list(itertools.chain.from_iterable(found))
 
     async def requeue_dead_letters(self, channel: str) -> int:
         """Put the dead letters of a channel back into it; return their number."""
-        prefix = self._layer.prefix
-        keys = [queue_key(prefix, channel), private_key(prefix, "deadletters", channel)]
         milliseconds = math.ceil(1000 * self._layer.expiry)
         moved = await asyncio.gather(
-            *[run(each.commands, REQUEUE, keys, milliseconds) for each in self.shards]
+            *[
+                run(
+                    shard.commands,
+                    REQUEUE,
+                    [queue_key(shard.prefix, channel), _letters_key(shard, channel)],
+                    milliseconds,
+                )
+                for shard in self.shards.holding(channel)
+            ]
         )
         return sum(moved)
 
@@ -304,7 +311,18 @@ class QueueEndpoint(Endpoint):
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
-        self._inboxes[shard].reconnect()
+        inbox = self._inboxes.get(shard)
+        if inbox is None:
+            self._flushed(shard)
+        else:
+            inbox.reconnect()
+
+    def _lost_data(self, shard: Shard) -> None:
+        self._flushed(shard)
+
+    def _is_away(self, shard: Shard) -> bool:
+        inbox = self._inboxes.get(shard)
+        return shard.commands.failing if inbox is None else inbox.failing
 
     def _deliver(self, popped: Popped) -> None:
         """Put a message into the mailboxes of its channels."""
@@ -382,3 +400,7 @@ class QueueEndpoint(Endpoint):
             case _:
                 problem = "it is for the process, and no valid change of a group"
                 self._layer.counters.complain(queue, problem)
+
+
+def _letters_key(shard: Shard, channel: str) -> str:
+    return private_key(shard.prefix, "deadletters", channel)

@@ -73,7 +73,6 @@ class GroupWriter:
 
     Args:
         shard: The shard.
-        prefix: Prefix of all keys.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
         process: Name of the process.
         members: Returns all pairs that should be in Redis.
@@ -87,7 +86,6 @@ class GroupWriter:
     def __init__(
         self,
         shard: Shard,
-        prefix: str,
         group_expiry: float,
         process: str,
         *,
@@ -98,10 +96,9 @@ class GroupWriter:
         timing: Timing,
     ) -> None:
         self._shard = shard
-        self._prefix = prefix
         self._group_expiry = group_expiry
         self._process = process
-        self._processes = processes_key(prefix)
+        self._processes = processes_key(shard.prefix)
         self._members = members
         self._is_member = is_member
         self._listed = listed
@@ -396,4 +393,4 @@ class GroupWriter:
         return [*by_group], [self._key(group) for group in by_group], words
 
     def _key(self, group: str) -> str:
-        return group_key(self._prefix, group)
+        return group_key(self._shard.prefix, group)

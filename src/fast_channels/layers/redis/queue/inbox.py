@@ -24,19 +24,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.link import Link, Timing
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.progress import Progress, limit_silence
 from fast_channels.layers.redis.scripts import run
+from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import (
     Connection,
     MasterDownError,
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
+    RedisConnectionError,
     ResponseError,
     ask,
+    is_from_cluster,
+    is_in_transit,
     is_refusal,
     pack,
 )
@@ -63,6 +66,8 @@ class InboxTiming(Timing):
 
     Its event loop can be blocked for half a minute.
     """
+    check_moved: float = 1.0
+    """The same, where Redis does not report that a shard moves to another node."""
     poll: float = 0.1
     """Interval between polls where Redis does not report changes."""
     track_again: float = 60.0
@@ -82,10 +87,7 @@ class Inbox:
     to one event loop.
 
     Args:
-        connect: Returns a new redis-py connection, not open yet.
-        commands: The command connection to the same server.
-        name: Name of the server in the log.
-        prefix: Prefix of all keys.
+        shard: The shard.
         receiver: Unique name of this inbox.
         expiry: Seconds that a message can wait in Redis.
         max_deliveries: Deliveries after which a message of a plain channel is a dead
@@ -94,7 +96,6 @@ class Inbox:
         waiting: Returns how many messages wait in the mailbox of a plain channel.
         connected: Called after each connect.
         flushed: Called when all keys of the server have been deleted.
-        timeout: Seconds without a byte after which a pending reply is given up.
         timing: When to do the rest; by default the class attribute.
     """
 
@@ -102,11 +103,8 @@ class Inbox:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
-        commands: CommandConnection,
+        shard: Shard,
         *,
-        name: str,
-        prefix: str,
         receiver: str,
         expiry: float,
         max_deliveries: int,
@@ -114,15 +112,12 @@ class Inbox:
         waiting: Callable[[str], int],
         connected: Callable[[], None],
         flushed: Callable[[], None],
-        timeout: float,
         timing: InboxTiming | None = None,
     ) -> None:
-        self._connect = connect
-        self._commands = commands
-        self._name = name
+        self._shard = shard
         self._timing = timing or self.timing
         self._terms = Terms(
-            prefix,
+            shard.prefix,
             receiver,
             expiry,
             self._timing.lease,
@@ -134,17 +129,18 @@ class Inbox:
         self._waiting = waiting
         self._connected = connected
         self._flushed = flushed
-        self._timeout = timeout
         self._queues: dict[str, Queue] = {}
         # Whether Redis reports changes on these connections, and whether its refusal
         # was logged.
         self._tracks = False
         self._refusal_logged = False
+        # Seconds between two checks; whether Redis reports that the shard has moved.
+        self._pause = self._timing.check
         # When to check all queues next, changed or not.
         self._next_check = 0.0
         # Whether to send scripts in full, as the server does not know them.
         self._whole_scripts = False
-        self._outage = Outage(_logger, name, "read")
+        self._outage = Outage(_logger, shard.name, "read")
         self._link = Link(self._use, timing=self._timing, outage=self._outage)
         # Earliest time to ask again after a refusal that does not depend on the queue.
         self._ask_again = 0.0
@@ -205,7 +201,7 @@ class Inbox:
         queue.readers = 0
         if not queue.idle:
             script, keys, arguments = queue.leave()
-            reply = await run(self._commands, script, keys, *arguments)
+            reply = await run(self._shard.commands, script, keys, *arguments)
             # For the queue of a process, the reply can be a batch that was in transit.
             self._accept(queue, [reply, 0])
 
@@ -217,10 +213,17 @@ class Inbox:
     # The task
 
     async def _use(self) -> None:
-        """Connect, and read until a connection breaks."""
-        pops, changes = self._connect(), self._connect()
+        """Connect, and read until a connection breaks, or the shard has moved."""
+        try:
+            await self._read()
+        except Exception as exc:
+            if not self._shard.broken(exc):
+                raise
+
+    async def _read(self) -> None:
+        pops, changes = self._shard.connect(), self._shard.connect()
         self._link.own(pops, changes)
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._shard.timeout):
             await self._open(pops, changes)
         listener: asyncio.Task[None] | None = None
         if self._tracks:
@@ -228,7 +231,7 @@ class Inbox:
             self._link.spawn(self._link.keep_alive(changes, Progress(changes)))
         for queue in self._queues.values():
             queue.reconnected()
-        self._next_check = asyncio.get_running_loop().time() + self._timing.check
+        self._next_check = asyncio.get_running_loop().time() + self._pause
         self.connects += 1
         self._connected()
         await self._serve(pops, listener)
@@ -246,7 +249,9 @@ class Inbox:
                 self._check(now)
             due = [queue for queue in self._queues.values() if queue.due(now)]
             if due:
-                async with limit_silence(progress, self._timeout, self._timing.grace):
+                async with limit_silence(
+                    progress, self._shard.timeout, self._timing.grace
+                ):
                     await self._exchange(pops, due)
                 continue
             if now >= self._ask_again:
@@ -262,6 +267,8 @@ class Inbox:
         await pops.connect()
         await changes.connect()
         try:
+            if self._shard.tripwire is not None:
+                await self._string_tripwire(changes, self._shard.tripwire)
             told = await ask(changes, "CLIENT", "ID")
             await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
             # NOLOOP: skip notifications for keys that this connection pops.
@@ -280,9 +287,32 @@ class Inbox:
                 _logger.warning(
                     "%s refuses to report changes of queues (%s), so it is polled "
                     "every %s seconds",
-                    self._name,
+                    self._shard.name,
                     exc,
                     self._timing.poll,
+                )
+
+    async def _string_tripwire(self, changes: Connection, channel: str) -> None:
+        """Make Redis report when the shard moves to another node.
+
+        When a slot moves, Redis reports changes of keys, but not of a queue that is
+        empty at that moment: it has no key.
+        """
+        try:
+            await ask(changes, "SSUBSCRIBE", channel)
+            self._pause = self._timing.check
+        except ResponseError as exc:
+            denied = isinstance(exc, NoPermissionError)
+            if is_from_cluster(exc) or (is_refusal(exc) and not denied):
+                raise
+            if self._pause != self._timing.check_moved:
+                self._pause = self._timing.check_moved
+                _logger.warning(
+                    "%s refuses to report when it moves to another node (%s), so that "
+                    "is checked every %s seconds",
+                    self._shard.name,
+                    exc,
+                    self._pause,
                 )
 
     async def _listen(self, changes: Connection) -> None:
@@ -290,6 +320,9 @@ class Inbox:
         loop = asyncio.get_running_loop()
         while True:
             push = await changes.read_response(disconnect_on_error=False)
+            if push[0] == b"sunsubscribe":
+                self._shard.broken(RedisConnectionError("its slot has moved"))
+                return
             if push[0] != b"message":
                 continue
             if push[2] is None:
@@ -377,12 +410,14 @@ class Inbox:
         queue.fail()
         if isinstance(error, NoScriptError):
             self._whole_scripts = True
+        elif is_in_transit(error):
+            queue.ask_again = now + self._timing.poll
         elif "WRONGTYPE" in str(error) or _is_about_keys(error):
             # Asking again soon would not help, but other queues can be read.
             queue.ask_again = now + self._timing.check
             use = f"asked for channel {queue.name!r}"
             refused = self._refused.setdefault(
-                queue.name, Outage(_logger, self._name, use)
+                queue.name, Outage(_logger, self._shard.name, use)
             )
             refused.begin(error)
         elif is_refusal(error) and not isinstance(
@@ -423,7 +458,7 @@ class Inbox:
 
     def _check(self, now: float) -> None:
         """Check all queues, changed or not, and forget those that are not in use."""
-        self._next_check = now + self._timing.check
+        self._next_check = now + self._pause
         for name, queue in list(self._queues.items()):
             queue.changed = queue.checks = True
             if queue.idle:

@@ -84,6 +84,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         process_capacity: Maximum number of messages waiting in Redis for all channels
             of one process together, from all senders. ``send()`` to a channel of a full
             process raises ``ChannelFull``; ``group_send()`` drops that copy.
+        cluster: Some nodes of a Redis Cluster, instead of ``hosts``: the others are
+            found. The user, the password and all other arguments of the first one are
+            used for every node. See :doc:`/topics/cluster`.
 
     Raises:
         ImportError: Keys are given, but cryptography is not installed.
@@ -110,6 +113,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         connection_kwargs: Mapping[str, Any] | None = None,
         max_deliveries: int | None = 5,
         process_capacity: int = 10_000,
+        cluster: Sequence[HostSpelling] | None = None,
     ) -> None:
         super().__init__(
             parse_hosts(
@@ -118,6 +122,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                 service_name=service_name,
                 sentinel_kwargs=sentinel_kwargs,
                 connection_kwargs=connection_kwargs,
+                cluster=cluster,
             ),
             self._make_endpoint,
             prefix=prefix,
@@ -145,7 +150,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         # needs. The bytes of other formats are left alone: they can end the same way by
         # chance, or with a signature.
         self._end = None
-        if len(self.hosts) == 1:
+        if len(self.hosts) == 1 and self.hosts[0].kind != "cluster":
             self._end = _end_of(self.serializer)
         # Number of messages to plain channels so far.
         self._turn = 0
@@ -188,7 +193,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             shard = endpoint.shards.of(name)
             message = {**message, CHANNEL_KEY: channel}
         else:
-            shard = endpoint.shards.in_turn(self._turn)
+            shard = endpoint.shards.in_turn(name, self._turn)
             self._turn += 1
         value = self.serialize(message)
         if not await self._enqueue(endpoint, shard, name, value):
@@ -348,7 +353,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         self.require_valid_message(message)
         endpoint = self._endpoints.get()
         shard = endpoint.shards.of(group)
-        keys = [group_key(self.prefix, group), processes_key(self.prefix)]
+        keys = [group_key(shard.prefix, group), processes_key(shard.prefix)]
         # The commands below share the deadline of one command.
         deadline = shard.commands.deadline()
         if self._end is None:
@@ -391,8 +396,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             RedisUnavailable: Redis cannot be reached, or did not reply.
         """
         await super().flush()
-        shards = self._endpoints.get().shards
-        await asyncio.gather(*[flush_keys(shard, self.prefix) for shard in shards])
+        await flush_keys(self._endpoints.get().shards)
 
     def _make_endpoint(self) -> QueueEndpoint:
         return QueueEndpoint(
@@ -428,7 +432,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         sent: int = await endpoint.run(
             shard,
             SEND,
-            [queue_key(self.prefix, name)],
+            [queue_key(shard.prefix, name)],
             value,
             self._capacity_of(name),
             self.expiry,

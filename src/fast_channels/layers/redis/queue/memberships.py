@@ -29,8 +29,7 @@ class Memberships:
     """The groups that the channels of one event loop are in.
 
     Args:
-        shards: The servers.
-        prefix: Prefix of all keys.
+        shards: The shards.
         group_expiry: Seconds after which Redis drops a member that is not renewed.
         process: Name of the process, as in the names of its channels.
         away: Returns whether a shard is known to be unreachable.
@@ -40,7 +39,6 @@ class Memberships:
     def __init__(
         self,
         shards: Shards,
-        prefix: str,
         group_expiry: float,
         *,
         process: str,
@@ -48,8 +46,7 @@ class Memberships:
         timing: Timing,
     ) -> None:
         self.shards: Shards = shards
-        """The servers."""
-        self._prefix = prefix
+        """The shards."""
         self._group_expiry = group_expiry
         # Memberships are renewed on a beat, too.
         self._pause = min(timing.beat, group_expiry / 3)
@@ -62,10 +59,11 @@ class Memberships:
         """The groups of the channels."""
         self.stand_ins: StandIns = StandIns()
         """The names that stand for many channels."""
+        # The groups of each shard, for a turn of the event loop.
+        self._by_shard: dict[Shard, list[str]] | None = None
         self._writers = {
             shard: GroupWriter(
                 shard,
-                prefix,
                 group_expiry,
                 process,
                 members=partial(self._pairs, shard),
@@ -166,10 +164,12 @@ class Memberships:
             ResponseError: The key of the group has another type.
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
+        shard = self.shards.of(group)
+        key = group_key(shard.prefix, group)
         _, *wrong = await run(
-            self.shards.of(group).commands,
+            shard.commands,
             GROUP_ADD,
-            [processes_key(self._prefix), self._key(group)],
+            [processes_key(shard.prefix), key],
             self._group_expiry,
             "",
             0,
@@ -178,7 +178,7 @@ class Memberships:
             *channels,
         )
         if wrong:
-            raise ResponseError(f"WRONGTYPE {self._key(group)!r} holds something else")
+            raise ResponseError(f"WRONGTYPE {key!r} holds something else")
 
     async def remove(self, group: str, *channels: str) -> None:
         """Remove channels of any process from a group in Redis.
@@ -187,8 +187,8 @@ class Memberships:
             ResponseError: The key of the group has another type.
             RedisUnavailable: Redis does not reply, or refuses the command.
         """
-        commands = self.shards.of(group).commands
-        await commands.execute("ZREM", self._key(group), *channels)
+        shard = self.shards.of(group)
+        await shard.commands.execute("ZREM", group_key(shard.prefix, group), *channels)
 
     def assert_again(self, shard: Shard) -> None:
         """Write everything again to a shard that may have lost it."""
@@ -298,11 +298,24 @@ class Memberships:
 
     def _pairs(self, shard: Shard) -> Iterator[Pair]:
         """Yield the pairs of a shard, even while groups change."""
-        by_group = self.groups.by_group
-        for group in list(by_group):
-            if self.shards.of(group) is shard:
-                for name in self._names(group):
-                    yield group, name
+        for group in self._groups_of(shard):
+            for name in self._names(group):
+                yield group, name
+
+    def _groups_of(self, shard: Shard) -> Sequence[str]:
+        """Return the groups of a shard."""
+        if len(self._writers) == 1:
+            return list(self.groups.by_group)
+        if self._by_shard is None:
+            # Usually, all shards ask in one turn of the event loop.
+            asyncio.get_running_loop().call_soon(self._forget_by_shard)
+            self._by_shard = {}
+            for group in self.groups.by_group:
+                self._by_shard.setdefault(self.shards.of(group), []).append(group)
+        return self._by_shard.get(shard, ())
+
+    def _forget_by_shard(self) -> None:
+        self._by_shard = None
 
     def _names(self, group: str) -> list[str]:
         """Return the names that Redis should list in a group for this process."""
@@ -314,6 +327,3 @@ class Memberships:
 
     def _writer(self, group: str) -> GroupWriter:
         return self._writers[self.shards.of(group)]
-
-    def _key(self, group: str) -> str:
-        return group_key(self._prefix, group)

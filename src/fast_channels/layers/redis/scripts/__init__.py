@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.commands import Commands
 from fast_channels.layers.redis.wire import NoScriptError, Reply
 
 __all__ = [
@@ -56,7 +56,7 @@ TAKE: Script = Script("take")
 
 
 async def run(
-    connection: CommandConnection,
+    commands: Commands,
     script: Script,
     keys: Sequence[str],
     *arguments: str | bytes | float,
@@ -69,9 +69,9 @@ async def run(
         RedisUnavailable: Redis refuses the script, or does not reply in time.
     """
     # If the server does not know the script, both calls share one deadline.
-    deadline = connection.deadline() if deadline is None else deadline
+    deadline = commands.deadline() if deadline is None else deadline
     rest = (len(keys), *keys, *arguments)
     try:
-        return await connection.execute("EVALSHA", script.sha, *rest, deadline=deadline)
+        return await commands.execute("EVALSHA", script.sha, *rest, deadline=deadline)
     except NoScriptError:
-        return await connection.execute("EVAL", script.text, *rest, deadline=deadline)
+        return await commands.execute("EVAL", script.text, *rest, deadline=deadline)

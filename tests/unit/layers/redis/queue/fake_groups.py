@@ -132,7 +132,6 @@ def make(
 ) -> Memberships:
     return Memberships(
         Shards([as_shard(shard, shard.name) for shard in shards]),
-        "asgi",
         group_expiry,
         process="me.1",
         away=lambda shard: cast("Redis", shard.commands).known_to_be_away,

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from fast_channels.layers.redis.commands import CommandConnection
 from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming, Popped
+from fast_channels.layers.redis.shards import Shard
 from tests.waiting import until
 
 from .fake_redis import FakeRedis
@@ -30,10 +31,7 @@ class Reader:
         self.flushed = 0
         self.commands = CommandConnection(server.connect, "redis-1", timeout=timeout)
         self.inbox = Inbox(
-            server.connect,
-            self.commands,
-            name="redis-1",
-            prefix="asgi:",
+            Shard("redis-1", "asgi:", server.connect, self.commands, timeout),
             receiver="me",
             expiry=60,
             max_deliveries=5,
@@ -41,7 +39,6 @@ class Reader:
             waiting=lambda name: self.waiting.get(name, 0),
             connected=self._connected,
             flushed=self._flushed,
-            timeout=timeout,
             timing=timing,
         )
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from fast_channels.layers.redis.queue.flushing import flush_keys
+from fast_channels.layers.redis.shards import Shards
 from tests.unit.layers.redis.fake_hosts import as_shard
 
 
@@ -37,7 +38,7 @@ class Redis:
 
     async def flush(self, prefix: str) -> list[str]:
         """Return the keys that are left after a flush."""
-        await flush_keys(as_shard(self), prefix)
+        await flush_keys(Shards([as_shard(self, prefix=prefix)]))
         return sorted(key.decode() for key in self.keys)
 
 
