@@ -121,8 +121,10 @@ class QueueEndpoint(Endpoint):
         """Mark the prefix as in use, unless that was done not long ago.
 
         The mark lets flush() of a layer with a shorter prefix recognize our keys. It
-        outlives all messages.
+        outlives all messages. In a cluster, each key shows where its prefix ends.
         """
+        if shard.prefix != self._layer.prefix:
+            return
         now = self.loop.time()
         if now >= self._mark_at.get(shard, now):
             self._mark_at[shard] = now + self._layer.expiry / 2

@@ -267,9 +267,9 @@ class Inbox:
         await pops.connect()
         await changes.connect()
         try:
-            if self._shard.tripwire is not None:
-                await self._string_tripwire(changes, self._shard.tripwire)
             told = await ask(changes, "CLIENT", "ID")
+            if self._shard.tripwire is not None:
+                await self._set_tripwire(changes, self._shard.tripwire)
             await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
             # NOLOOP: skip notifications for keys that this connection pops.
             await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
@@ -292,7 +292,7 @@ class Inbox:
                     self._timing.poll,
                 )
 
-    async def _string_tripwire(self, changes: Connection, channel: str) -> None:
+    async def _set_tripwire(self, changes: Connection, channel: str) -> None:
         """Make Redis report when the shard moves to another node.
 
         When a slot moves, Redis reports changes of keys, but not of a queue that is
