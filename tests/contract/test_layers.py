@@ -15,6 +15,7 @@ from fast_channels.layers import (
 )
 from fast_channels.layers.redis.utils import shard_of
 from fast_channels.testing.contract import LayerContract, LayerOptions
+from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
 
@@ -23,6 +24,7 @@ class Address(TypedDict, total=False):
     """The addresses of Redis."""
 
     hosts: list[str]
+    cluster: list[str]
     sentinels: list[tuple[str, int]]
     service_name: str
 
@@ -129,6 +131,17 @@ class TestQueueBehindSentinel(BehindSentinel, TestQueue):
     name = "queue behind Sentinel"
 
 
+class OnCluster:
+    @pytest.fixture
+    def where(self, redis_cluster: RedisCluster, prefix: str) -> Iterator[Address]:
+        yield {"cluster": redis_cluster.urls[:2]}
+        redis_cluster.delete_keys(prefix)
+
+
+class TestQueueOnCluster(OnCluster, TestQueue):
+    name = "queue on a cluster"
+
+
 class TestQueueWithoutTracking(TestQueue):
     name = "queue without tracking"
 
@@ -181,6 +194,7 @@ FORMS: list[type[OurContract]] = [
     TestQueue,
     TestQueueOnTwoHosts,
     TestQueueBehindSentinel,
+    TestQueueOnCluster,
     TestQueueWithoutTracking,
     TestEncryptedQueue,
     TestQueueOfJson,

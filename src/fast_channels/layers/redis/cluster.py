@@ -175,7 +175,7 @@ class Cluster:
         nodes, self._nodes = self._nodes, {}
         await asyncio.gather(
             self.topology.close(),
-            *[node.close() for node in nodes.values()],
+            *[node.close("the layer was closed") for node in nodes.values()],
             *self._closing,
         )
 
@@ -224,7 +224,8 @@ class Cluster:
                 return address
             self.topology.moved(slot, address)
             return None
-        if not (isinstance(error, NotSent) or is_unready(error.__cause__)):
+        reason = error.__cause__ or error
+        if not (isinstance(error, NotSent) or is_unready(reason)):
             raise error
         self.topology.refresh()
         return None
@@ -267,7 +268,7 @@ class Cluster:
     async def _retire(self, node: "_Node") -> None:
         if node.commands.silence() < self._timing.look and not node.failing:
             await asyncio.sleep(self._timing.farewell)
-        await node.close()
+        await node.close("another node has taken over")
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -370,10 +371,10 @@ class _Node:
             self._probe = self.commands.submit("PING")
             self._probe.add_done_callback(self._probed)
 
-    async def close(self) -> None:
+    async def close(self, why: str) -> None:
         """Disconnect; all pending commands fail."""
         self._closed = True
-        await self.commands.close()
+        await self.commands.close(why)
 
     def _broken(self, why: Exception) -> None:
         lost = self.commands.connects > self._lost

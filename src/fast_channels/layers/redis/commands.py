@@ -42,6 +42,7 @@ from .wire import (
 __all__ = ["CommandConnection", "Commands", "NotSent"]
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
+_CLOSED = "the layer was closed"
 # A reply and its deadline, on the event loop's clock.
 _Pending: TypeAlias = tuple[_Reply, float]
 
@@ -127,8 +128,9 @@ class CommandConnection:
             timing=self._timing,
             wanted=lambda: bool(self._outbox),
             ended=self._ended,
-            closed=lambda: self._fail_all(_closed()),
+            closed=lambda: self._fail_all(ConnectionAbortedError(self._closed)),
         )
+        self._closed = _CLOSED
         # Timer that checks the deadlines: one for all commands, as a timer for each
         # would cost more than the command.
         self._watch: asyncio.TimerHandle | None = None
@@ -220,8 +222,13 @@ class CommandConnection:
         self._give_up = None
         self._link.drop(ConnectionAbortedError("the connection was dropped"))
 
-    async def close(self) -> None:
-        """Close the connection; all pending commands fail."""
+    async def close(self, why: str = _CLOSED) -> None:
+        """Close the connection; all pending commands fail.
+
+        Args:
+            why: The reason that their errors give.
+        """
+        self._closed = why
         await self._link.close()
 
     async def _use(self) -> None:
@@ -361,10 +368,6 @@ class CommandConnection:
         error = kind(f"{self.name} is not available: {describe(cause)}")
         error.__cause__ = cause
         return error
-
-
-def _closed() -> ConnectionError:
-    return ConnectionAbortedError("the layer was closed")
 
 
 def _can_pass(error: Exception) -> bool:

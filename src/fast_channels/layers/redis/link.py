@@ -52,6 +52,8 @@ class Timing:
     """Time without an answer after which another attempt starts beside the first."""
     idle: float = 5.0
     """Silence after which a server gets a PING."""
+    suspicion: float = 1.0
+    """The same for a node of a cluster, and the time after which it is suspected."""
     patience: float = 5.0
     """Silence after which a server that owes a reply counts as gone."""
     grace: float = 0.05
@@ -70,6 +72,8 @@ class Link:
         ended: Called after each connection and each failed attempt, with the reason;
             None for one that was dropped deliberately.
         closed: Called when the task has ended; the next ``wake()`` starts another one.
+        suspect: For a node of a cluster, called repeatedly while it owes a reply: other
+            nodes may have replaced it.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Link:
         wanted: Callable[[], bool] = lambda: True,
         ended: Callable[[Exception | None], None] = lambda _: None,
         closed: Callable[[], None] = lambda: None,
+        suspect: Callable[[], None] | None = None,
     ) -> None:
         self._use = use
         self._timing = timing
@@ -88,6 +93,7 @@ class Link:
         self._wanted = wanted
         self._ended = ended
         self._closed = closed
+        self._suspect = suspect
         self._task: asyncio.Task[None] | None = None
         # Future that the task waits on while it has no work.
         self._sleeper: asyncio.Future[None] | None = None
@@ -179,18 +185,19 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         timing = self._timing
+        idle = timing.idle if self._suspect is None else timing.suspicion
         while True:
             heard = progress.heard()
             silent = loop.time() - heard
-            if silent < timing.idle:
-                await asyncio.sleep(timing.idle - silent)
+            if silent < idle:
+                await asyncio.sleep(idle - silent)
                 continue
             # In a task, since sending blocks if the server does not read either.
             asking = asyncio.create_task(
                 connection.send_packed_command(_PING, check_health=False)
             )
             try:
-                await asyncio.sleep(timing.patience)
+                await self._await_reply(progress, heard)
                 await asyncio.sleep(timing.grace)
             finally:
                 asking.cancel()
@@ -199,6 +206,17 @@ class Link:
                 why = f"it did not answer for {timing.patience} seconds"
                 self.drop(TimeoutError(why))
                 return
+
+    async def _await_reply(self, progress: Progress, heard: float) -> None:
+        """Wait as long as a reply may take; until it comes, suspect a node."""
+        left = self._timing.patience
+        while self._suspect is not None and left > self._timing.suspicion:
+            await asyncio.sleep(self._timing.suspicion)
+            left -= self._timing.suspicion
+            if progress.heard() != heard:
+                return
+            self._suspect()
+        await asyncio.sleep(left)
 
     # The task
 

@@ -375,9 +375,14 @@ def is_unready(error: BaseException | None) -> bool:
     )
 
 
+# How a script fails while the keys that it uses are being moved.
+_TRANSIT = re.compile(r"TRYAGAIN|access a non local key")
+
+
 def is_in_transit(error: BaseException | None) -> bool:
     """Return whether a slot is being moved to another node, which takes a moment."""
-    if isinstance(error, exceptions.TryAgainError) or "TRYAGAIN" in str(error):
+    text = str(error)
+    if isinstance(error, exceptions.TryAgainError) or _TRANSIT.search(text):
         return True
     redirected = redirection(error)
     return redirected is not None and not redirected[0]

@@ -8,6 +8,7 @@ from typing import Protocol, TypedDict, Unpack
 import pytest
 
 from fast_channels.layers import RedisChannelLayer
+from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
 
@@ -34,7 +35,9 @@ class MakeLayer(Protocol):
     """Makes a layer as one more process would: all of them reach one another."""
 
     def __call__(
-        self, where: RedisServer | Sentinels | str, **options: Unpack[Options]
+        self,
+        where: RedisServer | Sentinels | RedisCluster | str,
+        **options: Unpack[Options],
     ) -> RedisChannelLayer: ...
 
 
@@ -65,10 +68,11 @@ def storm() -> Storm:
 async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
     """Give a test layers with options of its choice, which are empty when closed."""
     layers: list[RedisChannelLayer] = []
-    services: list[Sentinels] = []
+    services: list[Sentinels | RedisCluster] = []
 
     def make_layer(
-        where: RedisServer | Sentinels | str, **options: Unpack[Options]
+        where: RedisServer | Sentinels | RedisCluster | str,
+        **options: Unpack[Options],
     ) -> RedisChannelLayer:
         options.setdefault("capacity", _ROOM)
         options.setdefault("process_capacity", _ROOM)
@@ -80,6 +84,9 @@ async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
                 service_name=where.service_name,
                 **options,
             )
+        elif isinstance(where, RedisCluster):
+            services.append(where)
+            layer = RedisChannelLayer(prefix=prefix, cluster=where.urls, **options)
         else:
             url = where if isinstance(where, str) else where.url
             layer = RedisChannelLayer([url], prefix, **options)
@@ -93,4 +100,5 @@ async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
         left = {name: held[name] for name in ("channels", "groups", "waiting")}
         assert not any(left.values()), f"{layer!r} still holds {left}"
     for service in services:
-        service.master.delete_keys(prefix)
+        place = service if isinstance(service, RedisCluster) else service.master
+        place.delete_keys(prefix)

@@ -14,6 +14,7 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers import RedisChannelLayer, register_channel_layer
 from fast_channels.testing import WebsocketCommunicator
 from fast_channels.type_defs import ChannelMessage
+from tests.waiting import until
 
 Send = Callable[[ChannelMessage], Awaitable[None]]
 """Sends a message to where a test wants it."""
@@ -99,6 +100,9 @@ class Traffic:
         self.next_number = 0
         """What is sent next."""
         self._over = False
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._sending = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -109,7 +113,17 @@ class Traffic:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._over = True
+        self.go_on()
         await asyncio.gather(*self._tasks)
+
+    async def pause(self) -> None:
+        """Stop sending, and wait until all that was sent is acknowledged or failed."""
+        self._flows.clear()
+        await until(lambda: not self._sending, pause=_PACE)
+
+    def go_on(self) -> None:
+        """Send again after a pause."""
+        self._flows.set()
 
     async def reaches(self, total: int) -> None:
         """Wait until so many more numbers were acknowledged."""
@@ -124,14 +138,17 @@ class Traffic:
 
     async def _run(self, send: Send) -> None:
         while not self._over:
+            await self._flows.wait()
             await self._send(send)
             await asyncio.sleep(_PACE)
 
     async def _send(self, send: Send) -> None:
         number, self.next_number = self.next_number, self.next_number + 1
+        self._sending += 1
         with contextlib.suppress(RedisUnavailable):
             await send({"type": "number", "number": number})
             self.acknowledged.add(number)
+        self._sending -= 1
 
 
 async def reached_again(

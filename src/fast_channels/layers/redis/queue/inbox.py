@@ -141,7 +141,12 @@ class Inbox:
         # Whether to send scripts in full, as the server does not know them.
         self._whole_scripts = False
         self._outage = Outage(_logger, shard.name, "read")
-        self._link = Link(self._use, timing=self._timing, outage=self._outage)
+        self._link = Link(
+            self._use,
+            timing=self._timing,
+            outage=self._outage,
+            suspect=None if shard.tripwire is None else self._suspect,
+        )
         # Earliest time to ask again after a refusal that does not depend on the queue.
         self._ask_again = 0.0
         # Outages of single queues: Redis denies access, or the key has another type.
@@ -292,6 +297,9 @@ class Inbox:
                     self._timing.poll,
                 )
 
+    def _suspect(self) -> None:
+        self._shard.broken(TimeoutError("it does not answer"))
+
     async def _set_tripwire(self, changes: Connection, channel: str) -> None:
         """Make Redis report when the shard moves to another node.
 
@@ -410,7 +418,7 @@ class Inbox:
         queue.fail()
         if isinstance(error, NoScriptError):
             self._whole_scripts = True
-        elif is_in_transit(error):
+        elif self._shard.tripwire is not None and is_in_transit(error):
             queue.ask_again = now + self._timing.poll
         elif "WRONGTYPE" in str(error) or _is_about_keys(error):
             # Asking again soon would not help, but other queues can be read.

@@ -33,16 +33,18 @@ if number and tonumber(number) ~= tonumber(ARGV[2]) then
   return reply
 end
 
--- The first write needs no memory: without memory, Redis refuses commands only before a
--- script's first write. Taking messages out of a queue frees memory.
-redis.call('DEL', KEYS[2])
+local messages = {}
+local drops_old = ARGV[6] == '1'
+local old = now - tonumber(ARGV[5])
 if ARGV[3] == '0' then
-  return reply
+  drops_old = false
+elseif drops_old then
+  local range = string.format('(%.6f', old)
+  messages =
+    redis.call('ZRANGEBYSCORE', KEYS[1], range, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3])
+else
+  messages = redis.call('ZRANGE', KEYS[1], 0, ARGV[3] - 1, 'WITHSCORES')
 end
-if ARGV[6] == '1' then
-  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[5]))
-end
-local messages = redis.call('ZRANGE', KEYS[1], 0, ARGV[3] - 1, 'WITHSCORES')
 local kept, bytes = {}, 0
 for i = 1, #messages, 2 do
   bytes = bytes + #messages[i]
@@ -53,9 +55,24 @@ for i = 1, #messages, 2 do
   reply[#reply + 1] = messages[i]
   reply[#reply + 1] = messages[i + 1]
 end
+
+-- The first write needs no memory: without memory, Redis refuses commands only before a
+-- script's first write. Taking messages out of a queue frees memory.
+--
+-- No key is deleted and then used again: while Redis Cluster moves the keys, it refuses
+-- a command on a key that does not exist, even if the script has just deleted it.
 if #kept > 0 then
-  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #kept / 2 - 1)
+  -- All but the mark, which has the lowest score.
+  redis.call('ZREMRANGEBYRANK', KEYS[2], 1, -1)
   redis.call('ZADD', KEYS[2], ARGV[1], mark, unpack(kept))
   redis.call('PEXPIRE', KEYS[2], ARGV[7])
+else
+  redis.call('DEL', KEYS[2])
+end
+if drops_old then
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', old))
+end
+if #kept > 0 then
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #kept / 2 - 1)
 end
 return reply

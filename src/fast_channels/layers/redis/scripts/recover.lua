@@ -34,7 +34,7 @@ end
 redis.call('HLEN', deaths)
 -- The first write: Redis refuses those that need memory while it has none, and lets all
 -- others pass once a script has written.
-redis.call('ZREM', receivers, ARGV[1])
+redis.call('PEXPIRE', deaths, ARGV[3])
 
 local given_up = 0
 for i = 1, #messages, 2 do
@@ -50,6 +50,9 @@ for i = 1, #messages, 2 do
     redis.call('ZADD', died > 1 and suspects or queue, score, message)
   end
 end
+-- Last, so that all is done again if it has failed. While Redis Cluster moves the keys,
+-- it refuses commands on those that do not exist.
+redis.call('ZREM', receivers, ARGV[1])
 redis.call('DEL', held)
 for _, key in ipairs({ queue, suspects }) do
   redis.call('PEXPIRE', key, math.ceil(expiry * 1000))

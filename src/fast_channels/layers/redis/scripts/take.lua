@@ -30,8 +30,10 @@ local now = time[1] + time[2] / 1000000
 local queue, held, receivers, suspects, deaths = unpack(KEYS)
 local expiry, count = tonumber(ARGV[4]), tonumber(ARGV[6])
 
--- Before the first write, as what a script has done stays done when it fails: a key that
--- holds something else fails all of it.
+-- What a script has done stays done when it fails: a key that holds something else fails
+-- all of it before the first write. And each message is in its new place before it leaves
+-- the old one: while Redis Cluster moves the keys, it refuses commands on those that do
+-- not exist, even if the script has just deleted them.
 for _, key in ipairs({ queue, held, suspects }) do
   redis.call('ZCARD', key)
 end
@@ -59,13 +61,13 @@ end
 -- Gives a message back, in its place. One whose work has taken long gets time to be taken
 -- again: it would be too old to wait.
 local function give_back(message, score, oldest)
-  redis.call('ZREM', held, message)
   local place = queue
   if score < 0 then
     place, score = suspects, -score
   end
   redis.call('ZADD', place, math.max(score, oldest), message)
   redis.call('PEXPIRE', place, math.ceil(expiry * 1000))
+  redis.call('ZREM', held, message)
 end
 
 local done = 10 + ARGV[9]
@@ -100,10 +102,11 @@ elseif count > 0 then
     redis.call('ZREMRANGEBYSCORE', queue, '-inf', now - expiry)
   end
   if redis.call('ZCOUNT', held, '-inf', '(0') == 0 then
-    local first = redis.call('ZPOPMIN', suspects)
+    local first = redis.call('ZRANGE', suspects, 0, 0, 'WITHSCORES')
     if first[1] then
       taken = { first[1], '-' .. first[2] }
       redis.call('ZADD', held, '-' .. first[2], first[1])
+      redis.call('ZREM', suspects, first[1])
       count = count - 1
     end
   end
