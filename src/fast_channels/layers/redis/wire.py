@@ -337,7 +337,7 @@ def is_refusal(error: BaseException) -> bool:
 # connections have classes for that. The host is missing if the node does not know it.
 _REDIRECTION = re.compile(r"(?:(?:MOVED|ASK) )?\d+ (.*):(\d+)")
 # Errors of a cluster about what works on a single server.
-_ONLY_IN_CLUSTERS = re.compile(r"CROSSSLOT|keys in request don't hash|non local key")
+_ONLY_IN_CLUSTERS = re.compile(r"CROSSSLOT|Keys in request don't hash|non local key")
 
 
 def redirection(error: BaseException | None) -> tuple[bool, Address] | None:
