@@ -264,6 +264,11 @@ class RedisCluster:
     def finish_move(self, slot: int) -> None:
         """Move the remaining keys of a slot, and make the target its owner."""
         self.move_keys(slot)
+        # The target claims the slot with the next epoch after the latest that it knows:
+        # it must know all, or others would not believe it.
+        wait_until(
+            self._agree_on_epoch, "nodes agree on the epoch", TIMEOUT, pause=0.002
+        )
         source, target = self._moves.pop(slot)
         others = [node for node in self.masters() if node not in {source, target}]
         # With the target first, there is always a node that serves the slot.
@@ -353,6 +358,10 @@ class RedisCluster:
             ]
             lines += [f"vars currentEpoch {_MASTERS} lastVoteEpoch 0", ""]
             node.configure("\n".join(lines))
+
+    def _agree_on_epoch(self) -> bool:
+        infos = [node.cluster_info() for node in self.masters()]
+        return len({info["cluster_current_epoch"] for info in infos}) == 1
 
     def _whole(self) -> bool:
         return len(self.masters()) == _MASTERS and all(
