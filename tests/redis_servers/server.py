@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1 that end together with the tests."""
+"""Real servers on the loopback interface that end together with the tests."""
 
 import atexit
 import os
@@ -36,11 +36,19 @@ if os.getppid() == int(parent):
 _starter = ThreadPoolExecutor(1, "redis-servers")
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, timeout: float, *, pause: float = 0.002
+) -> None:
     """Check until a condition holds; a server that does not answer counts as false.
 
+    Args:
+        condition: Returns true when it holds.
+        what: Describes the condition in the error.
+        timeout: Maximum seconds to wait.
+        pause: Seconds between two checks.
+
     Raises:
-        TimeoutError: The condition did not hold in time; `what` describes it.
+        TimeoutError: The condition did not hold in time.
     """
     end = time.monotonic() + timeout
     while True:
@@ -52,10 +60,10 @@ def wait_until(condition: Callable[[], bool], what: str, timeout: float) -> None
             last = error
         if time.monotonic() > end:
             raise TimeoutError(f"waited {timeout} s in vain: {what}") from last
-        time.sleep(0.002)
+        time.sleep(pause)
 
 
-def free_port() -> int:
+def free_port(host: str = HOST) -> int:
     """Choose a port that nothing listens on.
 
     The port is below the range that the kernel assigns to clients. Within that range, a
@@ -66,13 +74,17 @@ def free_port() -> int:
         # Not from random, which a test may have seeded: two runs of the tests at the
         # same time would choose the same ports.
         port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as probe:
+        with socket.socket(_family(host)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return port
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def text(reply: Reply) -> str:
@@ -88,8 +100,6 @@ class RedisServer:
     ends, unless `persist` is true.
     """
 
-    host = HOST
-
     # The parent of its folder; by default the one for temporary files.
     _place: Path | None = None
 
@@ -97,16 +107,19 @@ class RedisServer:
         self,
         binary: ServerBinary,
         *,
+        host: str = HOST,
         persist: bool = False,
         password: str | None = None,
         unix_socket: bool = False,
         options: Sequence[str] = (),
     ) -> None:
         self.binary = binary
+        self.host = host
         self.persist = persist
         self.password = password
         self.options = tuple(options)
         self.port = 0
+        self.paused = False
         self.folder = Path(tempfile.mkdtemp(prefix="fast-channels-", dir=self._place))
         self.socket_path = self.folder / "redis.sock" if unix_socket else None
         self._data = self.folder / "data"
@@ -116,7 +129,7 @@ class RedisServer:
 
     def __repr__(self) -> str:
         state = f"pid {self.pid}" if self.running else "not running"
-        return f"<{type(self).__name__} 127.0.0.1:{self.port}, {state}>"
+        return f"<{type(self).__name__} {self.host}:{self.port}, {state}>"
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,7 +146,8 @@ class RedisServer:
     @property
     def url(self) -> str:
         secret = f":{self.password}@" if self.password else ""
-        return f"redis://{secret}{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis://{secret}{host}:{self.port}"
 
     @property
     def unix_url(self) -> str:
@@ -159,19 +173,31 @@ class RedisServer:
         Raises:
             RuntimeError: The server ends at once; the message has its last output.
         """
-        assert not self.running, f"{self!r} runs already"
         end = time.monotonic() + START_TIMEOUT
         first = self.port == 0
-        while True:
+        if first:
+            self.port = free_port(self.host)
+        while not self.try_start():
+            if time.monotonic() > end:
+                raise RuntimeError(f"another process listens on port {self.port}")
             if first:
-                self.port = free_port()
-            self._process = self._spawn()
-            wait_until(self._started_or_ended, "the server answers", START_TIMEOUT)
-            if self.running:
-                return
-            words = self._log.read_text(errors="replace")
-            if "in use" not in words or time.monotonic() > end:
-                raise RuntimeError(f"{self.binary} did not start:\n{words[-2000:]}")
+                self.port = free_port(self.host)
+
+    def try_start(self) -> bool:
+        """Start on the port that is set; return whether the port was free.
+
+        Raises:
+            RuntimeError: The server ends at once; the message has its last output.
+        """
+        assert not self.running, f"{self!r} runs already"
+        self._process = self._spawn()
+        wait_until(self._started_or_ended, "the server answers", START_TIMEOUT)
+        if self.running:
+            return True
+        words = self._log.read_text(errors="replace")
+        if "in use" not in words:
+            raise RuntimeError(f"{self.binary} did not start:\n{words[-2000:]}")
+        return False
 
     def restart(
         self, *, wipe: bool = False, options: Sequence[str] | None = None
@@ -194,15 +220,18 @@ class RedisServer:
         assert self.running, f"{self!r} cannot be paused"
         os.kill(self.pid, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
+        self.paused = True
 
     def resume(self) -> None:
         """Resume a paused process."""
         self._signal(signal.SIGCONT)
+        self.paused = False
 
     def kill(self) -> None:
         """Kill the process, as a crash would."""
         self._signal(signal.SIGKILL)
         self._wait()
+        self.paused = False
 
     def stop(self) -> None:
         """Terminate the process, and wait until it has ended."""
@@ -278,13 +307,16 @@ class RedisServer:
 
     def delete_keys(self, prefix: str) -> None:
         """Delete the keys that begin with a prefix."""
-        if keys := self.keys(prefix):
-            self.command("UNLINK", *keys)
+        # In a cluster, a command can have keys of one slot only.
+        if unlinks := [("UNLINK", key) for key in self.keys(prefix)]:
+            with self.connect() as connection:
+                connection.pipeline(*unlinks)
 
     # The process
 
     def _arguments(self) -> list[str]:
-        arguments = ["--port", str(self.port), "--bind", HOST, "--dir", str(self._data)]
+        arguments = ["--port", str(self.port), "--bind", self.host]
+        arguments += ["--dir", str(self._data)]
         arguments += ["--save", "", "--appendonly", "yes" if self.persist else "no"]
         # Acknowledged data has been written, so it survives a killed process.
         arguments += ["--appendfsync", "no", "--repl-diskless-sync-delay", "0"]
