@@ -42,7 +42,7 @@ class RedisCluster:
         full_coverage: Whether all slots are refused while one slot has no master.
         password: The password of the default user, also between the nodes.
         hostname: A name that all nodes announce to clients.
-        endpoint: What nodes are called in ``MOVED`` and ``CLUSTER SLOTS``.
+        endpoint: The kind of address in ``MOVED`` and ``CLUSTER SLOTS``.
         tls: Let clients connect through `TLSProxy`, whose address the nodes announce as
             their hostname. The nodes themselves connect to each other without TLS.
         options: More options for the command line of all nodes.
@@ -74,7 +74,7 @@ class RedisCluster:
             *("--cluster-announce-ip", host),
             *("--cluster-preferred-endpoint-type", endpoint),
             *("--cluster-allow-replica-migration", "no"),
-            # A replica takes over however long it has had no contact to its master.
+            # A replica takes over even if it lost its master long ago.
             *("--cluster-replica-validity-factor", "0"),
         ]
         if hostname is not None:
@@ -193,7 +193,7 @@ class RedisCluster:
                 node.kill_clients()
 
     def command(self, *words: str | bytes | int) -> list[Reply]:
-        """Send a command to each node that is awake."""
+        """Send a command to each node that is awake, for example to add a user."""
         return [node.command(*words) for node in self._awake()]
 
     # Keys

@@ -1,7 +1,7 @@
 """A storm of joins and leaves: a group lists names, a stand-in, and names again.
 
-Members come in waves around the ninth, after which one name stands for all of them,
-and the last to leave takes that away. All the while, connections are cut.
+Members come in waves around the ninth, which replaces their names with one stand-in;
+the last to leave removes it. Connections are cut throughout.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ async def visit(layer: RedisChannelLayer, traffic: Traffic) -> None:
     """Be a member for a while, and check that it gets each message of that time once.
 
     That time begins with the first message: while Redis is away, group_add() returns
-    before Redis knows of the member.
+    before Redis lists the member.
     """
     channel, ledger = await layer.new_channel(), Ledger()
     await layer.group_add(GROUP, channel)
@@ -45,7 +45,7 @@ async def visit(layer: RedisChannelLayer, traffic: Traffic) -> None:
 
 @contextlib.asynccontextmanager
 async def cut_connections(server: RedisServer) -> AsyncGenerator[None]:
-    """Cut all connections again and again, as long as the context lasts."""
+    """Cut all connections repeatedly during the block."""
     over = False
 
     async def cut() -> None:
@@ -62,14 +62,14 @@ async def cut_connections(server: RedisServer) -> AsyncGenerator[None]:
 
 
 @pytest.mark.parametrize("keys", [[], ["secret"]], ids=["open", "encrypted"])
-async def test_members_that_come_and_go_around_the_ninth(
+async def test_members_that_come_and_go_around_the_ninth_lose_nothing(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm, keys: list[str]
 ) -> None:
     """No member loses a message or gets one twice, in this process or in others."""
     here, few, many, sender = (
         make_layer(redis_server, symmetric_encryption_keys=keys) for _ in range(4)
     )
-    # For each that stays: what it gets, and its receiver.
+    # For each member that stays: its messages, and the task that receives them.
     staying: list[tuple[Ledger, asyncio.Task[None]]] = []
     for layer, count in [(few, 2), (many, NAMED + 4)]:
         for _ in range(count):

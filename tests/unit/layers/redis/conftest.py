@@ -31,7 +31,7 @@ async def reader(server: FakeRedis, inbox_timing: InboxTiming) -> AsyncIterator[
 
 @pytest.fixture
 async def idle(server: FakeRedis, reader: Reader) -> Reader:
-    """An inbox that has seen its queue empty, and sleeps."""
+    """An inbox that has seen its queue empty, and waits."""
     reader.inbox.want("mine!")
     await until(lambda: server.pops)
     await turn()
@@ -40,7 +40,7 @@ async def idle(server: FakeRedis, reader: Reader) -> Reader:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
-    """Return what the inbox has logged."""
+    """Return the log records of the inbox."""
     caplog.set_level(logging.INFO, inbox_module.__name__)
     return lambda: [
         (level, text)
