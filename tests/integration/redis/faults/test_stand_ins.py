@@ -13,6 +13,7 @@ import pytest
 
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis.queue.stand_ins import NAMED
+from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.server import RedisServer
 
 from .conftest import MakeLayer, Storm
@@ -44,13 +45,18 @@ async def visit(layer: RedisChannelLayer, traffic: Traffic) -> None:
 
 
 @contextlib.asynccontextmanager
-async def cut_connections(server: RedisServer) -> AsyncGenerator[None]:
-    """Cut all connections repeatedly during the block."""
+async def cut_connections(server: RedisServer | RedisCluster) -> AsyncGenerator[None]:
+    """Cut all connections again and again, as long as the context lasts."""
     over = False
 
     async def cut() -> None:
         while not over:
-            await kill_again_and_again(server, 1, any_client)
+            if isinstance(server, RedisCluster):
+                await asyncio.to_thread(server.kill_clients)
+                # Each layer has connections to three masters to open again.
+                await asyncio.sleep(0.2)
+            else:
+                await kill_again_and_again(server, 1, any_client)
             await asyncio.sleep(random.uniform(0, 0.2))
 
     cutting = asyncio.create_task(cut())
@@ -61,13 +67,24 @@ async def cut_connections(server: RedisServer) -> AsyncGenerator[None]:
         await cutting
 
 
+@pytest.fixture(params=["server", "cluster"])
+def where(request: pytest.FixtureRequest) -> RedisServer | RedisCluster:
+    name = "redis_server" if request.param == "server" else "redis_cluster"
+    found = request.getfixturevalue(name)
+    assert isinstance(found, RedisServer | RedisCluster)
+    return found
+
+
 @pytest.mark.parametrize("keys", [[], ["secret"]], ids=["open", "encrypted"])
 async def test_members_that_come_and_go_around_the_ninth_lose_nothing(
-    redis_server: RedisServer, make_layer: MakeLayer, storm: Storm, keys: list[str]
+    where: RedisServer | RedisCluster,
+    make_layer: MakeLayer,
+    storm: Storm,
+    keys: list[str],
 ) -> None:
     """No member loses a message or gets one twice, in this process or in others."""
     here, few, many, sender = (
-        make_layer(redis_server, symmetric_encryption_keys=keys) for _ in range(4)
+        make_layer(where, symmetric_encryption_keys=keys) for _ in range(4)
     )
     # For each member that stays: its messages, and the task that receives them.
     staying: list[tuple[Ledger, asyncio.Task[None]]] = []
@@ -78,7 +95,7 @@ async def test_members_that_come_and_go_around_the_ninth_lose_nothing(
             receiving = asyncio.create_task(receive_all(layer, channel, ledger))
             staying.append((ledger, receiving))
     send = to_group(sender)
-    async with Traffic(send) as traffic, cut_connections(redis_server):
+    async with Traffic(send) as traffic, cut_connections(where):
         for _ in range(storm(short=15, full=400)):
             async with asyncio.TaskGroup() as visits:
                 for _ in range(random.randint(NAMED - 2, NAMED + 4)):
