@@ -17,6 +17,12 @@ _ENTRIES = 1_000_000
 _OWN = {b"CONFIG", b"INFO", b"SLOWLOG"}
 # The address of commands that scripts run.
 _NO_CLIENT = b"?:0"
+_FIGURES = (
+    "used_cpu_user",
+    "used_cpu_sys",
+    "total_net_input_bytes",
+    "total_net_output_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -134,14 +140,6 @@ class Meter:
         """Empty the servers."""
         for server in self._servers:
             server.command("FLUSHDB")
-
-
-_FIGURES = (
-    "used_cpu_user",
-    "used_cpu_sys",
-    "total_net_input_bytes",
-    "total_net_output_bytes",
-)
 
 
 def _connect(url: str) -> Connection:
