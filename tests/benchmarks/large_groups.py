@@ -3,9 +3,6 @@
 The processes have no sockets, so that there can be many members; see ``members``.
 Another process sends texts of 200 characters, ten a second, or fewer if it takes longer
 until all members have one; and at full speed to groups with one member per process.
-
-A peer on several servers needs an entry in ``PEERS``, the options of its layer in
-``library.load()``, and the servers in ``_servers_of()``.
 """
 
 import contextlib
@@ -13,6 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+
+from tests.redis_servers.binary import find_server
+from tests.redis_servers.cluster import RedisCluster
 
 from .environments import find_python
 from .meter import Meter, Spent
@@ -81,13 +81,14 @@ def measure(
     able = [peer for peer in peers if PEERS[peer].kind in _KINDS]
     for number in range(1, rounds + 1):
         for peer in able:
-            for processes in plan.processes:
-                where = f"W8, round {number} of {rounds}: {peer}, {processes}"
-                print(f"\r{where:<70}", end="", file=sys.stderr, flush=True)
-                with _fleet(peer, redis_url, processes, plan) as fleet:
-                    for row, values in fleet.measure():
-                        title = f"{PEERS[peer].title}: {row}"
-                        result.rows.setdefault(title, []).append(values)
+            with _servers(peer, redis_url) as url:
+                for processes in plan.processes:
+                    where = f"W8, round {number} of {rounds}: {peer}, {processes}"
+                    print(f"\r{where:<70}", end="", file=sys.stderr, flush=True)
+                    with _fleet(peer, url, processes, plan) as fleet:
+                        for row, values in fleet.measure():
+                            title = f"{PEERS[peer].title}: {row}"
+                            result.rows.setdefault(title, []).append(values)
     print("\r" + " " * 70 + "\r", end="", file=sys.stderr, flush=True)
     if "ours-queue" in able:
         result.targets = list(_judge(result, plan))
@@ -111,10 +112,17 @@ def _row(size: int, processes: int) -> str:
     return f"{size} in {processes} {'process' if processes == 1 else 'processes'}"
 
 
-def _servers_of(peer: str, redis_url: str) -> list[str]:
-    """Return the URLs of the servers of a peer's layer."""
-    del peer  # all have the same one
-    return [redis_url]
+@contextlib.contextmanager
+def _servers(peer: str, redis_url: str) -> Generator[str]:
+    """Yield the URLs of the servers of a peer's layer, separated by commas.
+
+    A cluster has replicas, as in production, but only the masters are measured.
+    """
+    if PEERS[peer].on_cluster:
+        with RedisCluster(find_server()) as cluster:
+            yield ",".join(node.url for node in cluster.masters())
+    else:
+        yield redis_url
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ def _fleet(peer: str, redis_url: str, count: int, plan: _Plan) -> Generator["_Fl
     python = find_python(about.environment)
     arguments = (_LIBRARIES[about.module], about.kind, redis_url, peer)
     with contextlib.ExitStack() as stack:
-        meter = stack.enter_context(Meter(_servers_of(peer, redis_url)))
+        meter = stack.enter_context(Meter(redis_url.split(",")))
         sender, *members = [
             stack.enter_context(Process(python, "members", *arguments))
             for _ in range(count + 1)
