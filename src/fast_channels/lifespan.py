@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast, overload
 
 from fast_channels.consumer.connection import Connection, live_connections
+from fast_channels.endings import end_waits, stopping
 from fast_channels.layers.registry import channel_layers
 
 __all__ = ["channels_lifespan", "close_consumers"]
@@ -65,9 +66,9 @@ def channels_lifespan(
 
     1. Your startup.
     2. The application serves, with the state that your lifespan yields.
-    3. Consumers end, as with :func:`close_consumers`, as soon as the process gets
-       SIGTERM or SIGINT, which is passed on to the server, or when hypercorn's main
-       process shuts its workers down.
+    3. Consumers end, and the loops of ``layer.listen()``, as with
+       :func:`close_consumers`, as soon as the process gets SIGTERM or SIGINT, which is
+       passed on to the server, or when hypercorn's main process shuts its workers down.
     4. Your shutdown. It can still send through the layers.
     5. Every registered layer is closed, no matter when it was registered. If a layer
        raises, the error is logged and the other layers are still closed.
@@ -94,15 +95,15 @@ def channels_lifespan(
 
 
 async def close_consumers(timeout: float = 5) -> None:
-    """End the consumers that serve connections in this event loop.
+    """End the consumers and listeners of this event loop.
 
-    WebSockets are closed with code 1012, and their consumers get ``disconnect(1012)``
-    when the running handler has returned. An event stream ends at once: its consumer is
-    cancelled and the stream is completed, so that the client reconnects. Any other
-    consumer that has not ended after half of the timeout, because its client does not
-    answer or its handler is slow, is cancelled, and ``disconnect()`` is called; a
-    request whose response has not begun is answered with status 503. The number of
-    consumers that do not end even then is logged.
+    The loops of ``layer.listen()`` end. WebSockets are closed with code 1012, and their
+    consumers get ``disconnect(1012)`` when the running handler has returned. An event
+    stream ends at once: its consumer is cancelled and the stream is completed, so that
+    the client reconnects. Any other consumer that has not ended after half of the
+    timeout, because its client does not answer or its handler is slow, is cancelled,
+    and ``disconnect()`` is called; a request whose response has not begun is answered
+    with status 503. The number of consumers that do not end even then is logged.
 
     :func:`channels_lifespan` calls it. Call it yourself if you shut a server down
     without a signal. It does not wait for consumers that another call is ending, nor
@@ -112,6 +113,7 @@ async def close_consumers(timeout: float = 5) -> None:
         timeout: Maximum seconds to wait for the consumers.
     """
     here, asking = asyncio.get_running_loop(), asyncio.current_task()
+    end_waits()
     found = [reference() for reference in live_connections.valuerefs()]
     ending = [
         connection
@@ -173,9 +175,12 @@ async def _live(
 async def _ending_consumers(timeout: float) -> AsyncGenerator[None]:
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
+    stack = contextlib.ExitStack()
 
     def start() -> None:
         if not tasks:
+            # Requests that are being served can still begin to listen.
+            stack.enter_context(stopping())
             tasks.append(loop.create_task(close_consumers(timeout)))
 
     def tell() -> None:
@@ -186,7 +191,7 @@ async def _ending_consumers(timeout: float) -> AsyncGenerator[None]:
     event = _find_worker_event()
     watcher = None if event is None else loop.create_task(_watch(event, start))
     try:
-        with _listening(tell):
+        with stack, _watching_signals(tell):
             try:
                 yield
             finally:
@@ -200,7 +205,7 @@ async def _ending_consumers(timeout: float) -> AsyncGenerator[None]:
 
 
 @contextlib.contextmanager
-def _listening(tell: Callable[[], None]) -> Generator[None]:
+def _watching_signals(tell: Callable[[], None]) -> Generator[None]:
     """Call a function before the handler of a signal, if the signal has one."""
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
 

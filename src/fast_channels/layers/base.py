@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from .contents import require_carried
 from .counters import Counters
 from .delivery import Delivery
+from .listening import Messages, end_listeners
 from .options import require_positive, require_positive_int
 
 if TYPE_CHECKING:
@@ -134,7 +135,11 @@ class BaseChannelLayer:
         raise NotImplementedError(f"{type(self).__name__} does not implement flush()")
 
     async def close(self) -> None:
-        """Release all that the layer holds; the layer can be used again afterwards."""
+        """Release all that the layer holds; the layer can be used again afterwards.
+
+        An override calls this method first: it ends the loops of ``listen()``.
+        """
+        await end_listeners(self)
 
     async def delete_channel(self, channel: str) -> None:
         """Delete a channel that will not be received from again.
@@ -170,6 +175,29 @@ class BaseChannelLayer:
 
     # Code that all layers share
 
+    def listen(self, *groups: str) -> Messages:
+        """Receive the messages of groups in any coroutine.
+
+        For an endpoint that streams events, a subscription of GraphQL, or a task::
+
+            async with layer.listen("room.7", "news") as messages:
+                async for message in messages:
+                    ...
+
+        The block has a channel of its own, with the same ``capacity`` as a consumer's:
+        messages for which there is no room are dropped. However the block ends, the
+        channel leaves its groups. The loop ends without an exception when the
+        application shuts down, see :func:`~fast_channels.lifespan.channels_lifespan`,
+        and when the layer is closed.
+
+        Args:
+            *groups: The groups to join.
+
+        Raises:
+            TypeError: There is no group, or a name is not valid.
+        """
+        return Messages(self, groups)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -179,6 +207,7 @@ class BaseChannelLayer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await end_listeners(self)
         await self.close()
 
     def compile_capacities(

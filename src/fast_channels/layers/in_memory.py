@@ -248,7 +248,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
             self._mailboxes.clear()
 
     async def close(self) -> None:
-        """Call ``flush()``: the layer holds nothing but messages and groups."""
+        """End listeners, and drop all messages and groups: there is nothing else."""
+        await super().close()
         await self.flush()
 
     def _copies_of(self, message: ChannelMessage) -> Callable[[], dict[str, Any]]:

@@ -10,6 +10,7 @@ from fast_channels.type_defs import ChannelLayerProtocol
 
 from .base import BaseChannelLayer
 from .foreign import as_layer, is_layer
+from .listening import end_listeners
 
 __all__ = [
     "ChannelLayerRegistry",
@@ -114,6 +115,8 @@ class ChannelLayerRegistry:
 async def _close(alias: str, layer: BaseChannelLayer, timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
+            # A layer of the application can have a close() that does not do this.
+            await end_listeners(layer)
             await as_layer(layer).close()
     except Exception:
         _logger.exception("the layer with alias %r could not be closed", alias)

@@ -291,6 +291,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         most two seconds. Cancelling ends only the wait: the layer closes anyway.
         """
         try:
+            await super().close()
             await self._endpoints.close()
         finally:
             self.mailboxes.clear()

@@ -8,6 +8,7 @@ from .channels import ChannelTests
 from .consumers import ConsumerTests
 from .groups import GroupTests
 from .lifetime import LifetimeTests
+from .listening import ListeningTests
 from .messages import MessageTests
 from .names import NameTests
 
@@ -17,6 +18,7 @@ __all__ = ["LayerContract", "LayerOptions", "LayerPair"]
 class LayerContract(
     ChannelTests,
     GroupTests,
+    ListeningTests,
     MessageTests,
     NameTests,
     ConsumerTests,
