@@ -14,6 +14,7 @@ PUBLIC: dict[str, set[str]] = {
     "fast_channels": {"__version__"},
     "fast_channels.consumer": {
         "AsyncConsumer",
+        "AsyncEventStreamConsumer",
         "AsyncHttpConsumer",
         "AsyncJsonWebsocketConsumer",
         "AsyncWebsocketConsumer",
@@ -36,6 +37,7 @@ PUBLIC: dict[str, set[str]] = {
         "ChannelLayerRegistry",
         "Delivery",
         "InMemoryChannelLayer",
+        "Messages",
         "RedisChannelLayer",
         "RedisPubSubChannelLayer",
         "SyncChannelLayer",
@@ -78,6 +80,7 @@ PUBLIC: dict[str, set[str]] = {
         "wrap_close",
     },
     "fast_channels.lifespan": {"channels_lifespan", "close_consumers"},
+    "fast_channels.sse": {"EventStreamResponse", "ServerSentEvent"},
     "fast_channels.middleware": {
         "AllowedHostsOriginValidator",
         "BaseMiddleware",

@@ -1,11 +1,13 @@
 """Consumers: classes that serve one connection each."""
 
 from .base import AsyncConsumer
+from .event_stream import AsyncEventStreamConsumer
 from .http import AsyncHttpConsumer
 from .websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
 
 __all__ = [
     "AsyncConsumer",
+    "AsyncEventStreamConsumer",
     "AsyncHttpConsumer",
     "AsyncJsonWebsocketConsumer",
     "AsyncWebsocketConsumer",

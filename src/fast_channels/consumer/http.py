@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias, cast
 
 from fast_channels.exceptions import StopConsumer
 from fast_channels.type_defs import (
@@ -14,17 +12,12 @@ from fast_channels.type_defs import (
 
 from .groups import AsyncGroupConsumer
 from .handlers import awaitable
+from .headers import Headers, encode_headers
 from .http_connection import HttpConnection
 from .layer_lookup import explain_missing, layer_of
 from .signals import ClientGone
 
 __all__ = ["AsyncHttpConsumer"]
-
-_Headers: TypeAlias = (
-    Iterable[tuple[bytes | str, bytes | str]]
-    | Mapping[bytes, bytes | str]
-    | Mapping[str, bytes | str]
-)
 
 
 class AsyncHttpConsumer(AsyncGroupConsumer):
@@ -84,7 +77,7 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
     # Methods to call
 
     async def send_headers(
-        self, *, status: int = 200, headers: _Headers | None = None
+        self, *, status: int = 200, headers: Headers | None = None
     ) -> None:
         """Begin the response.
 
@@ -107,7 +100,7 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             {
                 "type": "http.response.start",
                 "status": status,
-                "headers": _encode_headers(headers),
+                "headers": encode_headers(headers),
             }
         )
 
@@ -138,7 +131,7 @@ class AsyncHttpConsumer(AsyncGroupConsumer):
             await asyncio.sleep(0)
 
     async def send_response(
-        self, status: int, body: bytes, *, headers: _Headers | None = None
+        self, status: int, body: bytes, *, headers: Headers | None = None
     ) -> None:
         """Send a whole response.
 
@@ -221,21 +214,3 @@ def _require_bytes(body: object) -> None:
         raise AssertionError(  # noqa: TRY004 # as in Channels
             f"a body must be bytes, not {body!r}; encode it"
         )
-
-
-def _encode_headers(headers: _Headers | None) -> list[tuple[bytes, bytes]]:
-    pairs = cast(
-        "Iterable[tuple[bytes | str, bytes | str]]",
-        headers.items() if isinstance(headers, Mapping) else headers or (),
-    )
-    return [(_encode(name), _encode(value)) for name, value in pairs]
-
-
-def _encode(part: object) -> bytes:
-    if isinstance(part, str):
-        return part.encode("latin-1")
-    if not isinstance(part, bytes):
-        raise TypeError(
-            f"names and values of headers must be bytes or str, not {part!r}"
-        )
-    return part

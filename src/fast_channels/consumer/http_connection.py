@@ -82,7 +82,15 @@ class HttpConnection(GroupConnection["AsyncHttpConsumer"]):
     async def serve(self, receive: Source, dispatch: Dispatch) -> None:
         client = self._client = _Client(receive, self.response)
         loop = self.new_loop(self._dispatch)
-        await self.live(loop, client.receive, [client.receive])
+        await self.live(loop, client.receive, self.sources())
+
+    def sources(self) -> list[Source]:
+        """Return the sources of messages, besides the channel."""
+        return [self._client.receive]
+
+    async def handle_event(self, message: ChannelMessage) -> None:
+        """Handle a message of a source or of the channel."""
+        await self.consumer.dispatch(message)
 
     @override
     async def begin(self, receive: Source) -> None:
@@ -128,7 +136,7 @@ class HttpConnection(GroupConnection["AsyncHttpConsumer"]):
 
     async def _dispatch(self, message: ChannelMessage) -> None:
         with self._client.interrupting():
-            await self.consumer.dispatch(message)
+            await self.handle_event(message)
         if self.response.complete:
             raise StopConsumer
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from .base import BaseChannelLayer
 from .delivery import Delivery
 from .in_memory import InMemoryChannelLayer
+from .listening import Messages
 from .registry import (
     ChannelLayerRegistry,
     channel_layers,
@@ -23,6 +24,7 @@ __all__ = [
     "ChannelLayerRegistry",
     "Delivery",
     "InMemoryChannelLayer",
+    "Messages",
     "RedisChannelLayer",
     "RedisPubSubChannelLayer",
     "SyncChannelLayer",
