@@ -30,12 +30,15 @@ class Source:
         try:
             while (event := await self.events.get()) is not None:
                 if isinstance(event, Exception):
-                    raise event
+                    self.fail(event)
                 yield event
             self.end = "returned"
         except BaseException as exc:
             self.end = type(exc).__name__
             raise
+
+    def fail(self, error: Exception) -> None:
+        raise error
 
 
 @pytest.fixture
