@@ -54,8 +54,12 @@ class QueueLayer(BaseChannelLayer):
         self.require_valid_channel_name(channel)
         self.groups[group].discard(channel)
 
-    async def group_send(self, group: str, message: ChannelMessage) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> None:
         self.require_valid_group_name(group)
+        if once is not None:
+            raise ValueError("once needs a history, which this layer does not keep")
         self.require_valid_message(message)
         for channel in self.groups[group]:
             with contextlib.suppress(ChannelFull):

@@ -10,5 +10,5 @@ from chanx.core.websocket import ChanxWebsocketConsumerMixin
 from fast_channels.consumer import AsyncJsonWebsocketConsumer
 
 
-class Consumer(ChanxWebsocketConsumerMixin, AsyncJsonWebsocketConsumer):
+class Consumer(ChanxWebsocketConsumerMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc] # its join_group() has no arguments for resuming
     channel_layer_alias: str  # pyright: ignore[reportIncompatibleVariableOverride] # as in chanx

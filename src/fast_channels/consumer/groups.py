@@ -9,6 +9,8 @@ from typing_extensions import override
 
 from fast_channels.exceptions import InvalidChannelLayerError
 from fast_channels.layers.base import BaseChannelLayer
+from fast_channels.layers.foreign import as_layer
+from fast_channels.layers.history import Resumed
 
 from .base import AsyncConsumer
 from .connection import Connection
@@ -45,25 +47,50 @@ class AsyncGroupConsumer(AsyncConsumer):
             # A copy, since constructors can append to it.
             self.groups = list(groups)
 
-    async def join_group(self, group: str) -> None:
+    async def join_group(
+        self, group: str, *, since: str | None = None, last: int | None = None
+    ) -> Resumed:
         """Join a group until the connection ends; do nothing once it has ended.
+
+        If the group has a history, the consumer can resume: it gets the messages after
+        ``since``, and then those that follow, each of them once and in order. They are
+        handled after the current handler has returned. See
+        :meth:`BaseChannelLayer.group_resume
+        <fast_channels.layers.BaseChannelLayer.group_resume>`.
+
+        Args:
+            group: The group.
+            since: The position of the last message that the client has. It is not
+                trusted: check who may join before you resume.
+            last: Number of latest messages to deliver if there is no ``since``, or if
+                messages after it are lost.
+
+        Returns:
+            Where the consumer is. If ``complete`` is False, messages after ``since``
+            are lost.
 
         Raises:
             InvalidChannelLayerError: The consumer has no channel layer.
-            TypeError: The name is not valid.
+            RedisUnavailable: Redis cannot be asked what was missed.
+            TypeError: The name is not valid, or ``last`` is not an int.
+            ValueError: ``since`` or ``last`` is given, but the group has no history; or
+                ``last`` is not positive.
         """
-        layer = _require_layer(self, f"cannot join group {group!r}")
+        layer = as_layer(_require_layer(self, f"cannot join group {group!r}"))
         connection = self._consumer_connection
         if connection.over:
-            return
+            return Resumed("", complete=True, replayed=0)
         # Noted first, so that the group is left even if joining is cancelled.
         connection.note(group)
         try:
-            await layer.group_add(group, self.channel_name)
-        except TypeError:
+            resumed = await layer.group_resume(
+                group, self.channel_name, since=since, last=last
+            )
+        except (TypeError, ValueError):
             connection.forget(group)
             raise
         await connection.pause()
+        return resumed
 
     async def leave_group(self, group: str) -> None:
         """Leave a group; do nothing if the consumer is not a member.

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import BaseChannelLayer
 from .delivery import Delivery
+from .history import GroupHistory, GroupMessage, History, Resumed
 from .in_memory import InMemoryChannelLayer
 from .listening import Messages
 from .registry import (
@@ -23,10 +24,14 @@ __all__ = [
     "BaseChannelLayer",
     "ChannelLayerRegistry",
     "Delivery",
+    "GroupHistory",
+    "GroupMessage",
+    "History",
     "InMemoryChannelLayer",
     "Messages",
     "RedisChannelLayer",
     "RedisPubSubChannelLayer",
+    "Resumed",
     "SyncChannelLayer",
     "channel_layers",
     "get_channel_layer",

@@ -27,13 +27,14 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeAlias
+from typing import ParamSpec, TypeAlias, TypeVar
 
 from fast_channels.forks import in_child
 
 __all__ = ["Background", "Call", "LoopThread", "background"]
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 # The result of a call: the exception it raised, the thread that is ending, or None.
 _Result: TypeAlias = BaseException | threading.Thread | None
@@ -78,18 +79,24 @@ class Background:
 
     def run(
         self,
-        operation: Callable[_P, Awaitable[None]],
+        operation: Callable[_P, Awaitable[_T]],
         *args: _P.args,
         **kwargs: _P.kwargs,
-    ) -> None:
-        """Run an operation in the background thread; wait, and raise its exception."""
-        error = self._ask(Call(lambda: operation(*args, **kwargs)))
+    ) -> _T:
+        """Run an operation in the background thread; return or raise as it does."""
+        results: list[_T] = []
+
+        async def call() -> None:
+            results.append(await operation(*args, **kwargs))
+
+        error = self._ask(Call(call))
         if isinstance(error, BaseException):
             try:
                 raise error
             finally:
                 # Break the reference cycle of the exception and this frame.
                 del error
+        return results[0]
 
     def end(self, timeout: float | None = None) -> None:
         """End the background thread, if there is one, and wait for it."""

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from .contents import require_carried
 from .counters import Counters
 from .delivery import Delivery
+from .history import (
+    GroupHistory,
+    Histories,
+    History,
+    Resumed,
+    compile_histories,
+    require_once,
+)
 from .listening import Messages, end_listeners
 from .options import require_positive, require_positive_int
 
@@ -46,6 +54,9 @@ class BaseChannelLayer:
         capacity: Maximum number of messages waiting in one channel.
         channel_capacity: Separate capacities for some channels, by glob
             (``"http.request*"``) or compiled pattern; the first match applies.
+        history: The groups that have a history, by glob (``"room.*"``) or compiled
+            pattern, each with its :class:`History`; the first match applies. All
+            processes must have the same.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -61,11 +72,16 @@ class BaseChannelLayer:
     broadcasts: bool = False
     """Whether all processes that read a plain channel get each of its messages."""
 
+    # Layers of users may not call the constructor.
+    _histories: Histories = ()
+
     def __init__(
         self,
         expiry: float = 60,
         capacity: int = 100,
         channel_capacity: "ChannelCapacityDict | None" = None,
+        *,
+        history: Mapping[Any, History] | None = None,
     ) -> None:
         self.expiry: float = require_positive("expiry", expiry)
         """Seconds after which an unreceived message is dropped."""
@@ -75,6 +91,7 @@ class BaseChannelLayer:
             channel_capacity or {}
         )
         """``channel_capacity`` with its globs compiled to patterns."""
+        self._histories = compile_histories(history or {})
 
     # Methods that a layer implements
 
@@ -123,12 +140,78 @@ class BaseChannelLayer:
         """Remove a channel from a group; do nothing if it is not a member."""
         raise NotImplementedError(f"{type(self).__name__} has no groups")
 
-    async def group_send(self, group: str, message: "ChannelMessage") -> None:
+    async def group_send(
+        self, group: str, message: "ChannelMessage", *, once: str | None = None
+    ) -> str | None:
         """Send a message to every channel of a group.
 
         A channel that is full misses its copy; the other channels get theirs.
+
+        Args:
+            group: The group.
+            message: A dict with str keys.
+            once: A key of your choice, for a group that has a history: sending again
+                with the same key within five minutes sends nothing, and returns the
+                position of the first message. Use it to retry safely.
+
+        Returns:
+            The position of the message, if the group has a history.
         """
         raise NotImplementedError(f"{type(self).__name__} has no groups")
+
+    async def group_resume(
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        last: int | None = None,
+    ) -> Resumed:
+        """Add a channel to a group, and deliver the messages that it missed.
+
+        The channel gets the messages after ``since``, and then those that are sent from
+        now on, each of them once and in order. If it is a member already, messages of
+        the group that still wait in it are replaced by those after ``since``.
+
+        Positions come from clients and are not trusted. One that is made up, too old or
+        of another group is like one whose messages are lost: ``complete`` is False, and
+        nothing old is delivered but ``last`` messages. Check who may join before you
+        resume.
+
+        Args:
+            group: The group.
+            channel: A channel that ``new_channel()`` of this process has returned.
+            since: The position of the last message that the client has.
+            last: Number of latest messages to deliver if there is no ``since``, or if
+                messages after it are lost; the history may have fewer.
+
+        Raises:
+            TypeError: A name is not valid, or ``last`` is not an int.
+            ValueError: ``since`` or ``last`` is given, but the group has no history; or
+                ``last`` is not positive.
+        """
+        if since is not None or last is not None:
+            self._require_history(group)
+        await self.group_add(group, channel)
+        return Resumed("", complete=True, replayed=0)
+
+    async def group_history(
+        self, group: str, since: str | None = None, limit: int = 100
+    ) -> GroupHistory:
+        """Return messages of a group that has a history, in the order of sending.
+
+        Args:
+            group: The group.
+            since: A position: return the first messages after it. By default, return
+                the latest messages.
+            limit: Maximum number of messages.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: The group has no history, or ``limit`` is not positive.
+        """
+        self._require_history(group)
+        raise NotImplementedError(f"{type(self).__name__} keeps no history")
 
     async def flush(self) -> None:
         """Drop all messages and groups of this layer."""
@@ -175,7 +258,12 @@ class BaseChannelLayer:
 
     # Code that all layers share
 
-    def listen(self, *groups: str) -> Messages:
+    def listen(
+        self,
+        *groups: str,
+        since: "str | Mapping[str, str] | None" = None,
+        last: int | None = None,
+    ) -> Messages:
         """Receive the messages of groups in any coroutine.
 
         For an endpoint that streams events, a subscription of GraphQL, or a task::
@@ -190,13 +278,23 @@ class BaseChannelLayer:
         application shuts down, see :func:`~fast_channels.lifespan.channels_lifespan`,
         and when the layer is closed.
 
+        If a group has a history, the loop can resume, as with :meth:`group_resume`.
+        When it misses messages after all, it gets a message of type ``"group.gap"`` in
+        their place, and can resume from :attr:`Messages.position`.
+
         Args:
             *groups: The groups to join.
+            since: The position of the last message that the client has, in the only
+                group that has a history; otherwise a dict of positions by group.
+            last: Number of latest messages of each group with a history to begin with,
+                if there is no ``since``, or if messages after it are lost.
 
         Raises:
-            TypeError: There is no group, or a name is not valid.
+            TypeError: There is no group.
+            ValueError: ``since`` is a str, or ``last`` is given, but none of the groups
+                has a history; or ``since`` is a str, and several of them have one.
         """
-        return Messages(self, groups)
+        return Messages(self, groups, since, last)
 
     async def __aenter__(self) -> Self:
         return self
@@ -226,6 +324,13 @@ class BaseChannelLayer:
             )
             for pattern, capacity in channel_capacity.items()
         ]
+
+    def history_of(self, group: str) -> History | None:
+        """Return the history that a group has, or None."""
+        for pattern, history in self._histories:
+            if pattern.match(group):
+                return history
+        return None
 
     def get_capacity(self, channel: str) -> int:
         """Return the maximum number of messages waiting in a channel."""
@@ -300,6 +405,34 @@ class BaseChannelLayer:
     def match_type_and_length(self, name: object) -> bool:
         """Return whether a name is a str and not too long."""
         return isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH
+
+    def _require_history(self, group: str) -> History:
+        """Return the history of a group.
+
+        Raises:
+            TypeError: The name is not valid.
+            ValueError: It has none.
+        """
+        self.require_valid_group_name(group)
+        history = self.history_of(group)
+        if history is None:
+            raise ValueError(
+                f"group {group!r} has no history: create the {type(self).__name__} "
+                f"with history={{{group!r}: History()}}, or with a glob that matches"
+            )
+        return history
+
+    def _history_to_send(self, group: str, once: str | None) -> History | None:
+        """Return the history of a group to send to, after a check of ``once``.
+
+        Raises:
+            TypeError: ``once`` is not a str.
+            ValueError: ``once`` is empty, or given for a group without history.
+        """
+        if once is not None:
+            require_once(once)
+            return self._require_history(group)
+        return self.history_of(group)
 
     def _require_length(self, kind: str, name: str) -> None:
         if len(name) >= self.MAX_NAME_LENGTH:

@@ -8,7 +8,7 @@ for example when a thread sends with ``asgiref.sync.async_to_sync``.
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fast_channels.exceptions import ChannelFull
@@ -18,9 +18,11 @@ from .base import BaseChannelLayer
 from .copies import copies_as_carried
 from .counters import Counters
 from .groups import Groups
+from .history import GroupHistory, History, Resumed
+from .kept import KeptGroups
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
-from .options import require_positive
+from .options import require_positive, require_positive_int
 
 __all__ = ["InMemoryChannelLayer"]
 
@@ -50,6 +52,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
             full channel raises ``ChannelFull``; ``group_send()`` drops that copy.
         channel_capacity: Separate capacities for some channels, by glob
             (``"http.request*"``) or compiled pattern; the first match applies.
+        history: The groups that have a history, by glob (``"room.*"``) or compiled
+            pattern, each with its :class:`~fast_channels.layers.History`; the first
+            match applies.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -64,8 +69,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: ChannelCapacityDict | None = None,
+        *,
+        history: Mapping[Any, History] | None = None,
     ) -> None:
-        super().__init__(expiry, capacity, channel_capacity)
+        super().__init__(expiry, capacity, channel_capacity, history=history)
         self.group_expiry: float = require_positive("group_expiry", group_expiry)
         """Seconds after which a channel without receivers leaves its groups."""
         self._mailboxes = Mailboxes(self.get_capacity, self.expiry)
@@ -77,7 +84,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
         Each ``receive()`` from a channel renews the channel's times.
         """
-        # Guards the mailboxes and the groups.
+        # The messages of groups that have a history.
+        self._kept = KeptGroups(self._mailboxes, self.expiry)
+        # Guards the mailboxes, the groups and what is kept.
         self._lock = self._mailboxes.lock
         # Deliveries are counted with the lock held.
         self._counters = Counters(type(self).__name__)
@@ -206,18 +215,35 @@ class InMemoryChannelLayer(BaseChannelLayer):
         with self._lock:
             self._groups.discard(group, channel)
 
-    async def group_send(self, group: str, message: ChannelMessage) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> str | None:
         """Send a copy of a message to every channel of a group.
 
         A channel that is at capacity, and whose receiver does not keep up, misses its
         copy, which is counted in ``statistics()`` and logged. Cancelling does not take
         back copies that are delivered.
 
+        Args:
+            group: The group.
+            message: A dict with str keys.
+            once: A key of your choice, for a group that has a history: sending again
+                with the same key within five minutes sends nothing, and returns the
+                position of the first message.
+
+        Returns:
+            The position of the message, if the group has a history.
+
         Raises:
-            TypeError: The name or the message is not valid.
+            TypeError: The name, the message or ``once`` is not valid.
+            ValueError: ``once`` is empty, or given for a group without history.
         """
         self.require_valid_group_name(group)
         copies = self._copies_of(message)
+        if self._histories or once is not None:
+            history = self._history_to_send(group, once)
+            if history is not None:
+                return await self._send_numbered(group, history, copies, once)
         now = time.monotonic()
         deadline = now + self.expiry
         with self._lock:
@@ -225,7 +251,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             members = tuple(self.groups.get(group, ()))
             full = self._put(members, copies, deadline)
         if not full:
-            return
+            return None
 
         def put(channels: list[str]) -> list[str]:
             with self._lock:
@@ -238,6 +264,88 @@ class InMemoryChannelLayer(BaseChannelLayer):
             await self._put_later(full, put)
         finally:
             self._counters.count((0, full), group)
+        return None
+
+    async def _send_numbered(
+        self,
+        group: str,
+        history: History,
+        copies: Callable[[], dict[str, Any]],
+        once: str | None,
+    ) -> str:
+        """Send a message to a group that has a history; return its position.
+
+        It waits for receivers, as ``_put_later()`` does, before it numbers the message:
+        so no message overtakes another.
+        """
+        turns = _TURNS
+        waiting: list[str] | None = None
+        while True:
+            now = time.monotonic()
+            with self._lock:
+                self._sweep_if_due(now)
+                members = tuple(self.groups.get(group, ()))
+                before, waiting = waiting, self._mailboxes.to_wait_for(members)
+                turns = _TURNS if waiting != before else turns - 1
+                if not waiting or not turns:
+                    self._mailboxes.note_stalled(waiting)
+                    kept = self._kept.of(group, history, now)
+                    put, position = kept.send(members, copies, now, once)
+                    break
+            await asyncio.sleep(0)
+        self._counters.count(put, group)
+        return position
+
+    async def group_resume(
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        last: int | None = None,
+    ) -> Resumed:
+        """Add a channel to a group, and deliver the messages that it missed.
+
+        See :meth:`BaseChannelLayer.group_resume`.
+
+        Raises:
+            TypeError: A name is not valid, or ``last`` is not an int.
+            ValueError: ``since`` or ``last`` is given, but the group has no history; or
+                ``last`` is not positive.
+        """
+        history = self.history_of(group) if self._histories else None
+        if history is None:
+            return await super().group_resume(group, channel, since=since, last=last)
+        if last is not None:
+            require_positive_int("last", last)
+        now = time.monotonic()
+        with self._lock:
+            is_member = channel in self.groups.get(group, ())
+            # Nothing waits, as all this happens in memory.
+            await self.group_add(group, channel)
+            kept = self._kept.of(group, history, now)
+            return kept.resume(channel, since, last, is_member=is_member, now=now)
+
+    async def group_history(
+        self, group: str, since: str | None = None, limit: int = 100
+    ) -> GroupHistory:
+        """Return messages of a group that has a history, in the order of sending.
+
+        Args:
+            group: The group.
+            since: A position: return the first messages after it. By default, return
+                the latest messages.
+            limit: Maximum number of messages.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: The group has no history, or ``limit`` is not positive.
+        """
+        history = self._require_history(group)
+        require_positive_int("limit", limit)
+        now = time.monotonic()
+        with self._lock:
+            return self._kept.of(group, history, now).read(since, limit, now)
 
     # The whole layer
 
@@ -245,6 +353,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """Drop all messages and groups; receivers keep waiting."""
         with self._lock:
             self._groups.clear()
+            self._kept.clear()
             self._mailboxes.clear()
 
     async def close(self) -> None:
@@ -307,6 +416,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             return
         joined_before = time.time() - self.group_expiry
         with self._lock:
+            self._kept.sweep(now)
             for group, members in list(self.groups.items()):
                 for channel, joined in list(members.items()):
                     if joined < joined_before and channel not in self.channels:

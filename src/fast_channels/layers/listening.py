@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any, Self
 from fast_channels.endings import Waiter
 from fast_channels.waking import running_loop
 
+from .history import GroupMessage, Resumed, parse_position
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
     from .base import BaseChannelLayer
 
@@ -50,18 +52,31 @@ class Messages:
     Args:
         layer: The layer.
         groups: The groups to join.
+        since: The positions at which to resume, or the position in the only group that
+            has a history.
+        last: Number of latest messages to begin with.
     """
 
-    def __init__(self, layer: "BaseChannelLayer", groups: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        layer: "BaseChannelLayer",
+        groups: tuple[str, ...],
+        since: "str | Mapping[str, str] | None" = None,
+        last: int | None = None,
+    ) -> None:
         # What the block has created; None before it.
         self._channel: _Channel | None = None
-        if not groups:
-            raise TypeError("listen() needs the name of at least one group")
         self.channel_name: str
         """The name of its channel, once the block has begun."""
         self.layer: BaseChannelLayer = layer
         """The layer."""
-        self._groups = groups
+        self.positions: dict[str, str] = {}
+        """The position of the latest message of each group that has a history.
+
+        Before the first message it is the position at which the loop begins."""
+        self.complete: bool = True
+        """Whether nothing is missing between ``since`` and the first message."""
+        self._joins = _joins(layer, groups, since, last)
         # Whether a task is reading.
         self._reading = False
         # The messages returned since the event loop had a turn.
@@ -76,6 +91,16 @@ class Messages:
         """
         return self._channel is not None and self._channel.waiter.over
 
+    @property
+    def position(self) -> str | None:
+        """The position of the latest message, for a client to resume after it.
+
+        Before the first message it is the position at which the loop begins. None
+        unless exactly one of the groups has a history; see ``positions``.
+        """
+        positions = list(self.positions.values())
+        return positions[0] if len(positions) == 1 else None
+
     async def __aenter__(self) -> Self:
         """Join the groups.
 
@@ -87,10 +112,17 @@ class Messages:
             raise RuntimeError(
                 "a listener serves one block: call listen() again for another one"
             )
-        channel = self._channel = _Channel(self.layer, self._groups)
+        channel = self._channel = _Channel(self.layer, tuple(self._joins))
         _live[id(self)] = self
         try:
             self.channel_name = await channel.open()
+            for group, (since, last) in self._joins.items():
+                resumed = await self.layer.group_resume(
+                    group, self.channel_name, since=since, last=last
+                )
+                self.complete &= resumed.complete
+                if resumed.position:
+                    self.positions[group] = _beginning(resumed)
         except BaseException as exc:
             await self.__aexit__(type(exc), exc, None)
             raise
@@ -155,9 +187,12 @@ class Messages:
             )
         self._reading = True
         try:
-            return await self._get(self._channel, timeout)
+            message = await self._get(self._channel, timeout)
         finally:
             self._reading = False
+        if type(message) is GroupMessage:
+            self.positions[message.group] = message.position
+        return message
 
     async def _get(
         self, channel: "_Channel", timeout: float | None
@@ -190,7 +225,7 @@ class _Channel:
 
     Args:
         layer: The layer.
-        groups: The groups to join.
+        groups: The groups to leave in the end.
     """
 
     __slots__ = (
@@ -218,15 +253,13 @@ class _Channel:
         self._receiving: asyncio.Task[dict[str, Any]] | None = None
 
     async def open(self) -> str:
-        """Create the channel and join the groups; return its name."""
+        """Create the channel, and return its name."""
         layer = self._layer
         name = self.name = await layer.new_channel()
         mailbox = layer.attach(name, self.waiter.wake)
         if mailbox is not None:
             self._attached = True
             self.take = mailbox.take
-        for group in self._groups:
-            await layer.group_add(group, name)
         return name
 
     async def release(self) -> None:
@@ -299,6 +332,41 @@ class _Channel:
             waiter = self.waiter
             self._receiving.add_done_callback(lambda _: waiter.wake())
         return None
+
+
+def _joins(
+    layer: "BaseChannelLayer",
+    groups: tuple[str, ...],
+    since: "str | Mapping[str, str] | None",
+    last: int | None,
+) -> dict[str, tuple[str | None, int | None]]:
+    """Return the arguments ``since`` and ``last`` for each group."""
+    if not groups:
+        raise TypeError("listen() needs the name of at least one group")
+    kept = [group for group in dict.fromkeys(groups) if layer.history_of(group)]
+    if isinstance(since, str):
+        if len(kept) != 1:
+            raise ValueError(
+                f"since={since!r} is the position in one group, but {len(kept)} of the "
+                f"groups {groups!r} have a history: pass a dict of positions by group"
+            )
+        since = {kept[0]: since}
+    elif last is not None and not kept:
+        raise ValueError(f"none of the groups {groups!r} has a history")
+    positions = since or {}
+    return {
+        group: (positions.get(group), last if group in kept else None)
+        for group in groups
+    }
+
+
+def _beginning(resumed: Resumed) -> str:
+    """Return the position before the messages that are delivered again."""
+    position = parse_position(resumed.position)
+    if position is None:
+        # Of a layer of users.
+        return resumed.position
+    return f"{position.epoch}.{position.offset - resumed.replayed}"
 
 
 async def end_listeners(layer: "BaseChannelLayer") -> None:

@@ -21,8 +21,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 from fast_channels.forks import released
 from fast_channels.waking import wake
@@ -89,6 +89,16 @@ class Mailbox:
             return None
 
     @property
+    def full(self) -> bool:
+        """Whether ``put()`` would return False."""
+        messages = self._messages
+        return (
+            messages is not None
+            and len(messages) >= self.capacity
+            and not self._drop_expired(messages)
+        )
+
+    @property
     def lapsed(self) -> bool:
         """Whether it is empty, or all its messages have expired."""
         messages = self._messages
@@ -121,6 +131,44 @@ class Mailbox:
         elif self.listener is not None:
             self.listener()
         return True
+
+    def insert(self, message: Callable[[], dict[str, Any]], deadline: float) -> None:
+        """Add a message as ``put()`` does, even if the mailbox is full."""
+        messages = self._make_room() if self._messages is None else self._messages
+        messages.append((deadline, message))
+        self._wake_next()
+
+    def find(
+        self, matches: Callable[[object], bool]
+    ) -> Callable[[], dict[str, Any]] | None:
+        """Return the oldest message that matches, as it was put; None if none does."""
+        found = [item for _, item in list(self._messages or ()) if matches(item)]
+        return found[0] if found else None
+
+    def replace(
+        self,
+        matches: Callable[[object], bool],
+        messages: Sequence[Callable[[], dict[str, Any]]],
+        deadline: float,
+        *,
+        room: int,
+    ) -> None:
+        """Replace the messages that match with any number of others, at the end.
+
+        Args:
+            matches: Returns whether to remove a message, given as it was put.
+            messages: The others.
+            deadline: The time at which they expire.
+            room: Minimum number of messages for which there is room after these.
+        """
+        for item in list(self._messages or ()):
+            if matches(item[1]):
+                # ValueError: a receiver in another thread has just taken it.
+                with contextlib.suppress(ValueError):
+                    cast("deque[_Item]", self._messages).remove(item)
+        for message in messages:
+            self.insert(message, deadline)
+        self.capacity = max(self.capacity, len(self) + room)
 
     def take(self) -> dict[str, Any] | None:
         """Return the oldest message that has not expired, or None; never wait."""

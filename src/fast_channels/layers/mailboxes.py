@@ -7,7 +7,7 @@ dict look-up.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fast_channels.forks import released
@@ -83,6 +83,37 @@ class Mailboxes:
                     full.append(channel)
         return delivered, full
 
+    def insert(
+        self, channel: str, message: Callable[[], dict[str, Any]], deadline: float
+    ) -> None:
+        """Add a message to a channel, even if its mailbox is full."""
+        with self.lock:
+            self._mailbox(channel).insert(message, deadline)
+
+    def find(
+        self, channel: str, matches: Callable[[object], bool]
+    ) -> Callable[[], dict[str, Any]] | None:
+        """Return the oldest message of a channel that matches, as it was put."""
+        with self.lock:
+            mailbox = self.by_channel.get(channel)
+            return None if mailbox is None else mailbox.find(matches)
+
+    def replace(
+        self,
+        channel: str,
+        matches: Callable[[object], bool],
+        messages: Sequence[Callable[[], dict[str, Any]]],
+        deadline: float,
+    ) -> None:
+        """Replace the messages of a channel that match with any number of others.
+
+        After that, there is room for as many more as the channel's capacity.
+        """
+        with self.lock:
+            self._mailbox(channel).replace(
+                matches, messages, deadline, room=self._capacity_of(channel)
+            )
+
     def not_stalled(self, channels: Iterable[str]) -> list[str]:
         """Return those full channels that are worth waiting for.
 
@@ -95,6 +126,17 @@ class Mailboxes:
                 if (mailbox := self.by_channel.get(channel)) is None
                 or mailbox.stalled_at is not mailbox.oldest
             ]
+
+    def to_wait_for(self, channels: Iterable[str]) -> list[str]:
+        """Return those channels that are full, and worth waiting for."""
+        with self.lock:
+            full = [
+                channel
+                for channel in channels
+                if (mailbox := self.by_channel.get(channel)) is not None
+                and mailbox.full
+            ]
+            return self.not_stalled(full)
 
     def note_stalled(self, channels: Iterable[str]) -> None:
         """Record that a sender has given up waiting for room in these channels."""

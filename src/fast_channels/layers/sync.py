@@ -4,6 +4,7 @@ All ``SyncChannelLayer`` objects of a process share one thread with an event loo
 ``background``, so that a layer keeps its connection between two calls.
 """
 
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from fast_channels.waking import running_loop
 from .background import background
 from .base import BaseChannelLayer
 from .foreign import as_layer, is_layer
+from .history import GroupHistory
 from .registry import channel_layers
 
 __all__ = ["SyncChannelLayer"]
@@ -74,18 +76,55 @@ class SyncChannelLayer:
         _require_no_event_loop("send")
         background.run(self._find().send, channel, message)
 
-    def group_send(self, group: str, message: ChannelMessage) -> None:
+    def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> str | None:
         """Send a message to every channel of a group.
 
         A channel that is full misses its copy; the other channels get theirs.
 
+        Args:
+            group: The group.
+            message: A dict with str keys.
+            once: A key of your choice, for a group that has a history: sending again
+                with the same key within five minutes sends nothing, and returns the
+                position of the first message.
+
+        Returns:
+            The position of the message, if the group has a history.
+
         Raises:
             InvalidChannelLayerError: No layer is registered for the alias.
             RuntimeError: An event loop runs in this thread.
-            TypeError: The name is not valid, or the layer cannot carry the message.
+            TypeError: An argument is not valid, or the layer cannot carry the message.
+            ValueError: ``once`` is empty, or given for a group without history.
         """
         _require_no_event_loop("group_send")
-        background.run(self._find().group_send, group, message)
+        layer = self._find()
+        if once is None:
+            # Layers of users may not have the argument.
+            return background.run(layer.group_send, group, message)
+        return background.run(partial(layer.group_send, once=once), group, message)
+
+    def group_history(
+        self, group: str, since: str | None = None, limit: int = 100
+    ) -> GroupHistory:
+        """Return messages of a group that has a history, in the order of sending.
+
+        Args:
+            group: The group.
+            since: A position: return the first messages after it. By default, return
+                the latest messages.
+            limit: Maximum number of messages.
+
+        Raises:
+            InvalidChannelLayerError: No layer is registered for the alias.
+            RuntimeError: An event loop runs in this thread.
+            TypeError: An argument has the wrong type.
+            ValueError: The group has no history, or ``limit`` is not positive.
+        """
+        _require_no_event_loop("group_history")
+        return background.run(self._find().group_history, group, since, limit)
 
     def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group; do nothing if it is already a member.

@@ -170,7 +170,9 @@ class QueueLayer(BaseChannelLayer):
         await asyncio.sleep(0)
         self.members.discard((group, channel))
 
-    async def group_send(self, group: str, message: ChannelMessage) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> None:
         for member, channel in self.members:
             if member == group:
                 await self.send(channel, message)

@@ -164,7 +164,7 @@ async def test_full_channel_refuses_when_nothing_is_taken(
     await small.send("a", MESSAGE)
 
 
-async def fill(layer: InMemoryChannelLayer) -> asyncio.Task[None]:
+async def fill(layer: InMemoryChannelLayer) -> asyncio.Task[str | None]:
     """Return a task that waits for room in one of two channels of a group."""
     await layer.group_add("room", "full")
     await layer.group_add("room", "other")

@@ -117,9 +117,10 @@ def test_errors_are_those_of_the_layer() -> None:
     facade.send("two", HELLO)
 
 
-CALLS: dict[str, Callable[[SyncChannelLayer], None]] = {
+CALLS: dict[str, Callable[[SyncChannelLayer], object]] = {
     "send": lambda facade: facade.send("one", HELLO),
     "group_send": lambda facade: facade.group_send("room", HELLO),
+    "group_history": lambda facade: facade.group_history("room"),
     "group_add": lambda facade: facade.group_add("room", "one"),
     "group_discard": lambda facade: facade.group_discard("room", "one"),
     "close": lambda facade: facade.close(),
@@ -490,7 +491,9 @@ def test_operation_that_ends_the_loop() -> None:
     """An exception that ends the event loop is raised by all calls; the next works."""
 
     class Leaving(RecordingLayer):
-        async def group_send(self, group: str, message: ChannelMessage) -> None:
+        async def group_send(
+            self, group: str, message: ChannelMessage, *, once: str | None = None
+        ) -> None:
             raise SystemExit(3)
 
     layer = Leaving()
@@ -524,7 +527,9 @@ def test_layer_that_calls_the_facade() -> None:
     """A call in the background thread is refused, as it would deadlock."""
 
     class Calling(RecordingLayer):
-        async def group_send(self, group: str, message: ChannelMessage) -> None:
+        async def group_send(
+            self, group: str, message: ChannelMessage, *, once: str | None = None
+        ) -> None:
             facade.send("one", message)
 
     facade = SyncChannelLayer(Calling())

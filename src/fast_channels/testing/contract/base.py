@@ -112,7 +112,7 @@ class LayerPair:
 
     async def next_after(
         self,
-        send: Callable[[str, ChannelMessage], Awaitable[None]],
+        send: Callable[[str, ChannelMessage], Awaitable[object]],
         to: str,
         message: ChannelMessage,
         channel: str,

@@ -16,7 +16,7 @@ from fast_channels.testing import WebsocketCommunicator
 from fast_channels.type_defs import ChannelMessage
 from tests.waiting import until
 
-Send = Callable[[ChannelMessage], Awaitable[None]]
+Send = Callable[[ChannelMessage], Awaitable[object]]
 """Sends a message to the place under test."""
 
 GROUP = "crowd"

@@ -180,7 +180,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
 
     # Groups
 
-    async def group_send(self, group: str, message: ChannelMessage) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> str | None:
         """Send a message to every channel that is in a group at that moment.
 
         Cancelling does not withdraw the message.
@@ -192,7 +194,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
                 keys that the serializer can encode.
         """
         self.require_valid_group_name(group)
+        self._history_to_send(group, once)
         await self._publish(self._in_redis(group), message)
+        return None
 
     def _make_endpoint(self) -> PubSubEndpoint:
         return PubSubEndpoint(self, self._name_endpoint(), *self._types)

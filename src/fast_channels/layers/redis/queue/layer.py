@@ -339,7 +339,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
 
     # Groups
 
-    async def group_send(self, group: str, message: ChannelMessage) -> None:
+    async def group_send(
+        self, group: str, message: ChannelMessage, *, once: str | None = None
+    ) -> str | None:
         """Send a message to every channel of a group.
 
         A process whose queue is full does not get the message; ``statistics()`` counts
@@ -353,6 +355,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             ValueError: The message has the key ``__asgi_channel__``.
         """
         self.require_valid_group_name(group)
+        self._history_to_send(group, once)
         self.require_valid_message(message)
         endpoint = self._endpoints.get()
         shard = endpoint.shards.of(group)
@@ -386,6 +389,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             if plain:
                 full += await self._fan_out(endpoint, _names(plain), message, deadline)
         self.counters.count_full_queues(full, group)
+        return None
 
     # The whole layer
 

@@ -162,7 +162,7 @@ async def test_text_that_cannot_be_encoded_is_no_name(
             TypeError, match=rf"'room \\ud800' is not a channel {problem}"
         ):
             await use
-    for use in (
+    for send in (
         layer.group_add(name, "channel"),
         layer.group_discard(name, "channel"),
         layer.group_send(name, MESSAGE),
@@ -170,7 +170,7 @@ async def test_text_that_cannot_be_encoded_is_no_name(
         with pytest.raises(
             TypeError, match=rf"'room \\ud800' is not a group {problem}"
         ):
-            await use
+            await send
 
 
 @pytest.mark.parametrize(
