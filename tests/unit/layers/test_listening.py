@@ -285,7 +285,7 @@ async def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture
-def kept() -> InMemoryChannelLayer:
+def rooms() -> InMemoryChannelLayer:
     """A layer whose rooms have a short history."""
     return InMemoryChannelLayer(capacity=3, history={"room.*": History(messages=3)})
 
@@ -306,80 +306,80 @@ async def numbers(messages: Messages) -> list[int]:
     return found
 
 
-async def test_resuming(kept: InMemoryChannelLayer) -> None:
+async def test_resuming(rooms: InMemoryChannelLayer) -> None:
     """A loop gets what was sent since a position, and what follows."""
-    async with kept.listen("room.a") as messages:
+    async with rooms.listen("room.a") as messages:
         beginning = messages.position
         assert beginning is not None
-    positions = await send(kept, "room.a", 1, 2, 3)
-    async with kept.listen("room.a", since=positions[0]) as messages:
+    positions = await send(rooms, "room.a", 1, 2, 3)
+    async with rooms.listen("room.a", since=positions[0]) as messages:
         assert messages.complete
         assert messages.position == positions[0]
         message = await messages.get()
         assert isinstance(message, GroupMessage)
         assert messages.position == message.position == positions[1]
-        await send(kept, "room.a", 4)
+        await send(rooms, "room.a", 4)
         assert await numbers(messages) == [3, 4]
-    async with kept.listen("room.a", since=positions[2]) as messages:
+    async with rooms.listen("room.a", since=positions[2]) as messages:
         assert await numbers(messages) == [4]
-    async with kept.listen("room.a", since=beginning) as messages:
+    async with rooms.listen("room.a", since=beginning) as messages:
         assert not messages.complete
         assert await numbers(messages) == []
         # From here, nothing is missing.
-        assert messages.position == (await kept.group_history("room.a")).position
+        assert messages.position == (await rooms.group_history("room.a")).position
 
 
-async def test_latest_messages(kept: InMemoryChannelLayer) -> None:
+async def test_latest_messages(rooms: InMemoryChannelLayer) -> None:
     """A loop can begin with the latest messages, at their position."""
-    positions = await send(kept, "room.a", 1, 2, 3, 4)
-    async with kept.listen("room.a", "news", last=2) as messages:
+    positions = await send(rooms, "room.a", 1, 2, 3, 4)
+    async with rooms.listen("room.a", "news", last=2) as messages:
         assert messages.complete
         assert messages.position == positions[1]
         assert await numbers(messages) == [3, 4]
-    async with kept.listen("room.a", since="nonsense", last=1) as messages:
+    async with rooms.listen("room.a", since="nonsense", last=1) as messages:
         assert not messages.complete
         assert messages.position == positions[2]
         assert await numbers(messages) == [4]
 
 
-async def test_resuming_several_groups(kept: InMemoryChannelLayer) -> None:
+async def test_resuming_several_groups(rooms: InMemoryChannelLayer) -> None:
     """Each group has its own position."""
-    a, b = await send(kept, "room.a", 1, 2), await send(kept, "room.b", 3, 4)
+    a, b = await send(rooms, "room.a", 1, 2), await send(rooms, "room.b", 3, 4)
     since = {"room.a": str(a[0]), "room.b": str(b[0])}
-    async with kept.listen("room.a", "room.b", "news", since=since) as messages:
+    async with rooms.listen("room.a", "room.b", "news", since=since) as messages:
         assert messages.positions == since
         assert messages.position is None
         assert sorted(await numbers(messages)) == [2, 4]
         assert messages.positions == {"room.a": a[1], "room.b": b[1]}
-        await send(kept, "news", 5)
+        await send(rooms, "news", 5)
         assert await numbers(messages) == [5]
     # A group without a history has no position, and needs none.
-    async with kept.listen("news", "room.a", since=a[0]) as messages:
+    async with rooms.listen("news", "room.a", since=a[0]) as messages:
         assert await numbers(messages) == [2]
 
 
-async def test_gap(kept: InMemoryChannelLayer) -> None:
+async def test_gap(rooms: InMemoryChannelLayer) -> None:
     """A loop that misses messages can resume after the last one that it got."""
-    async with kept.listen("room.a") as messages:
-        await send(kept, "room.a", *range(5))
+    async with rooms.listen("room.a") as messages:
+        await send(rooms, "room.a", *range(5))
         assert [(await anext(messages))["number"] for _ in range(3)] == [0, 1, 2]
         assert (await anext(messages))["type"] == "group.gap"
-    async with kept.listen("room.a", since=messages.position) as messages:
+    async with rooms.listen("room.a", since=messages.position) as messages:
         assert await numbers(messages) == [3, 4]
 
 
-async def test_mistakes_with_positions(kept: InMemoryChannelLayer) -> None:
+async def test_mistakes_with_positions(rooms: InMemoryChannelLayer) -> None:
     """A position needs a group that it is in."""
     with pytest.raises(ValueError, match="2 of the groups"):
-        kept.listen("room.a", "room.b", since="position")
+        rooms.listen("room.a", "room.b", since="position")
     with pytest.raises(ValueError, match="0 of the groups"):
-        kept.listen("news", since="position")
+        rooms.listen("news", since="position")
     with pytest.raises(ValueError, match="none of the groups"):
-        kept.listen("news", last=1)
+        rooms.listen("news", last=1)
     with pytest.raises(ValueError, match="has no history"):
-        async with kept.listen("news", since={"news": "position"}):
+        async with rooms.listen("news", since={"news": "position"}):
             pass
-    assert kept.groups == {}
+    assert rooms.groups == {}
 
 
 async def test_positions_of_another_form(layer: Minimal) -> None:
