@@ -14,6 +14,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.keys import mark_key, queue_key
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
+from fast_channels.layers.redis.logs import Places
 from fast_channels.layers.redis.scripts import SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
@@ -96,9 +97,12 @@ class QueueEndpoint(Endpoint):
             process=name,
             away=self._is_away,
             timing=self.timing,
+            represented=functools.partial(_has_history, layer),
         )
         """What keeps the groups of its channels in Redis."""
         self.groups: Groups = self.memberships.groups
+        if layer.has_histories:
+            self.keep_logs(self.groups)
 
     # Sending
 
@@ -239,6 +243,8 @@ class QueueEndpoint(Endpoint):
     async def forget(self) -> None:
         """Leave all groups, and drop the messages of plain channels in this process."""
         self.memberships.clear()
+        if self.logs is not None:
+            self.logs.clear()
         self.plain.clear()
         # The mark keys are about to be deleted.
         self._mark_at.clear()
@@ -255,6 +261,8 @@ class QueueEndpoint(Endpoint):
         for name in list(self.plain.by_channel):
             self._give_back(name)
         self.plain.clear()
+        if self.logs is not None:
+            self.logs.clear()
         closing = [asyncio.create_task(inbox.close()) for inbox in inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
@@ -281,6 +289,8 @@ class QueueEndpoint(Endpoint):
 
     def _flushed(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
+        if self.logs is not None:
+            self.logs.check(shard)
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
@@ -330,20 +340,23 @@ class QueueEndpoint(Endpoint):
             if written == name + _CHANGES:
                 self._change_group(name, message)
                 return
-            channels, group = self._resolve(name, channels)
+            channels, group, position = self._resolve(name, channels)
+            if position and group and self._is_heard(group, position, message):
+                return
         copies = message.copy if len(channels) == 1 else copies_of(message)
         put = layer.mailboxes.put_each(channels, copies, deadline)
         layer.counters.count(put, group)
 
     def _resolve(
         self, queue: str, names: Sequence[object]
-    ) -> tuple[list[str], str | None]:
+    ) -> tuple[list[str], str | None, str | None]:
         """Replace stand-ins with the channels that they stand for.
 
         Returns:
-            The channels, each of them once, and their group if it is known.
+            The channels, each of them once; their group if it is known; and the
+            position of the message if the group has a history.
         """
-        group = None
+        group = position = None
         channels: dict[str, float] = {}
         for name in names:
             if not (isinstance(name, str) and name.startswith(queue)):
@@ -356,7 +369,22 @@ class QueueEndpoint(Endpoint):
                 if stand_in.count < len(members):
                     members = {each: 0.0 for each in members if each.startswith(queue)}
                 channels = channels | members if channels else members.copy()
-        return list(channels), group
+            else:
+                # Unless it is the stand-in of a group that was left.
+                position = name[len(queue) + len(MARK) :]
+        return list(channels), group, position
+
+    def _is_heard(self, group: str, position: str, message: dict[str, Any]) -> bool:
+        """Deliver a message to all members of a group that has a history."""
+        return self.logs is not None and self.logs.heard(group, position, message)
+
+    def _places(self, group: str) -> Places:
+        return [(self._layer.mailboxes, self.groups.by_group.get(group, ()))]
+
+    def _decode_stored(self, value: bytes) -> dict[str, Any]:
+        message = self._layer.deserialize(value, any_age=True)
+        message.pop(CHANNEL_KEY, None)
+        return message
 
     def _change_group(self, queue: str, change: dict[str, Any]) -> None:
         """Carry out a change that another process has made to a group."""
@@ -373,3 +401,7 @@ class QueueEndpoint(Endpoint):
             case _:
                 problem = "it is for the process, and no valid change of a group"
                 self._layer.counters.complain(queue, problem)
+
+
+def _has_history(layer: RedisBaseLayer[Endpoint], group: str) -> bool:
+    return layer.has_histories and layer.history_of(group) is not None
