@@ -67,6 +67,10 @@ class LogTiming:
     """Time to wait for messages between the latest and one that has arrived."""
     retry: tuple[float, float] = (0.02, 5.0)
     """Pauses between attempts to read while that fails: the first, and the longest."""
+    check: float = 60.0
+    """Interval between checks that nothing was missed silently, for each group."""
+    steps: int = 16
+    """Number of steps in which all groups are checked."""
 
 
 def numbering_options(history: History) -> list[str | int]:
@@ -126,6 +130,9 @@ class GroupLogs:
         self._by_name: dict[str, GroupLog] = {}
         # Members that are about to resume, which get no messages yet.
         self._joining: set[tuple[str, str]] = set()
+        # The timer of the next check, and the groups that it leaves for later ones.
+        self._timer: asyncio.TimerHandle | None = None
+        self._unchecked: list[str] = []
 
     def heard(self, name: str, position: str, message: dict[str, Any]) -> bool:
         """Deliver a message that has arrived; return False if it is not numbered."""
@@ -215,11 +222,38 @@ class GroupLogs:
             complete=complete,
         )
 
-    def check(self, shard: Shard) -> None:
-        """Read what the logs of a shard may have missed during an interruption."""
+    def check(self, name: str) -> None:
+        """Read what a group may have missed during an interruption."""
+        log = self._by_name.get(name)
+        if log is not None:
+            log.check()
+
+    def check_shard(self, shard: Shard) -> None:
+        """Do so for all groups of a shard."""
         for name, log in self._by_name.items():
             if self._shards.of(name) is shard:
                 log.check()
+
+    def _check_some(self) -> None:
+        """Check some groups, and drop their messages that are too old.
+
+        A copy for this process can be dropped when it is the last one of its group, so
+        that no later one shows that it is missing.
+        """
+        steps = self.timing.steps
+        self._unchecked = self._unchecked or list(self._by_name)
+        for _ in range(math.ceil(len(self._by_name) / steps)):
+            log = self._by_name.get(self._unchecked.pop()) if self._unchecked else None
+            if log is not None:
+                log.check()
+        self._schedule_check()
+
+    def _schedule_check(self) -> None:
+        self._timer = None
+        if self._by_name:
+            pause = self.timing.check / self.timing.steps
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(pause, self._check_some)
 
     def drop(self, name: str) -> None:
         """Forget a group that has no members any more."""
@@ -231,6 +265,9 @@ class GroupLogs:
         """Forget all groups."""
         for name in list(self._by_name):
             self.drop(name)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def shard(self, name: str) -> Shard:
         """Return the shard of a group."""
@@ -313,6 +350,8 @@ class GroupLogs:
             own = self._group_of(name)
             if own is not None:
                 log = self._by_name[name] = GroupLog(self, name, *own, self._expiry)
+                if self._timer is None:
+                    self._schedule_check()
         return log
 
 
@@ -399,7 +438,9 @@ class GroupLog:
             self._await_missing(ring)
 
     def check(self) -> None:
-        """Read what has not arrived."""
+        """Read what has not arrived; drop messages that are too old."""
+        if self.ring is not None:
+            self.ring.drop_old(time.monotonic())
         self._behind = True
         self._start()
 

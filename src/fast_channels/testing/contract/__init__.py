@@ -7,6 +7,7 @@ from .base import LayerOptions, LayerPair
 from .channels import ChannelTests
 from .consumers import ConsumerTests
 from .groups import GroupTests
+from .history import HistoryTests
 from .lifetime import LifetimeTests
 from .messages import MessageTests
 from .names import NameTests
@@ -17,6 +18,7 @@ __all__ = ["LayerContract", "LayerOptions", "LayerPair"]
 class LayerContract(
     ChannelTests,
     GroupTests,
+    HistoryTests,
     MessageTests,
     NameTests,
     ConsumerTests,

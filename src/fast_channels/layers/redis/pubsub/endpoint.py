@@ -307,7 +307,7 @@ class PubSubEndpoint(Endpoint):
 
     def _restored(self, shard: Shard, message_type: str | None) -> None:
         if self.logs is not None:
-            self.logs.check(shard)
+            self.logs.check_shard(shard)
         self._tell_everybody(message_type)
 
     def _tell_everybody(self, message_type: str | None) -> None:

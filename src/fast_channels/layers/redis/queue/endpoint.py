@@ -98,6 +98,7 @@ class QueueEndpoint(Endpoint):
             away=self._is_away,
             timing=self.timing,
             represented=functools.partial(_has_history, layer),
+            relisted=self._relisted,
         )
         """What keeps the groups of its channels in Redis."""
         self.groups: Groups = self.memberships.groups
@@ -289,8 +290,6 @@ class QueueEndpoint(Endpoint):
 
     def _flushed(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
-        if self.logs is not None:
-            self.logs.check(shard)
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
@@ -377,6 +376,10 @@ class QueueEndpoint(Endpoint):
     def _is_heard(self, group: str, position: str, message: dict[str, Any]) -> bool:
         """Deliver a message to all members of a group that has a history."""
         return self.logs is not None and self.logs.heard(group, position, message)
+
+    def _relisted(self, group: str) -> None:
+        if self.logs is not None:
+            self.logs.check(group)
 
     def _places(self, group: str) -> Places:
         return [(self._layer.mailboxes, self.groups.by_group.get(group, ()))]

@@ -36,6 +36,7 @@ class Memberships:
         timing: When to write to Redis.
         represented: Returns whether a stand-in represents all members of a group, even
             a single one: a message lists its position with a stand-in.
+        relisted: Called with each group whose stand-in Redis lists again.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Memberships:
         away: Callable[[Shard], bool],
         timing: Timing,
         represented: Callable[[str], bool] = lambda _: False,
+        relisted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shards: Shards = shards
         """The shards."""
         self._group_expiry = group_expiry
         self._represented = represented
+        self._relisted = relisted
         # Memberships are renewed on a beat, too.
         self._pause = min(timing.beat, group_expiry / 3)
         self._step = timing.step
@@ -298,6 +301,8 @@ class Memberships:
             if group in writer.wrong:
                 stand_in.listed = None
                 continue
+            if stand_in.listed != epoch:
+                self._relisted(group)
             stand_in.listed = epoch
             if epoch == writer.epoch:
                 named, stand_in.named = stand_in.named, set()
