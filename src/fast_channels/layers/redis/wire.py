@@ -334,10 +334,10 @@ def is_refusal(error: BaseException) -> bool:
 
 
 # A node of a cluster names the node to ask instead; before redis-py 6, only some of its
-# connections have classes for that. The host is missing if the node does not know it.
-_REDIRECTION = re.compile(r"(?:(?:MOVED|ASK) )?\d+ (.*):(\d+)")
+# connections have classes for that. The host is missing, or "?", if it is not known.
+_REDIRECTION = re.compile(r"(?:(?:MOVED|ASK) )?\d+ \??(.*):(\d+)")
 # Errors of a cluster about what works on a single server.
-_ONLY_IN_CLUSTERS = re.compile(r"CROSSSLOT|keys in request don't hash|non local key")
+_ONLY_IN_CLUSTERS = re.compile(r"hash to the same slot|access a non local key")
 
 
 def redirection(error: BaseException | None) -> tuple[bool, Address] | None:
@@ -361,8 +361,10 @@ def redirection(error: BaseException | None) -> tuple[bool, Address] | None:
 
 def is_from_cluster(error: BaseException) -> bool:
     """Return whether an error shows that a server is a node of a Redis Cluster."""
-    found = _ONLY_IN_CLUSTERS.search(str(error))
-    return redirection(error) is not None or found is not None
+    return isinstance(error, ResponseError) and (
+        redirection(error) is not None
+        or _ONLY_IN_CLUSTERS.search(str(error)) is not None
+    )
 
 
 def is_unready(error: BaseException | None) -> bool:
@@ -370,8 +372,11 @@ def is_unready(error: BaseException | None) -> bool:
 
     The cluster elects a master, or a master reads its data from disk.
     """
-    return is_in_transit(error) or isinstance(
-        error, exceptions.ClusterDownError | exceptions.BusyLoadingError
+    classes = exceptions.ClusterDownError | exceptions.BusyLoadingError
+    return (
+        is_in_transit(error)
+        or isinstance(error, classes)
+        or str(error).startswith("CLUSTERDOWN ")
     )
 
 

@@ -283,7 +283,8 @@ class Inbox:
         except ResponseError as exc:
             denied = isinstance(exc, NoPermissionError)
             # "redirect": they reached two servers, as the master has changed.
-            if "redirect" in str(exc).lower() or (is_refusal(exc) and not denied):
+            redirected = "redirect" in str(exc).lower() or is_from_cluster(exc)
+            if redirected or (is_refusal(exc) and not denied):
                 raise
             self._tracks = False
             await changes.disconnect(nowait=True)
