@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.waking import ignore_error
+from fast_channels.waking import ignore_error, resolve
 
 from .cluster_node import ClusterNode
 from .commands import CLOSED, CommandConnection, NotSent
 from .hosts import Host
+from .link import Timing
 from .topology import Topology, TopologyTiming
 from .wire import (
     Address,
@@ -55,6 +56,8 @@ class ClusterTiming(TopologyTiming):
     """Silence of a node after which another one may be the master."""
     farewell: float = 1.0
     """Time for the last replies of a node that is no longer a master."""
+    connection: Timing = CommandConnection.timing
+    """When the connections for commands act."""
 
 
 class Cluster:
@@ -96,8 +99,8 @@ class Cluster:
         self._posted: set[asyncio.Task[Any]] = set()
         # Masters whose latest command was given up; None if there was no master.
         self._given_up: set[Address | None] = set()
-        # How often it was closed.
-        self._closes = 0
+        # Resolved when it is closed.
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Timer that looks for silent nodes, while commands wait for replies.
         self._timer: asyncio.TimerHandle | None = None
 
@@ -154,21 +157,21 @@ class Cluster:
             ResponseError: The reply is an error that is not a refusal.
             RedisUnavailable: Redis refuses the command, or does not reply in time.
         """
-        closes = self._closes
+        end = self._end
         asked: Address | None = None
         asking: Address | None = None
         problem: RedisUnavailable | ResponseError | None = None
         retries_end = self._retries_end(slot, deadline)
         for pause in self._pauses(retries_end):
             if pause:
-                await asyncio.sleep(pause)
+                await asyncio.wait([end], timeout=pause)
             try:
-                if self._closes != closes:
+                if end.done():
                     raise self._unavailable(CLOSED)
                 asked = asking or await self.topology.master_of(slot, retries_end)
                 reply = await self._send(asked, command, deadline, bool(asking))
             except (RedisUnavailable, ResponseError) as exc:
-                if self._closes != closes:
+                if end.done():
                     raise
                 problem = exc
                 asking = self._reroute(slot, asked, exc)
@@ -192,7 +195,8 @@ class Cluster:
 
     async def close(self) -> None:
         """Disconnect; all pending commands fail."""
-        self._closes += 1
+        resolve(self._end)
+        self._end = asyncio.get_running_loop().create_future()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -273,8 +277,13 @@ class Cluster:
         if node is None:
             host = self.topology.cluster.at(address)
             failed = functools.partial(self._failed, address)
-            node = ClusterNode(host, self.timeout, self._timing.probe, failed)
-            self._nodes[address] = node
+            node = self._nodes[address] = ClusterNode(
+                host,
+                self.timeout,
+                failed,
+                pause=self._timing.probe,
+                timing=self._timing.connection,
+            )
         return node
 
     def _failed(self, address: Address, lost: bool) -> None:

@@ -14,6 +14,7 @@ from fast_channels.waking import ignore_error
 
 from .commands import CommandConnection
 from .hosts import Host
+from .link import Timing
 from .outage import Outage
 from .wire import ResponseError, is_refusal, plain_connection
 
@@ -28,16 +29,19 @@ class ClusterNode:
     Args:
         host: The node.
         timeout: Seconds to wait for a reply.
-        pause: Seconds after which a node that could not be reached is tried again.
         failed: Called after each failure, and with whether a connection was lost.
+        pause: Seconds after which a node that could not be reached is tried again.
+        timing: When the connection acts.
     """
 
     def __init__(
         self,
         host: Host,
         timeout: float,
-        pause: float,
         failed: Callable[[bool], None],
+        *,
+        pause: float,
+        timing: Timing,
     ) -> None:
         self._pause = pause
         self._failed = failed
@@ -51,6 +55,7 @@ class ClusterNode:
             functools.partial(plain_connection, host),
             str(host),
             timeout=timeout,
+            timing=timing,
             # All but redirections, which are followed.
             refuses=is_refusal,
             broken=self._broken,

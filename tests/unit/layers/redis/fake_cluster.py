@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from redis.exceptions import AskError, MovedError
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import cluster as cluster_module
 from fast_channels.layers.redis import cluster_node, topology
 from fast_channels.layers.redis.cluster import Cluster, ClusterTiming
 from fast_channels.layers.redis.hosts import Host, parse_hosts
+from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.wire import Address, Connection, ResponseError
 from tests.waiting import turn
 
@@ -22,11 +25,13 @@ A: Address = ("a", 7000)
 B: Address = ("b", 7000)
 C: Address = ("c", 7000)
 
+# A password that no error and no log shows.
+SECRET = "hunter2"  # noqa: S105 # not a real one
+
 # Pauses that a test does not notice.
 TIMING = ClusterTiming(
     reflection=(0.001, 0.004),
     another=0.01,
-    patience=0.05,
     pause=(0.001, 0.004),
     retry=0.02,
     probe=0.01,
@@ -34,6 +39,7 @@ TIMING = ClusterTiming(
     silence=0.02,
     farewell=0.02,
     jitter=lambda _, high: high,
+    connection=Timing(backoff=(0.001, 0.004), retry=0.02),
 )
 
 
@@ -111,7 +117,9 @@ class FakeCluster:
         self.name: Callable[[str], str] = lambda host: host
         for module in (cluster_node, topology):
             monkeypatch.setattr(module, "plain_connection", self.connect)
-        monkeypatch.setattr(cluster_module, "located_connection", _Located)
+        monkeypatch.setattr(
+            cluster_module, "located_connection", functools.partial(_Located, self)
+        )
 
     def __getitem__(self, address: Address) -> FakeNode:
         return self.nodes[address]
@@ -153,10 +161,12 @@ class _Located:
 
     def __init__(
         self,
+        cluster: FakeCluster,
         host: Host,
         locate: Callable[[], Awaitable[Address]],
         verify: Callable[[Connection, Address], Awaitable[None]],
     ) -> None:
+        self._cluster = cluster
         self._host = host
         self._locate = locate
         self._verify = verify
@@ -164,7 +174,7 @@ class _Located:
 
     async def connect(self) -> None:
         address = await self._locate()
-        self._found = topology.plain_connection(self._host.at(address))
+        self._found = self._cluster.connect(self._host.at(address))
         await self._found.connect()
         await self._verify(self._found, address)
 
@@ -205,6 +215,12 @@ class Client:
         deadline = asyncio.get_running_loop().time() + seconds
         sending = self.cluster.execute(slot, "GET", slot, deadline=deadline)
         return asyncio.create_task(sending)
+
+    async def get_at_last(self, slot: int) -> Any:
+        """Send commands for a slot until one succeeds; return its reply."""
+        while True:
+            with contextlib.suppress(RedisUnavailable):
+                return await self.get(slot)
 
 
 @contextlib.asynccontextmanager
