@@ -5,17 +5,17 @@ All the while, messages go to a group, to a channel of a process and to a plain 
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from fast_channels.layers import RedisChannelLayer
-from fast_channels.layers.redis.shards import Shard, open_shards
+from tests.integration.redis.slots import move_anywhere, slot_of
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.cluster import RedisCluster
-from tests.redis_servers.cluster_node import ClusterNode
 
 from .conftest import MakeLayer, Storm
 from .traffic import (
@@ -51,11 +51,12 @@ class Fleet:
         """Join the group, and receive."""
         for layer, ledger in zip(self.layers, self.crowd, strict=True):
             channel = await layer.new_channel()
+            self.channels.append(channel)
             await layer.group_add(GROUP, channel)
             self._receive(layer, channel, ledger)
             self._receive(layer, PLAIN, self.plain)
         layer = self.layers[0]
-        self.channels.append(await layer.new_channel())
+        self.channels.insert(0, await layer.new_channel())
         self._receive(layer, self.channels[0], self.direct)
         self.traffic = [
             Traffic(to_group(self.sender)),
@@ -65,16 +66,8 @@ class Fleet:
 
     def slots(self) -> list[int]:
         """Return the slots that messages pass."""
-        names = [GROUP, PLAIN, *(self._queue(each) for each in self.channels)]
-        names += [self._queue(layer) for layer in self.layers]
-        shards = open_shards(self.sender.hosts, self.sender.prefix, _never, _never)
-        return sorted({self.cluster.slot_of(shards.of(name).prefix) for name in names})
-
-    def _queue(self, name: str | RedisChannelLayer) -> str:
-        if isinstance(name, str):
-            return name.partition("!")[0] + "!"
-        endpoint = name._endpoints.get()  # the name of its queue
-        return f"specific.{endpoint.name}!"
+        names = [GROUP, PLAIN, *self.channels]
+        return sorted({slot_of(self.sender, name) for name in names})
 
     def _receive(self, layer: RedisChannelLayer, channel: str, ledger: Ledger) -> None:
         receiving = receive_all(layer, channel, ledger)
@@ -102,10 +95,6 @@ class Fleet:
         await asyncio.gather(*self._receivers, return_exceptions=True)
 
 
-def _never(shard: Shard) -> None:
-    pytest.fail(f"{shard.name} has changed")
-
-
 @contextlib.asynccontextmanager
 async def busy(cluster: RedisCluster, make_layer: MakeLayer) -> AsyncGenerator[Fleet]:
     """Send messages in the block; after it, none may be lost or have come twice."""
@@ -123,20 +112,6 @@ async def busy(cluster: RedisCluster, make_layer: MakeLayer) -> AsyncGenerator[F
         await fleet.stop()
 
 
-def targets(
-    cluster: RedisCluster, slots: list[int], rounds: int
-) -> Iterator[tuple[int, ClusterNode]]:
-    for _ in range(rounds):
-        for slot in slots:
-            source = cluster.owner(slot)
-            yield (
-                slot,
-                random.choice(
-                    [node for node in cluster.masters() if node is not source]
-                ),
-            )
-
-
 async def test_connections_are_cut(
     redis_cluster: RedisCluster, make_layer: MakeLayer, storm: Storm
 ) -> None:
@@ -152,10 +127,8 @@ async def test_slots_move(
 ) -> None:
     """Nothing is lost or comes twice while the slots of live queues move."""
     async with busy(redis_cluster, make_layer) as fleet:
-        for slot, target in targets(
-            redis_cluster, fleet.slots(), storm(short=2, full=30)
-        ):
-            await asyncio.to_thread(redis_cluster.move_slot, slot, target)
+        for slot in fleet.slots() * storm(short=2, full=30):
+            await asyncio.to_thread(move_anywhere, redis_cluster, slot)
 
 
 async def test_slots_move_slowly(
@@ -163,12 +136,9 @@ async def test_slots_move_slowly(
 ) -> None:
     """While a move is open, messages go to both nodes, and none is lost."""
     async with busy(redis_cluster, make_layer) as fleet:
-        for slot, target in targets(
-            redis_cluster, fleet.slots(), storm(short=1, full=10)
-        ):
-            await asyncio.to_thread(
-                redis_cluster.move_slot, slot, target, hold_open=0.3
-            )
+        move = functools.partial(move_anywhere, redis_cluster, hold_open=0.3)
+        for slot in fleet.slots() * storm(short=1, full=10):
+            await asyncio.to_thread(move, slot)
 
 
 async def test_empty_queue_moves(
@@ -177,15 +147,12 @@ async def test_empty_queue_moves(
     """A receiver notices that its slot moves although its queue does not exist."""
     layer, sender = make_layer(redis_cluster), make_layer(redis_cluster)
     channel = await layer.new_channel()
-    shards = open_shards(layer.hosts, layer.prefix, _never, _never)
-    slot = redis_cluster.slot_of(shards.of(channel.partition("!")[0] + "!").prefix)
+    slot = slot_of(layer, channel)
     await sender.send(channel, {"type": "before"})
     assert await layer.receive(channel) == {"type": "before"}
     receiving = asyncio.create_task(layer.receive(channel))
-    for number, (_, target) in enumerate(
-        targets(redis_cluster, [slot], storm(short=6, full=60))
-    ):
-        await asyncio.to_thread(redis_cluster.move_slot, slot, target)
+    for number in range(storm(short=6, full=60)):
+        await asyncio.to_thread(move_anywhere, redis_cluster, slot)
         await asyncio.sleep(random.uniform(0, 0.05))
         began = time.monotonic()
         await sender.send(channel, {"type": "after", "number": number})
@@ -204,8 +171,11 @@ async def test_slots_move_atomically(
     """Valkey moves whole slots at once."""
     with RedisCluster(valkey_binary) as cluster:
         async with busy(cluster, make_layer) as fleet:
-            for slot, target in targets(cluster, fleet.slots(), storm(short=1, full=9)):
+            for slot in fleet.slots() * storm(short=1, full=9):
+                source = cluster.owner(slot)
+                others = [node for node in cluster.masters() if node is not source]
                 slots = range(slot, slot + 1)
+                target = random.choice(others)
                 await asyncio.to_thread(cluster.migrate_slots, slots, target)
 
 

@@ -158,7 +158,8 @@ class GroupWriter:
         Raises:
             ResponseError: Redis cannot store the group, for a permanent reason.
         """
-        if self._behind or self._away():
+        is_idle = self._task is None or self._task.done()
+        if is_idle or self._behind or self._away():
             # Others get a turn, even if a task joins groups in an endless loop.
             await asyncio.sleep(0)
         else:

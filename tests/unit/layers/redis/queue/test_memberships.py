@@ -69,6 +69,27 @@ async def test_deleted_channel_leaves_all_its_groups_with_one_command(
     assert len(redis.removed) == 1
 
 
+async def test_deleted_channel_leaves_groups_on_several_shards() -> None:
+    """It does not matter which of them is the first to reply."""
+    slow, fast = Redis("slow"), Redis("fast")
+    memberships = make(slow, fast)
+    names = "abcdefgh"
+    await join(memberships, names, "x")
+    assert slow.added
+    assert fast.added
+    for first, last in [(slow, fast), (fast, slow)]:
+        first.answers.clear()
+        deleting = asyncio.create_task(memberships.delete("x"))
+        await until(lambda last=last: len(last.removed) == 1)
+        await asyncio.sleep(0)
+        first.answers.set()
+        await asyncio.wait_for(deleting, timeout=5)
+        await join(memberships, names, "x")
+        fast.removed.clear()
+        slow.removed.clear()
+    await memberships.close()
+
+
 @timed(step=2)
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_channel_leaves_many_groups_in_steps(

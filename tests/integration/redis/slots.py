@@ -1,0 +1,26 @@
+"""Where the names of a layer are in a Redis Cluster."""
+
+import random
+
+import pytest
+
+from fast_channels.layers import RedisChannelLayer
+from fast_channels.layers.redis.shards import Shard, open_shards
+from tests.redis_servers.cluster import RedisCluster
+
+
+def slot_of(layer: RedisChannelLayer, name: str) -> int:
+    """Return the slot of a group, or of the queue of a channel."""
+    shards = open_shards(layer.hosts, layer.prefix, _never, _never)
+    return RedisCluster.slot_of(shards.of(layer.non_local_name(name)).prefix)
+
+
+def move_anywhere(cluster: RedisCluster, slot: int, *, hold_open: float = 0) -> None:
+    """Move a slot to another master."""
+    source = cluster.owner(slot)
+    others = [node for node in cluster.masters() if node is not source]
+    cluster.move_slot(slot, random.choice(others), hold_open=hold_open)
+
+
+def _never(shard: Shard) -> None:
+    pytest.fail(f"{shard.name} has changed")
