@@ -156,7 +156,7 @@ class QueueEndpoint(Endpoint):
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
-                flushed=functools.partial(self._flushed, shard),
+                flushed=functools.partial(self._lost_data, shard),
             )
         return inbox
 
@@ -306,21 +306,17 @@ class QueueEndpoint(Endpoint):
         # The server may have restarted without its data. Not after the first connect,
         # which can come after Django has discarded one of our channels.
         if again or shard.commands.connects > 1:
-            self._flushed(shard)
+            self._lost_data(shard)
 
-    def _flushed(self, shard: Shard) -> None:
+    def _lost_data(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
-        inbox = self._inboxes.get(shard)
-        if inbox is None:
-            self._flushed(shard)
+        if (inbox := self._inboxes.get(shard)) is None:
+            self._lost_data(shard)
         else:
             inbox.reconnect()
-
-    def _lost_data(self, shard: Shard) -> None:
-        self._flushed(shard)
 
     def _is_away(self, shard: Shard) -> bool:
         inbox = self._inboxes.get(shard)
