@@ -115,11 +115,7 @@ class FakeCluster:
         self.classified = True
         # How nodes name others in redirections.
         self.name: Callable[[str], str] = lambda host: host
-        for module in (cluster_node, topology):
-            monkeypatch.setattr(module, "plain_connection", self.connect)
-        monkeypatch.setattr(
-            cluster_module, "located_connection", functools.partial(_Located, self)
-        )
+        lead_to(self.connect, monkeypatch)
 
     def __getitem__(self, address: Address) -> FakeNode:
         return self.nodes[address]
@@ -156,17 +152,25 @@ class FakeCluster:
         }
 
 
+def lead_to(connect: Callable[[Host], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make all connections to nodes of clusters with a function."""
+    for module in (cluster_node, topology):
+        monkeypatch.setattr(module, "plain_connection", connect)
+    located = functools.partial(_Located, connect)
+    monkeypatch.setattr(cluster_module, "located_connection", located)
+
+
 class _Located:
     """Stands in for redis-py's connection to an address that is looked up."""
 
     def __init__(
         self,
-        cluster: FakeCluster,
+        connect: Callable[[Host], Any],
         host: Host,
         locate: Callable[[], Awaitable[Address]],
         verify: Callable[[Connection, Address], Awaitable[None]],
     ) -> None:
-        self._cluster = cluster
+        self._connect = connect
         self._host = host
         self._locate = locate
         self._verify = verify
@@ -174,7 +178,7 @@ class _Located:
 
     async def connect(self) -> None:
         address = await self._locate()
-        self._found = self._cluster.connect(self._host.at(address))
+        self._found = self._connect(self._host.at(address))
         await self._found.connect()
         await self._verify(self._found, address)
 

@@ -132,6 +132,11 @@ class FakeRedis(FakeServer[RedisConnection]):
             case ["SUBSCRIBE", name]:
                 connection.subscribed = True
                 reply = [b"subscribe", name.encode(), b"1"]
+            case ["SSUBSCRIBE", name]:
+                reply = [b"ssubscribe", name.encode(), b"1"]
+            case ["CLUSTER", "SLOTS"]:
+                # It is the only node of a cluster.
+                reply = [[0, 16383, [b"a", 7000, b"id", []]]]
             case ["SET", *_]:
                 reply = b"OK"
             case ["ZREM", _, *members]:
