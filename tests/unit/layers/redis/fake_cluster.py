@@ -57,6 +57,8 @@ class FakeNode(FakeServer[FakeConnection]):
         self.asking: set[FakeConnection] = set()
         # What it answers to the question for the masters, if it is special.
         self.view: list[Any] | None = None
+        # The keys that it has.
+        self.keys: list[str] = []
         # What it answers to commands for a slot, one after the other.
         self.replies: dict[int, list[object]] = {}
 
@@ -79,6 +81,8 @@ class FakeNode(FakeServer[FakeConnection]):
                 return [b"OK"]
             case ["PING"]:
                 return [b"PONG"]
+            case ["SCAN", *_]:
+                return [[b"0", [key.encode() for key in self.keys]]]
             case [_, slot, *_]:
                 return [self._reply(connection, int(slot), words)]
             case other:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis import RedisPubSubChannelLayer
-from fast_channels.layers.redis.hosts import parse_hosts
+from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from fast_channels.layers.redis.wire import plain_connection
 
@@ -109,21 +109,25 @@ def shown_by_errors(error: BaseException | None) -> Iterator[str]:
 def shown(spelling: Any, *, bare: bool) -> Iterator[str]:
     """Yield all that is shown of a host: of an error, or of what is made of it."""
     hosts: Any = spelling if bare else [spelling]
-    for make in (RedisChannelLayer, RedisPubSubChannelLayer):
-        try:
-            yield repr(make(hosts))
-        except (TypeError, ValueError) as exc:
-            yield from shown_by_errors(exc)
-    try:
-        found = parse_hosts(hosts)
-    except (TypeError, ValueError):
-        return
+    found: list[Host] = []
+    for name in ("hosts", "cluster"):
+        for make in (RedisChannelLayer, RedisPubSubChannelLayer):
+            try:
+                layer = make(**{name: hosts})
+            except (TypeError, ValueError) as exc:
+                yield from shown_by_errors(exc)
+            else:
+                yield repr(layer)
+                found += layer.hosts
     for host in found:
         yield from (str(host), repr(host))
         place = Master(host) if host.kind == "sentinel" else host
+        others = (*host.sentinels, *host.nodes)
+        yield from map(repr, others)
         try:
-            yield repr(make_connection(place))
-            yield from (repr(plain_connection(each)) for each in host.sentinels)
+            if host.kind != "cluster":
+                yield repr(make_connection(place))
+            yield from (repr(plain_connection(each)) for each in others)
         except (TypeError, ValueError) as exc:
             # redis-py does not know an argument.
             yield from shown_by_errors(exc)

@@ -80,7 +80,11 @@ async def test_deleted_channel_leaves_groups_on_several_shards() -> None:
     for first, last in [(slow, fast), (fast, slow)]:
         first.answers.clear()
         deleting = asyncio.create_task(memberships.delete("x"))
-        await until(lambda last=last: len(last.removed) == 1)
+
+        def has_left(last: Redis = last) -> bool:
+            return len(last.removed) == 1
+
+        await until(has_left)
         await asyncio.sleep(0)
         first.answers.set()
         await asyncio.wait_for(deleting, timeout=5)
