@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis import RedisPubSubChannelLayer
-from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from fast_channels.layers.redis.wire import plain_connection
+
+if TYPE_CHECKING:
+    from fast_channels.layers.redis.hosts import Host
 
 # What a secret is made of: each part is looked for by itself.
 PARTS = ("hunter", "sesame", "qwerty")
