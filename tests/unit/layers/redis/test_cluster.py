@@ -339,6 +339,27 @@ async def test_the_last_replies_of_a_former_master_are_awaited(
         assert await reply == b"late"
 
 
+async def test_a_former_master_that_breaks_is_not_connected_to_again(
+    fake: FakeCluster,
+) -> None:
+    fake[A].silent.add("GET")
+    async with client_of(fake, "b", look=5, farewell=60) as client:
+        reply = client.get(1)
+        await until(lambda: fake[A].commands)
+        fake.promote(A, C)
+        await client.cluster.topology.refresh()
+        attempts = len(fake[A].attempts)
+        fake[A].unreachable = True
+        fake[A].cut()
+        with pytest.raises(RedisUnavailable, match=r"the line was cut"):
+            await reply
+        await client.cluster.topology.refresh()
+        assert await client.get(1) == "c: GET 1"
+        # It may be asked for the masters, but only while it is known to be one.
+        assert len(fake[A].attempts) == attempts
+        assert client.lost == []
+
+
 @pytest.mark.parametrize("pending", [False, True])
 async def test_a_former_master_is_disconnected(
     fake: FakeCluster, pending: bool

@@ -504,13 +504,15 @@ async def test_a_silent_node_is_suspected_until_it_counts_as_gone(
     server: EchoServer,
 ) -> None:
     """It gets a PING sooner than other servers."""
-    timing = replace(NO_PAUSE, idle=60, suspicion=0.01, patience=0.035)
+    timing = replace(
+        NO_PAUSE, idle=60, suspicion=0.01, suspicions=0.005, patience=0.023
+    )
     async with using(server, timing, suspicious=True) as user:
         await works(user)
         server.silent.add("PING")
         await until(lambda: user.ends)
         assert user.suspicions == 3
-        assert str(user.ends[0]) == "it did not answer for 0.035 seconds"
+        assert str(user.ends[0]) == "it did not answer for 0.023 seconds"
         server.silent.clear()
         await works(user)
 
@@ -518,7 +520,9 @@ async def test_a_silent_node_is_suspected_until_it_counts_as_gone(
 async def test_a_node_that_answers_late_is_suspected_no_longer(
     server: EchoServer,
 ) -> None:
-    timing = replace(NO_PAUSE, suspicion=0.005, patience=60, grace=0.001)
+    timing = replace(
+        NO_PAUSE, suspicion=0.005, suspicions=0.005, patience=60, grace=0.001
+    )
     async with using(server, timing, suspicious=True) as user:
         await works(user)
         server.silent.add("PING")
@@ -527,5 +531,4 @@ async def test_a_node_that_answers_late_is_suspected_no_longer(
         server.connection.reply("PONG")
         pings = len(server.asked("PING"))
         await until(lambda: len(server.asked("PING")) > pings + 1)
-        assert user.suspicions < 5
         assert user.ends == []

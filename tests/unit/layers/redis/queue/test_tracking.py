@@ -149,7 +149,7 @@ async def test_another_node_may_be_the_master_of_a_silent_one(
 ) -> None:
     """That is suspected repeatedly, long before the node counts as gone."""
     server.silent.add("PING")
-    timing = InboxTiming(suspicion=0.005, patience=5)
+    timing = InboxTiming(suspicion=0.005, suspicions=0.001)
     async with reading(server, tripwire=SLOT, timing=timing) as reader:
         reader.inbox.want("mine!")
         await until(lambda: len(reader.broken) > 2)
