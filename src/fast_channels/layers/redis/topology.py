@@ -101,7 +101,8 @@ class Topology:
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(self.refresh())
             except TimeoutError:
-                raise self.unavailable(slot) from None
+                if slot not in self.masters:
+                    raise self.unavailable(slot) from None
             if self.problem is not None and slot not in self.masters:
                 raise self.unavailable(slot)
         return master
@@ -237,7 +238,7 @@ def _address(master: Reply, asked: str) -> Address:
     name, port, *more = master
     if name == b"?":
         # The nodes announce hostnames, and this one has none.
-        pairs = more[1] if len(more) > 1 else []
+        pairs: list[Reply] = more[1] if len(more) > 1 else []
         name = dict(zip(pairs[::2], pairs[1::2], strict=True)).get(b"ip")
     # Without a name, it has that of the node that was asked, by another port.
     return name.decode() if name else asked, int(port)

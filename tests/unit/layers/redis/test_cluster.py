@@ -232,6 +232,7 @@ async def test_a_command_without_a_reply_fails_at_its_deadline(
 ) -> None:
     fake[A].silent.add("GET")
     async with client_of(fake, timeout=0.1) as client:
+        await client.cluster.topology.refresh()
         with pytest.raises(RedisUnavailable, match=r"did not reply for 0.1 s"):
             await client.get(1, timeout=0.01)
 

@@ -423,15 +423,14 @@ def test_a_redirection_has_an_address(
 @pytest.mark.parametrize(
     "error",
     [
-        None,
-        RedisUnavailable("MOVED too often"),
+        RedisUnavailable("MOVED 5 b:7000"),
         ResponseError("WRONGTYPE Operation against a key"),
         ResponseError("5 b:7000"),
         ResponseError("MOVED"),
     ],
     ids=repr,
 )
-def test_what_is_no_redirection(error: Exception | None) -> None:
+def test_what_is_no_redirection(error: Exception) -> None:
     assert redirection(error) is None
     assert not is_in_transit(error)
     assert not is_unready(error)

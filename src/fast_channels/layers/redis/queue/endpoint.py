@@ -32,10 +32,8 @@ __all__ = ["Held", "QueueEndpoint"]
 # Plain channels need no limit here: while messages wait, inboxes take no others. A
 # change of a group has to reach its process even if that is full.
 _UNBOUNDED = 1 << 62
-
 # The channels of other processes that use this library.
 _CHANNEL = re.compile(r"[^!]+\.[0-9a-f]{12}\.[0-9a-f]+![0-9a-f]+\.[0-9a-f]{16}")
-
 # The part after the "!" in what a change of a group is for, instead of a channel.
 _CHANGES = "groups"
 
@@ -296,8 +294,7 @@ class QueueEndpoint(Endpoint):
             await self.shards.close()
 
     def _waiting(self, name: str) -> int:
-        mailbox = self.plain.by_channel.get(name)
-        return 0 if mailbox is None else len(mailbox)
+        return len(self.plain.by_channel.get(name, ()))
 
     def _connected(self, shard: Shard) -> None:
         again = self._inboxes[shard].connects > 1
@@ -319,8 +316,7 @@ class QueueEndpoint(Endpoint):
             inbox.reconnect()
 
     def _is_away(self, shard: Shard) -> bool:
-        inbox = self._inboxes.get(shard)
-        return shard.commands.failing if inbox is None else inbox.failing
+        return self._inboxes.get(shard, shard.commands).failing
 
     def _deliver(self, popped: Popped) -> None:
         """Put a message into the mailboxes of its channels."""
