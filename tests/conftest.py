@@ -2,7 +2,9 @@
 
 import asyncio
 import asyncio.constants
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import gc
+import linecache
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ pytest_plugins = ["tests.redis_servers.fixtures"]
 # Frames of the traceback that asyncio's debug mode keeps for each future and task. Its
 # default of ten costs an eighth of the time of unit tests; the innermost are enough.
 setattr(asyncio.constants, "DEBUG_STACK_DEPTH", 2)  # noqa: B010 # typed as constant
+
+
+def _trust_cache(filename: str | None = None) -> None:
+    """Replace a check whether a source file has changed since it was read."""
+
+
+# Futures keep such a traceback too. Without this, each of them looks for all of its
+# source files on the disk, which costs a seventh of the time of unit tests.
+setattr(linecache, "checkcache", _trust_cache)  # noqa: B010 # typed as a function
 
 # By default, hypothesis generates the same examples in every run, without a deadline;
 # --hypothesis-profile=long generates many more.
@@ -45,6 +56,17 @@ def pytest_asyncio_loop_factories(
     if any(item.path.is_relative_to(folder) for folder in _ON_BOTH_LOOPS):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Exempt modules and collected tests, which stay, from garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

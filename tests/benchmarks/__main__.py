@@ -11,6 +11,7 @@ W4       2000 idle connections: memory, and CPU while idle
 W5       the operations of a layer, in process, and their Redis commands
 W6       a consumer's dispatch, and groups in memory
 W7       W1 in groups of 10 to 5000, on 1, 2 and 4 servers
+W8       groups of 1000 to 100,000 in 1, 4 and 20 processes: the cost for Redis
 ======== ===========================================================================
 
 Each peer is installed in its own environment, kept in ``.venv-benchmarks``. The peers
@@ -41,7 +42,7 @@ from typing import Any
 from tests.redis_servers.binary import ServerNotFoundError, find_server
 from tests.redis_servers.server import RedisServer
 
-from . import library_measures, plots
+from . import large_groups, library_measures, plots
 from .environments import Failure
 from .peers import PEERS
 from .rounds import Result, Run
@@ -78,7 +79,7 @@ def _parse(arguments: Sequence[str] | None) -> _Options:
         prog="python -m tests.benchmarks",
         description="Measure fast_channels beside its peers.",
     )
-    names = [*WORKLOADS, *library_measures.WORKLOADS, "W7"]
+    names = [*WORKLOADS, *library_measures.WORKLOADS, "W7", "W8"]
     parser.add_argument(
         "--workload",
         type=_some_of(sorted(names)),
@@ -151,6 +152,10 @@ def _run(options: _Options) -> int:
                 result = run.workload(name, options.peers)
             elif name == "W7":
                 result = run.scaling(options.peers)
+            elif name == "W8":
+                result = large_groups.measure(
+                    server.url, options.peers, options.rounds, quick=options.quick
+                )
             else:
                 result = library_measures.measure(name, server.url, options.quick)
             result.show()

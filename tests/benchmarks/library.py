@@ -67,12 +67,15 @@ class Library:
 def load(name: str, kind: str, redis_url: str = "", prefix: str = "") -> Library:
     """Import a library: ``fast_channels`` or ``channels``.
 
-    Its layers are in ``memory``, or a ``queue`` or ``pubsub`` on the server of the URL.
+    Its layers are in ``memory``, or a ``queue`` or ``pubsub`` on the server of the URL,
+    or on the cluster that has the servers of several URLs, separated by commas.
     Their capacity there is larger than any measurement needs.
     """
     options: Message = {}
     if redis_url:
-        options = {"hosts": [redis_url], "prefix": prefix, "capacity": 1_000_000}
+        urls = redis_url.split(",")
+        servers = {"cluster" if len(urls) > 1 else "hosts": urls}
+        options = {**servers, "prefix": prefix, "capacity": 1_000_000}
     libraries = {"fast_channels": _fast_channels, "channels": _channels}
     return libraries[name](kind, options)
 

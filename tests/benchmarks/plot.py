@@ -59,7 +59,11 @@ def _lines(axes: Any, result: dict[str, Any]) -> None:
 
 def main(file: str) -> None:
     """Plot the report on stdin."""
-    results = [result for result in json.load(sys.stdin) if "rows" in result]
+    results = [
+        result
+        for result in json.load(sys.stdin)
+        if "rows" in result and result["workload"] != "W8"
+    ]
     figure, all_axes = plt.subplots(
         len(results), figsize=(8, 3.2 * len(results)), squeeze=False
     )

@@ -305,7 +305,7 @@ def main() -> None:
     connect_server = functools.partial(Connection, address.hostname, address.port)
     with (
         connect_server() as server,
-        Process(Path(python), "sender", "channels", kind, url, name) as sender,
+        Process(Path(python), "members", "channels", kind, url, name) as sender,
     ):
         setting = Setting(
             library=load(name, kind, url, name),

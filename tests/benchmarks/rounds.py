@@ -120,6 +120,7 @@ class Run:
             peer
             for peer in peers
             if peer not in workload.without
+            and not PEERS[peer].on_cluster
             and (workload.memory or not PEERS[peer].in_memory)
         ]
         measures = {

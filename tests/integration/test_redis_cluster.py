@@ -37,7 +37,7 @@ def source_and_target(
 
 
 def announced_address(node: ClusterNode) -> Reply:
-    """Return what clients are to call the node."""
+    """Return the address that a node announces to clients."""
     match node.command("CLUSTER", "SLOTS"):
         case [[_, _, [address, *_], *_], *_]:
             return address
@@ -164,7 +164,7 @@ def test_move_slot(redis_cluster: RedisCluster, cluster_prefix: str) -> None:
 
 
 def test_open_move(redis_cluster: RedisCluster, cluster_prefix: str) -> None:
-    """While a slot is moving, the owner refers to the target for keys it has not."""
+    """While a slot is moving, the owner refers to the target for missing keys."""
     slot, names = fill(redis_cluster, cluster_prefix, keys=2)
     source, target = source_and_target(redis_cluster, slot)
     redis_cluster.start_move(slot, target)

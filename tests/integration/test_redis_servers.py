@@ -137,7 +137,12 @@ def test_port_is_taken(
 ) -> None:
     """A server whose port is taken by another one starts on a different port."""
     ports = iter([redis_server.port, server_module.free_port()])
-    monkeypatch.setattr(server_module, "free_port", lambda _host: next(ports))
+
+    def choose(host: str) -> int:
+        assert host == "127.0.0.1"
+        return next(ports)
+
+    monkeypatch.setattr(server_module, "free_port", choose)
     with RedisServer(redis_binary) as server:
         assert server.port != redis_server.port
         assert server.info("server")["process_id"] == str(server.pid)

@@ -42,7 +42,7 @@ class RedisCluster:
         full_coverage: Whether all slots are refused while one slot has no master.
         password: The password of the default user, also between the nodes.
         hostname: A name that all nodes announce to clients.
-        endpoint: What nodes are called in ``MOVED`` and ``CLUSTER SLOTS``.
+        endpoint: The kind of address in ``MOVED`` and ``CLUSTER SLOTS``.
         tls: Let clients connect through `TLSProxy`, whose address the nodes announce as
             their hostname. The nodes themselves connect to each other without TLS.
         options: More options for the command line of all nodes.
@@ -74,7 +74,7 @@ class RedisCluster:
             *("--cluster-announce-ip", host),
             *("--cluster-preferred-endpoint-type", endpoint),
             *("--cluster-allow-replica-migration", "no"),
-            # A replica takes over however long it has had no contact to its master.
+            # A replica takes over even if it lost its master long ago.
             *("--cluster-replica-validity-factor", "0"),
         ]
         if hostname is not None:
@@ -193,7 +193,7 @@ class RedisCluster:
                 node.kill_clients()
 
     def command(self, *words: str | bytes | int) -> list[Reply]:
-        """Send a command to each node that is awake."""
+        """Send a command to each node that is awake, for example to add a user."""
         return [node.command(*words) for node in self._awake()]
 
     # Keys
@@ -264,6 +264,11 @@ class RedisCluster:
     def finish_move(self, slot: int) -> None:
         """Move the remaining keys of a slot, and make the target its owner."""
         self.move_keys(slot)
+        # The target claims the slot with the next epoch after the latest that it knows:
+        # it must know all, or others would not believe it.
+        wait_until(
+            self._agree_on_epoch, "nodes agree on the epoch", TIMEOUT, pause=0.002
+        )
         source, target = self._moves.pop(slot)
         others = [node for node in self.masters() if node not in {source, target}]
         # With the target first, there is always a node that serves the slot.
@@ -353,6 +358,10 @@ class RedisCluster:
             ]
             lines += [f"vars currentEpoch {_MASTERS} lastVoteEpoch 0", ""]
             node.configure("\n".join(lines))
+
+    def _agree_on_epoch(self) -> bool:
+        infos = [node.cluster_info() for node in self.masters()]
+        return len({info["cluster_current_epoch"] for info in infos}) == 1
 
     def _whole(self) -> bool:
         return len(self.masters()) == _MASTERS and all(

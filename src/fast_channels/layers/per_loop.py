@@ -19,17 +19,14 @@ import functools
 import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from fast_channels.forks import in_child, released
 
 __all__ = ["LoopStopped", "PerLoop", "in_loop"]
 
 T = TypeVar("T")
-_P = ParamSpec("_P")
-
-# Seconds between two checks, during a wait for a loop, that the loop is still running.
-_INTERVAL = 0.5
+_Args = TypeVarTuple("_Args")
 
 # References to tasks whose callers do not wait for them.
 _begun: set[asyncio.Future[None]] = set()
@@ -142,31 +139,33 @@ class LoopStopped(RuntimeError):
 
 async def in_loop(
     loop: asyncio.AbstractEventLoop,
-    change: Callable[_P, Coroutine[Any, Any, None]],
-    *args: _P.args,
-    **kwargs: _P.kwargs,
+    change: Callable[[*_Args], Coroutine[Any, Any, None]],
+    *args: *_Args,
+    interval: float = 0.5,
 ) -> None:
     """Call and await a coroutine function in the given event loop.
+
+    Args:
+        loop: The event loop, which can run in another thread.
+        change: The coroutine function.
+        *args: Its arguments.
+        interval: Seconds between two checks that the loop is still running.
 
     Raises:
         LoopStopped: The loop is not running, or stopped before the end of the call. The
             call is completed if the loop runs again.
     """
     if loop is asyncio.get_running_loop():
-        await change(*args, **kwargs)
+        await change(*args)
         return
     if not loop.is_running():
         # RuntimeError: the loop is closed.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(
-                _begin, functools.partial(change, *args, **kwargs)
-            )
+            loop.call_soon_threadsafe(_begin, functools.partial(change, *args))
         raise LoopStopped(f"the event loop {loop!r} does not run")
-    future = asyncio.wrap_future(
-        asyncio.run_coroutine_threadsafe(change(*args, **kwargs), loop)
-    )
+    future = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(change(*args), loop))
     try:
-        while not (await asyncio.wait([future], timeout=_INTERVAL))[0]:
+        while not (await asyncio.wait([future], timeout=interval))[0]:
             if not loop.is_running():
                 raise LoopStopped(f"the event loop {loop!r} has stopped")
     except asyncio.CancelledError:

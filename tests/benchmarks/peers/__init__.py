@@ -37,6 +37,8 @@ class Peer(NamedTuple):
     """The kind of its layer."""
     environment: str = ""
     """Its virtual environment; empty for the current interpreter."""
+    on_cluster: bool = False
+    """Whether it uses a Redis Cluster, and takes part only in W8."""
 
     @property
     def in_memory(self) -> bool:
@@ -47,6 +49,12 @@ class Peer(NamedTuple):
 PEERS = {
     "ours": Peer("fast_channels, pub/sub", "ours", "pubsub"),
     "ours-queue": Peer("fast_channels, queue", "ours", "queue"),
+    "ours-cluster": Peer(
+        "fast_channels, pub/sub on a cluster", "ours", "pubsub", on_cluster=True
+    ),
+    "ours-queue-cluster": Peer(
+        "fast_channels, queue on a cluster", "ours", "queue", on_cluster=True
+    ),
     "ours-memory": Peer("fast_channels, in memory", "ours", "memory"),
     "before": Peer("before, pub/sub", "ours", "pubsub", "before"),
     "before-queue": Peer("before, queue", "ours", "queue", "before"),

@@ -11,25 +11,25 @@ import itertools
 import json
 import os
 import subprocess
-import sys
+import threading
 import venv
 import zipfile
 from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from packaging.requirements import Requirement
 
 from tests.integration.redis import peer_process
-from tests.integration.redis.peer_process import LIMIT, decode, encode
+from tests.integration.redis.peer_process import decode, encode
 
 __all__ = [
     "Message",
     "Peer",
     "PeerError",
-    "django_process",
+    "PeerProcess",
     "find_python",
-    "our_process",
     "unpack_previous",
 ]
 
@@ -163,12 +163,9 @@ class Peer:
     A cancelled command is still performed.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: "PeerProcess", number: int) -> None:
         self._process = process
-        self._numbers = itertools.count()
-        # Commands in flight, by number.
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._ended = False
+        self._number = number
 
     async def new_channel(self) -> str:
         name: str = await self._command("new_channel")
@@ -191,56 +188,105 @@ class Peer:
         await self._command("group_send", group, message)
 
     async def _command(self, name: str, *arguments: object) -> Any:
-        if self._ended:
-            raise PeerError(_ENDED)
-        assert self._process.stdin is not None
-        number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
-        try:
-            self._process.stdin.write(encode([number, name, *arguments]))
-            async with asyncio.timeout(_TIMEOUT):
-                return await answer
-        except TimeoutError:
-            raise PeerError(f"{name}{arguments} took over {_TIMEOUT} s") from None
-        finally:
-            del self._answers[number]
-
-    async def read_answers(self) -> None:
-        """Deliver answers to the waiting commands until the process ends."""
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            number, result, error = decode(line)
-            answer = self._answers.get(number)
-            if answer is None or answer.done():
-                continue
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(PeerError(error))
-        self._ended = True
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(PeerError(_ENDED))
+        return await self._process.command(self._number, name, *arguments)
 
 
-@contextlib.asynccontextmanager
-async def django_process(
-    python: Path, kind: Literal["core", "pubsub"] = "core", **options: Any
-) -> AsyncGenerator[Peer]:
-    """Run a process of Django Channels until the block ends.
+class PeerProcess:
+    """A process with any number of layers, which runs until it is closed.
+
+    It serves several event loops, so tests can share it.
 
     Args:
         python: The interpreter.
-        kind: The module of the layer.
-        options: Options of the layer.
+        folder: The folder of a version of this library, for layers of that version.
     """
-    arguments = kind, encode(options).decode()
-    async with _process(python, *arguments) as django:
-        yield django
 
+    def __init__(self, python: Path, folder: Path | None = None) -> None:
+        self._process = subprocess.Popen(
+            # Imports must not depend on this folder or the environment.
+            [python, "-I", peer_process.__file__, *([folder] if folder else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self._numbers = itertools.count()
+        # Commands in flight, by number.
+        self._answers: dict[int, Future[Any]] = {}
+        self._ended = False
+        self._reader = threading.Thread(target=self._read_answers, daemon=True)
+        self._reader.start()
 
-# The previous version
+    def close(self) -> None:
+        """Let the process close its layers and end.
+
+        Raises:
+            PeerError: It ended with an error.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            # The process may have ended already.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            code = self._process.wait(_TIMEOUT)
+        finally:
+            self._process.kill()
+            self._reader.join()
+            self._process.stdout.close()
+        if code:
+            raise PeerError(f"{_ENDED} with exit code {code}")
+
+    @contextlib.asynccontextmanager
+    async def layer(
+        self, kind: Literal["core", "pubsub", "ours"], **options: Any
+    ) -> AsyncGenerator[Peer]:
+        """Open a layer until the block ends.
+
+        Args:
+            kind: The module of channels_redis, or this library.
+            options: Options of the layer.
+        """
+        number = next(self._numbers)
+        await self.command(number, "open", kind, options)
+        try:
+            yield Peer(self, number)
+        finally:
+            await self.command(number, "close")
+
+    async def command(self, layer: int, name: str, *arguments: object) -> Any:
+        """Run a command on a layer, and return the result.
+
+        Raises:
+            PeerError: The command failed, or took too long.
+        """
+        assert self._process.stdin is not None
+        number = next(self._numbers)
+        answer = self._answers[number] = Future[Any]()
+        if self._ended:
+            raise PeerError(_ENDED)
+        self._process.stdin.write(encode([number, layer, name, *arguments]))
+        self._process.stdin.flush()
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return await asyncio.wrap_future(answer)
+        except TimeoutError:
+            raise PeerError(f"{name}{arguments} took over {_TIMEOUT} s") from None
+
+    def _read_answers(self) -> None:
+        """Deliver answers to the waiting commands until the process ends."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            number, result, error = decode(line)
+            answer = self._answers.pop(number)
+            # False if the caller was cancelled.
+            if answer.set_running_or_notify_cancel():
+                if error is None:
+                    answer.set_result(result)
+                else:
+                    answer.set_exception(PeerError(error))
+        self._ended = True
+        for answer in list(self._answers.values()):
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(PeerError(_ENDED))
 
 
 def unpack_previous(folder: Path) -> Path:
@@ -248,47 +294,3 @@ def unpack_previous(folder: Path) -> Path:
     with zipfile.ZipFile(_PREVIOUS) as wheel:
         wheel.extractall(folder)
     return folder
-
-
-@contextlib.asynccontextmanager
-async def our_process(folder: Path, **options: Any) -> AsyncGenerator[Peer]:
-    """Run a process of this library until the block ends.
-
-    Args:
-        folder: The folder of a version of the library.
-        options: Options of the layer.
-    """
-    arguments = "ours", encode(options).decode(), str(folder)
-    async with _process(Path(sys.executable), *arguments) as peer:
-        yield peer
-
-
-@contextlib.asynccontextmanager
-async def _process(python: Path, *arguments: str) -> AsyncGenerator[Peer]:
-    process = await asyncio.create_subprocess_exec(
-        python,
-        # Imports must not depend on this folder or the environment.
-        "-I",
-        str(peer_process.__file__),
-        *arguments,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        limit=LIMIT,
-    )
-    assert process.stdin is not None
-    peer = Peer(process)
-    reading = asyncio.create_task(peer.read_answers())
-    try:
-        yield peer
-    finally:
-        process.stdin.close()
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                await reading
-                await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    if process.returncode:
-        raise PeerError(f"{_ENDED} with exit code {process.returncode}")

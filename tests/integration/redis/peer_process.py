@@ -1,11 +1,12 @@
-"""A process with a layer, which executes commands from its standard input.
+"""A process with layers, which executes commands from its standard input.
 
 The interpreter has channels_redis but not fast_channels, or gets the folder of another
-version of fast_channels, so it runs this file by path. The arguments are the kind of
-the layer, its options, and that folder. Each line of the input is a command: its
-number, the name of a method, the arguments. Each line of the output is a result or an
-error, with the number of its command. Commands run concurrently. The process ends when
-its input does.
+version of fast_channels as its argument, so it runs this file by path.
+
+Each line of the input is a command: its number, the number of a layer, the name of a
+method, the arguments. "open" makes the layer, with its kind and options as arguments,
+and "close" closes it. Each line of the output is a result or an error, with the number
+of its command. Commands run concurrently. The process ends when its input does.
 """
 
 import asyncio
@@ -15,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["LIMIT", "decode", "encode"]
+__all__ = ["decode", "encode"]
 
-LIMIT = 2**24
-"""Maximum bytes of a line."""
+# Maximum bytes of a line.
+_LIMIT = 2**24
 
 _BYTES = "$bytes"
 
@@ -45,29 +46,53 @@ _LAYERS = {
 }
 
 
-async def main(kind: str, options: dict[str, Any]) -> None:
-    """Execute commands until the input ends; cancel those in flight."""
-    module, name_of_class, close = _LAYERS[kind]
-    layer = getattr(import_module(module), name_of_class)(**options)
-    lines = asyncio.StreamReader(LIMIT)
+class _Layer:
+    """A layer, and the commands that are running on it."""
+
+    def __init__(self, kind: str, options: dict[str, Any]) -> None:
+        module, name, self._close = _LAYERS[kind]
+        self._layer = getattr(import_module(module), name)(**options)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, number: int, name: str, arguments: list[Any]) -> None:
+        method: Callable[..., Awaitable[Any]] = getattr(self._layer, name)
+        task = asyncio.create_task(_answer(number, method, *arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Cancel the commands in flight, and close the layer."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await getattr(self._layer, self._close)()
+
+
+async def main() -> None:
+    """Execute commands until the input ends; close the remaining layers."""
+    lines = asyncio.StreamReader(_LIMIT)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
-    tasks: set[asyncio.Task[None]] = set()
+    layers: dict[int, _Layer] = {}
+
+    async def open_layer(key: int, kind: str, options: dict[str, Any]) -> None:
+        layers[key] = _Layer(kind, options)
+
     async for line in lines:
-        number, name, *arguments = decode(line)
-        method: Callable[..., Awaitable[Any]] = getattr(layer, name)
-        task = asyncio.create_task(_answer(number, method, arguments))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await getattr(layer, close)()
+        number, key, name, *arguments = decode(line)
+        if name == "open":
+            await _answer(number, open_layer, key, *arguments)
+        elif name == "close":
+            await _answer(number, layers.pop(key).close)
+        else:
+            layers[key].start(number, name, arguments)
+    for layer in layers.values():
+        await layer.close()
 
 
 async def _answer(
-    number: int, method: Callable[..., Awaitable[Any]], arguments: list[Any]
+    number: int, method: Callable[..., Awaitable[Any]], *arguments: Any
 ) -> None:
     try:
         answer = [number, await method(*arguments), None]
@@ -78,5 +103,5 @@ async def _answer(
 
 
 if __name__ == "__main__":
-    sys.path[:0] = sys.argv[3:]
-    asyncio.run(main(sys.argv[1], decode(sys.argv[2])))
+    sys.path[:0] = sys.argv[1:]
+    asyncio.run(main())

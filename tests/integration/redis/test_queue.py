@@ -24,7 +24,7 @@ SENDING = (
     *("zrangebyscore", "zrem", "zremrangebyscore", "zscore", "pexpire"),
 )
 RECEIVING = (
-    *("zpopmin", "del", "zremrangebyrank", "exists", "hdel", "hincrby", "hlen"),
+    *("del", "zremrangebyrank", "exists", "hdel", "hincrby", "hlen"),
     *("subscribe", "client|id", "client|tracking", "ping"),
 )
 FLUSHING = ("scan", "unlink")

@@ -14,7 +14,6 @@ import uvloop
 from asgiref.sync import async_to_sync
 
 from fast_channels import forks
-from fast_channels.layers import per_loop as event_loops
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 
 Main: TypeAlias = Callable[[], Coroutine[Any, Any, "State"]]
@@ -264,12 +263,12 @@ async def test_in_loop() -> None:
     here = asyncio.get_running_loop()
     done_in: list[asyncio.AbstractEventLoop] = []
 
-    async def change(name: str, *, last: bool = False) -> None:
-        assert (name, last) == ("change", True)
+    async def change(name: str) -> None:
+        assert name == "change"
         done_in.append(asyncio.get_running_loop())
 
-    await in_loop(here, change, "change", last=True)
-    elsewhere = in_loop(here, change, "change", last=True)
+    await in_loop(here, change, "change")
+    elsewhere = in_loop(here, change, "change")
     await asyncio.to_thread(asyncio.run, elsewhere)
     assert done_in == [here, here]
 
@@ -293,9 +292,8 @@ async def test_in_loop_that_does_not_run(idle: Idle) -> None:
     assert done == ["later"]
 
 
-async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_in_loop_that_stops(idle: Idle) -> None:
     """in_loop() doesn't wait for a loop that stops in the middle."""
-    monkeypatch.setattr(event_loops, "_INTERVAL", 0.01)
     done = threading.Event()
 
     async def change() -> None:
@@ -310,7 +308,7 @@ async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -
     running.start()
     await asyncio.to_thread(started.wait, 5)
     with pytest.raises(LoopStopped, match=r" has stopped$"):
-        await in_loop(idle.loop, change)
+        await in_loop(idle.loop, change, interval=0.01)
     await asyncio.to_thread(running.join)
     assert not done.is_set()
     # The work continues with the loop.
@@ -320,7 +318,6 @@ async def test_in_loop_that_stops(idle: Idle, monkeypatch: pytest.MonkeyPatch) -
 
 async def test_in_loop_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """in_loop() waits for a running loop, however long the work takes."""
-    monkeypatch.setattr(event_loops, "_INTERVAL", 0)
     here = asyncio.get_running_loop()
     checks = 0
     done = asyncio.Event()
@@ -339,15 +336,14 @@ async def test_in_loop_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
             return await wait(*args, **kwargs)
 
         monkeypatch.setattr(asyncio, "wait", counted)
-        await in_loop(here, change)
+        await in_loop(here, change, interval=0)
 
     await asyncio.to_thread(asyncio.run, main())
     assert checks >= 3
 
 
-async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelling_in_loop() -> None:
     """Cancelling the caller cancels its work in the other loop."""
-    monkeypatch.setattr(event_loops, "_INTERVAL", 0)
     here = asyncio.get_running_loop()
     started, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -360,7 +356,7 @@ async def test_cancelling_in_loop(monkeypatch: pytest.MonkeyPatch) -> None:
             raise
 
     async def main() -> None:
-        asking = asyncio.create_task(in_loop(here, change))
+        asking = asyncio.create_task(in_loop(here, change, interval=0))
         asyncio.run_coroutine_threadsafe(started.wait(), here).add_done_callback(
             lambda _: there.call_soon_threadsafe(asking.cancel)
         )

@@ -144,7 +144,7 @@ async def test_failing_application() -> None:
     async with communicator:
         await communicator.send_request()
         with pytest.raises(Oops):
-            await communicator.get_response(timeout=10)
+            await communicator.get_response(timeout=2)
 
 
 async def test_failing_test() -> None:

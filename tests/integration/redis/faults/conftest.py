@@ -1,4 +1,4 @@
-"""How long storms last, and layers that are closed when a test is over."""
+"""The duration of storms, and layers that are closed after each test."""
 
 import os
 from collections.abc import AsyncIterator
@@ -12,16 +12,17 @@ from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.sentinel import Sentinels
 from tests.redis_servers.server import RedisServer
 
-# Storms are short unless this variable is "full": then all of them take minutes.
+# Storms are short unless this variable is "full", which makes each of them take
+# minutes.
 _FULL = os.environ.get("FAST_CHANNELS_TEST_STORMS") == "full"
 _FULL_TIMEOUT = 600
 
-# Room for whatever a storm leaves behind: what is dropped would look lost.
+# Enough room for everything a storm leaves behind; a dropped message would look lost.
 _ROOM = 1_000_000
 
 
 class Options(TypedDict, total=False):
-    """The options of layers that tests of faults use."""
+    """Options of the layers under test."""
 
     expiry: float
     group_expiry: float
@@ -32,7 +33,7 @@ class Options(TypedDict, total=False):
 
 
 class MakeLayer(Protocol):
-    """Makes a layer as one more process would: all of them reach one another."""
+    """Make a layer, as another process would. All layers of a test share a prefix."""
 
     def __call__(
         self,
@@ -42,13 +43,13 @@ class MakeLayer(Protocol):
 
 
 class Storm(Protocol):
-    """Chooses how much of something a storm consists of."""
+    """Choose the size of a storm."""
 
     def __call__(self, *, short: int, full: int) -> int: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of this package time for full storms."""
+    """Leave the tests of this package enough time for full storms."""
     for item in items:
         if _FULL and item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.timeout(_FULL_TIMEOUT))
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def storm() -> Storm:
-    """Give a test the size of its storm, which the environment chooses."""
+    """Give a test the size of its storm, which depends on the environment."""
 
     def choose(*, short: int, full: int) -> int:
         return full if _FULL else short
@@ -66,7 +67,7 @@ def storm() -> Storm:
 
 @pytest.fixture
 async def make_layer(prefix: str) -> AsyncIterator[MakeLayer]:
-    """Give a test layers with options of its choice, which are empty when closed."""
+    """Give a test layers with options of its choice, which must be empty at the end."""
     layers: list[RedisChannelLayer] = []
     services: list[Sentinels | RedisCluster] = []
 

@@ -1,7 +1,7 @@
-"""A process with channels in one group, which prints what they get.
+"""A process with channels in one group, which prints the messages they receive.
 
-Its arguments are the URL of the server, the prefix, the group, and how many channels.
-It prints "ready" when all have joined. It ends when it is killed.
+Its arguments are the server's URL, the prefix, the group, and the number of channels.
+It prints "ready" when all channels have joined, and runs until it is killed.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from fast_channels.layers.redis.queue.group_writer import Timing
 __all__ = ["TIMING"]
 
 TIMING = Timing(beat=0.1, lease=0.6, beats_per_check=2)
-"""As by default, but sooner."""
+"""The default timing, but faster."""
 
 
 def say(word: object) -> None:
@@ -23,7 +23,7 @@ def say(word: object) -> None:
 
 
 async def main(url: str, prefix: str, group: str, channels: str) -> None:
-    """Join, and receive until the end."""
+    """Join the group, and receive until the end."""
     layer = RedisChannelLayer([url], prefix)
 
     async def receive() -> None:
@@ -33,7 +33,7 @@ async def main(url: str, prefix: str, group: str, channels: str) -> None:
             say((await layer.receive(channel))["number"])
 
     receiving = [asyncio.create_task(receive()) for _ in range(int(channels))]
-    while layer.statistics()["channels"] < int(channels):  # noqa: ASYNC110 # it has no events
+    while layer.statistics()["channels"] < int(channels):  # noqa: ASYNC110 # statistics have no event
         await asyncio.sleep(0.01)
     say("ready")
     await asyncio.gather(*receiving)

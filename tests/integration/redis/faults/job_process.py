@@ -1,9 +1,9 @@
-"""A worker that does ten jobs of one channel at once, and prints what it does.
+"""A worker that does ten jobs of one channel at once, and prints its progress.
 
-Its arguments are the URL of the server, the prefix, the channel, and the
-deliveries after which a message is a dead letter, 0 for any number. It prints "ready",
-and for each job "begun" and "ended" with the job's number. A job of type "job.kill"
-kills the process. SIGTERM stops it.
+Its arguments are the server's URL, the prefix, the channel, and the number of
+deliveries after which a message is a dead letter (0 for no limit). It prints "ready",
+and "begun" and "ended" with the number of each job. A job of type "job.kill" kills the
+process. SIGTERM stops it.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Jobs(AsyncConsumer):
 
 
 async def main(url: str, prefix: str, channel: str, deliveries: str) -> None:
-    """Do jobs until it is stopped."""
+    """Do jobs until the process is stopped."""
     most = int(deliveries) or None
     async with RedisChannelLayer([url], prefix, 600, max_deliveries=most) as layer:
         worker = Worker(Jobs, [channel], layer, concurrency=CONCURRENCY)

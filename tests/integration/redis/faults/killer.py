@@ -1,4 +1,4 @@
-"""Cuts connections of clients, as a broken network does."""
+"""Cut connections of clients, as a broken network does."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from tests.redis_servers.server import RedisServer
 
 Client = dict[str, str]
-"""What a server says of a client."""
+"""A server's description of a client."""
 
 
 def reads(client: Client) -> bool:
-    """Return whether a connection is a reader's: is told of changes, or asked to."""
+    """Return whether a reader uses the connection: it tracks keys or gets changes."""
     return bool({"t", "P"} & set(client["flags"]))
 
 
@@ -28,7 +28,7 @@ def kill(server: RedisServer, chosen: Callable[[Client], bool]) -> None:
 async def kill_again_and_again(
     server: RedisServer, times: int, chosen: Callable[[Client], bool] = reads
 ) -> None:
-    """Cut connections so often, each time as soon as a reader is there again."""
+    """Cut connections some times, each time when a reader has connected again."""
 
     def kill_once() -> bool:
         is_there = any(map(reads, server.clients()))
@@ -37,5 +37,5 @@ async def kill_again_and_again(
         return is_there
 
     for _ in range(times):
-        while not await asyncio.to_thread(kill_once):  # noqa: ASYNC110 # nobody tells
+        while not await asyncio.to_thread(kill_once):  # noqa: ASYNC110 # a server has no events
             await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Receivers that are slower than who sends to them."""
+"""Receivers that are slower than the senders."""
 
 import asyncio
 import threading
@@ -22,10 +22,10 @@ def number(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("keys", [[], ["secret"]], ids=["open", "encrypted"])
-async def test_member_that_does_not_receive(
+async def test_a_member_that_does_not_receive_holds_up_no_other(
     redis_server: RedisServer, make_layer: MakeLayer, keys: list[str]
 ) -> None:
-    """A member that is full misses messages, and others get them."""
+    """A group member whose channel is full misses messages; other members get them."""
     idle, busy, sender = (
         make_layer(
             redis_server, process_capacity=_CAPACITY, symmetric_encryption_keys=keys
@@ -48,9 +48,11 @@ async def test_member_that_does_not_receive(
     assert sender.statistics()["dropped"] == 20 - _CAPACITY
 
 
-async def test_process_that_stalls(redis_server: RedisServer, prefix: str) -> None:
-    """A burst for many channels waits in Redis while their process does nothing."""
-    # As many as come in 0.3 seconds, at a thousand each second.
+async def test_a_stalled_process_loses_no_message_of_a_burst(
+    redis_server: RedisServer, prefix: str
+) -> None:
+    """A burst for many channels waits in Redis while their process is blocked."""
+    # As many as arrive in 0.3 seconds, at a thousand messages per second.
     total, groups = 300, 100
     async with RedisChannelLayer([redis_server.url], prefix) as stalled:
         channels = [await stalled.new_channel() for _ in range(groups)]
@@ -69,12 +71,12 @@ async def test_process_that_stalls(redis_server: RedisServer, prefix: str) -> No
                 sent.set()
 
             sent = threading.Event()
-            # In an event loop of its own: that of the receivers is blocked.
+            # The sender has its own event loop, as the receivers' loop is blocked.
             sending = asyncio.create_task(asyncio.to_thread(asyncio.run, send()))
             await asyncio.sleep(0)
             started = time.monotonic()
             while time.monotonic() < started + 0.3 or not sent.is_set():
-                time.sleep(0.01)  # noqa: ASYNC251 # it is what stalls
+                time.sleep(0.01)  # noqa: ASYNC251 # the stall under test
             await sending
             for each, ledger in enumerate(ledgers):
                 await ledger.holds(range(each, total, groups))
@@ -85,7 +87,7 @@ async def test_process_that_stalls(redis_server: RedisServer, prefix: str) -> No
 
 
 class Stuck(Listener):
-    """Handles one message, and then none until it may."""
+    """Handles one message, and then waits before it handles another."""
 
     may_go_on = asyncio.Event()
 
@@ -94,10 +96,10 @@ class Stuck(Listener):
         await self.may_go_on.wait()
 
 
-async def test_consumer_that_stopped_reading(
+async def test_messages_for_a_consumer_that_stopped_reading_are_bounded(
     redis_server: RedisServer, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits for a consumer that does not read is bounded, and the rest counted."""
+    """A limited number of messages waits for a stalled consumer; others are counted."""
     monkeypatch.setattr(Stuck, "may_go_on", asyncio.Event())
     layer = make_layer(redis_server, capacity=_CAPACITY)
     channel = await layer.new_channel()
@@ -113,7 +115,7 @@ async def test_consumer_that_stopped_reading(
         await stuck.holds([0])
         for each in range(1, 30):
             await send(number(each))
-            # Who reads in the same process has got it then.
+            # By then, the reader in the same process has received it.
             await beside.holds([each])
             assert layer.statistics()["waiting"] == min(each, _CAPACITY)
         assert layer.statistics()["dropped"] == 29 - _CAPACITY

@@ -1,4 +1,4 @@
-"""A storm of receivers and consumers that come and go, beside some that stay."""
+"""A storm of receivers and consumers that come and go while others stay."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from .traffic import (
 async def receive_impatiently(
     layer: RedisChannelLayer, channel: str, ledger: Ledger
 ) -> int:
-    """Receive until the end, and give up most times; return how often that was."""
+    """Receive until the end, but cancel most calls; return how many were cancelled."""
     given_up = 0
     while True:
         task = asyncio.create_task(layer.receive(channel))
@@ -43,10 +43,10 @@ async def receive_impatiently(
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_receives_that_are_cancelled(
+async def test_cancelled_receives_take_no_messages(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm, own: bool
 ) -> None:
-    """Receives that are cancelled take no message from those beside them."""
+    """Cancelled receives take no message from other receivers of the channel."""
     layer, other = make_layer(redis_server), make_layer(redis_server)
     channel = await layer.new_channel() if own else "tasks"
     ledger = Ledger()
@@ -64,7 +64,7 @@ async def test_receives_that_are_cancelled(
 
 
 async def visit(ledger: Ledger, *, shut_down: bool) -> None:
-    """Connect a consumer, and end it when it has joined its group."""
+    """Connect a consumer, and disconnect it once it has joined its group."""
     events = asyncio.Queue[dict[str, Any]]()
     accepted = asyncio.Event()
 
@@ -86,7 +86,7 @@ async def visit(ledger: Ledger, *, shut_down: bool) -> None:
         await task
 
 
-async def test_consumers_that_come_and_go(
+async def test_consumers_that_stay_get_each_message_while_others_come_and_go(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm
 ) -> None:
     """Consumers that stay in a group get each message once while many come and go."""

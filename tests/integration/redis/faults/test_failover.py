@@ -1,4 +1,4 @@
-"""A master that another server replaces, as Sentinels decide."""
+"""Sentinels replace the master with another server."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.redis_servers.server import RedisServer
 from .conftest import MakeLayer
 from .traffic import GROUP, Traffic, listening, reached_again, to_group
 
-# Seconds in which consumers receive again when there is a new master.
+# Maximum seconds from the new master's start until consumers receive again.
 _BACK = 3.0
 
 
@@ -20,13 +20,13 @@ def crash(sentinels: Sentinels) -> RedisServer:
 
 
 @pytest.mark.parametrize("change", [crash, Sentinels.fail_over])
-async def test_new_master(
+async def test_consumers_receive_from_a_new_master(
     breakable_sentinels: Sentinels,
     make_layer: MakeLayer,
     prefix: str,
     change: Callable[[Sentinels], RedisServer],
 ) -> None:
-    """Consumers stay connected, and receive within three seconds from a new master."""
+    """Consumers stay connected, and receive from a new master within three seconds."""
     layers = [make_layer(breakable_sentinels) for _ in range(2)]
     send = to_group(make_layer(breakable_sentinels))
     async with listening(*layers, *layers) as ledgers:

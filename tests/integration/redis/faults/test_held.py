@@ -1,4 +1,4 @@
-"""Messages of plain channels that readers hold, for long or in the wrong company."""
+"""Messages of plain channels that are held for long, or next to damaged keys."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from .conftest import MakeLayer
 from .traffic import LIMIT
 
 CHANNEL = "jobs"
-# Seconds that messages wait in these tests.
+# Seconds after which messages expire in these tests.
 _EXPIRY = 1.0
 
 
@@ -22,7 +22,7 @@ def numbered(number: int) -> dict[str, object]:
 
 
 def time_of(server: RedisServer) -> int:
-    """Return the time of a server, in seconds."""
+    """Return the server's time, in seconds."""
     reply = server.command("TIME")
     assert isinstance(reply, list)
     seconds = reply[0]
@@ -31,9 +31,9 @@ def time_of(server: RedisServer) -> int:
 
 
 async def grow_old(server: RedisServer) -> None:
-    """Wait until everything that was sent is too old to wait any longer."""
+    """Wait until every message sent so far has expired."""
     end = time_of(server) + _EXPIRY + 1
-    while time_of(server) <= end:  # noqa: ASYNC110 # a clock tells nothing
+    while time_of(server) <= end:  # noqa: ASYNC110 # a clock has no events
         await asyncio.sleep(0.1)
 
 
@@ -43,10 +43,10 @@ async def next_message(layer: RedisChannelLayer) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("closes", [False, True])
-async def test_long_work_goes_back(
+async def test_work_that_was_held_for_long_is_given_back(
     redis_server: RedisServer, make_layer: MakeLayer, closes: bool
 ) -> None:
-    """Work that is given back is there for others, however long it was held."""
+    """A message that is given back can be received, even after its expiry."""
     worker, other = (make_layer(redis_server, expiry=_EXPIRY) for _ in range(2))
     await other.send(CHANNEL, numbered(0))
     async with asyncio.timeout(LIMIT):
@@ -56,17 +56,17 @@ async def test_long_work_goes_back(
         await worker.close()
     else:
         delivery.give_back()
-        while not redis_server.command("ZCARD", other.prefix + CHANNEL):  # noqa: ASYNC110 # tells nothing
+        while not redis_server.command("ZCARD", other.prefix + CHANNEL):  # noqa: ASYNC110 # dead letters have no event
             await asyncio.sleep(0.01)
     await other.send(CHANNEL, numbered(1))
     assert await next_message(other) == numbered(0)
     assert await next_message(other) == numbered(1)
 
 
-async def test_suspects_wait_for_one_another(
+async def test_a_suspect_waits_while_another_is_being_handled(
     redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """A message whose receivers died waits as long as another one is being handled."""
+    """A message whose receivers died waits while another such message is handled."""
     layer = make_layer(redis_server, expiry=_EXPIRY)
     queue = layer.prefix + CHANNEL
     suspects = private_key(layer.prefix, "suspects", CHANNEL)
@@ -87,7 +87,7 @@ async def test_suspects_wait_for_one_another(
 async def test_no_lease_ends_while_redis_is_away(
     redis_server: RedisServer, make_layer: MakeLayer, ago: int
 ) -> None:
-    """A receiver that was alive before gets time to come back, and only once."""
+    """After an outage, receivers get time to renew their leases, but only once."""
     layer = make_layer(redis_server, expiry=600)
     receivers = private_key(layer.prefix, "receivers", CHANNEL)
     heard = time_of(redis_server) - ago
@@ -104,13 +104,13 @@ async def test_no_lease_ends_while_redis_is_away(
 
 
 @pytest.mark.parametrize("kind", ["receivers", "suspects", "deaths", "deadletters"])
-async def test_private_keys_of_the_wrong_type(
+async def test_a_failed_recovery_loses_nothing_of_a_dead_receiver(
     redis_server: RedisServer,
     make_layer: MakeLayer,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    """What a dead receiver held is not lost when its recovery fails half-way."""
+    """A dead receiver's messages survive a recovery that fails half-way."""
     monkeypatch.setattr(Inbox, "timing", InboxTiming(check=0.2))
     layer = make_layer(redis_server, expiry=600)
     queue = layer.prefix + CHANNEL
@@ -120,7 +120,7 @@ async def test_private_keys_of_the_wrong_type(
     key = private_key(layer.prefix, kind, CHANNEL)
     receivers = private_key(layer.prefix, "receivers", CHANNEL)
     deaths = private_key(layer.prefix, "deaths", CHANNEL)
-    # The first message has had its last receiver.
+    # The first message has been delivered as often as it can be.
     values = redis_server.command("ZRANGE", queue, 0, 0)
     assert isinstance(values, list)
     assert isinstance(values[0], bytes)
@@ -136,8 +136,8 @@ async def test_private_keys_of_the_wrong_type(
     receiving = asyncio.create_task(next_message(layer))
     calls = redis_server.command_counts()["evalsha"]
     async with asyncio.timeout(LIMIT):
-        # Several attempts, of which none does anything.
-        while redis_server.command_counts()["evalsha"] < calls + 8:  # noqa: ASYNC110 # tells nothing
+        # Several attempts, none of which succeeds.
+        while redis_server.command_counts()["evalsha"] < calls + 8:  # noqa: ASYNC110 # a server has no events
             await asyncio.sleep(0.05)
     assert not receiving.done()
     redis_server.command("DEL", key)
@@ -151,10 +151,10 @@ async def test_private_keys_of_the_wrong_type(
     assert numbers == [str(number) for number in range(count)]
 
 
-async def test_requeueing_into_a_key_of_the_wrong_type(
+async def test_dead_letters_survive_a_failed_requeue(
     redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """Dead letters stay what they are when they cannot be put back."""
+    """Dead letters that cannot be put back remain dead letters."""
     layer = make_layer(redis_server)
     await layer.send(CHANNEL, numbered(0))
     queue = layer.prefix + CHANNEL

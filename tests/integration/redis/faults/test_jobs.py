@@ -1,4 +1,4 @@
-"""Jobs whose workers are killed, stopped, or killed by the jobs themselves."""
+"""Workers that are killed or stopped, or that a job kills."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,13 @@ from .conftest import MakeLayer, Storm
 from .job_process import CONCURRENCY
 
 CHANNEL = "jobs"
-# After so many seconds a test fails that would wait for ever.
+# Seconds after which a test that would wait forever fails.
 _LIMIT = 60
 _ROOT = Path(job_process.__file__).parents[4]
 
 
 class Ledger:
-    """What the workers of a test have done."""
+    """Records of the jobs that a test's workers have done."""
 
     def __init__(self) -> None:
         self.begun = Counter[int]()
@@ -43,7 +43,7 @@ class Ledger:
 
 
 class JobWorker:
-    """A process that does jobs."""
+    """A worker process."""
 
     def __init__(self, process: asyncio.subprocess.Process, ledger: Ledger) -> None:
         self.begun = Counter[int]()
@@ -61,7 +61,7 @@ class JobWorker:
         self._process.send_signal(number)
 
     async def has_died(self) -> None:
-        """Wait until the process is gone, and all that it has said is noted."""
+        """Wait until the process has ended and all of its output is recorded."""
         async with asyncio.timeout(_LIMIT):
             await self._process.wait()
             await self._reading
@@ -81,7 +81,7 @@ class JobWorker:
 
 
 class Workers:
-    """Starts workers of one channel."""
+    """Starts workers for one channel."""
 
     def __init__(self, server: RedisServer, prefix: str, most: int) -> None:
         self.ledger = Ledger()
@@ -89,7 +89,7 @@ class Workers:
         self._all: list[JobWorker] = []
 
     async def start(self) -> JobWorker:
-        """Start one, and wait until it takes jobs."""
+        """Start a worker, and wait until it takes jobs."""
         process = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", f"{__package__}.job_process", *self._arguments],
             cwd=_ROOT,
@@ -118,7 +118,7 @@ async def working(
 
 
 def is_saturated(worker: JobWorker) -> bool:
-    """Return whether a worker has done some jobs, and does as many as it can."""
+    """Return whether a worker has done some jobs and is working at full capacity."""
     has_done_some = worker.begun.total() > 2 * CONCURRENCY
     return has_done_some and len(worker.at_work) == CONCURRENCY
 
@@ -129,15 +129,15 @@ async def send(layer: RedisChannelLayer, numbers: range, seconds: float) -> None
         await layer.send(CHANNEL, message)
 
 
-async def test_workers_that_are_killed(
+async def test_jobs_of_killed_workers_are_done_by_others(
     redis_server: RedisServer, prefix: str, make_layer: MakeLayer, storm: Storm
 ) -> None:
-    """All that a saturated worker was doing is done by others when it is killed."""
+    """When a saturated worker is killed, others do all of its unfinished jobs."""
     layer = make_layer(redis_server, expiry=600)
     kills = storm(short=3, full=100)
     async with working(redis_server, prefix) as workers:
         ledger = workers.ledger
-        # A backlog: there is always more to do than workers can.
+        # Jobs arrive faster than the workers can do them.
         jobs = range(40 * kills)
         await send(layer, jobs, 0.05)
         at_work = Counter[int]()
@@ -150,15 +150,15 @@ async def test_workers_that_are_killed(
         await workers.start()
         await workers.start()
         await ledger.until(lambda: ledger.ended.keys() >= set(jobs))
-        # What was begun again was at work, or had ended in the last moment.
+        # A repeated job was in progress when its worker died, or had only just ended.
         again = sum(count - 1 for count in ledger.begun.values())
         assert again <= at_work.total() + kills * CONCURRENCY
 
 
-async def test_a_worker_that_is_stopped(
+async def test_a_stopped_worker_finishes_its_jobs(
     redis_server: RedisServer, prefix: str, make_layer: MakeLayer
 ) -> None:
-    """A worker that is stopped ends what it does; nothing is lost or done twice."""
+    """A stopped worker finishes its jobs; no job is lost or done twice."""
     layer = make_layer(redis_server, expiry=600)
     async with working(redis_server, prefix) as workers:
         ledger = workers.ledger
@@ -174,10 +174,10 @@ async def test_a_worker_that_is_stopped(
         assert ledger.begun == ledger.ended == Counter(jobs)
 
 
-async def test_a_job_that_kills_its_workers(
+async def test_a_job_that_kills_its_workers_becomes_a_dead_letter(
     redis_server: RedisServer, prefix: str, make_layer: MakeLayer
 ) -> None:
-    """A message that kills each process that takes it is set aside; others are not."""
+    """A message that kills every process that takes it is set aside; others are not."""
     layer = make_layer(redis_server, expiry=600)
     poison = {"type": "job.kill", "number": -1}
     async with working(redis_server, prefix, max_deliveries=3) as workers:
@@ -186,13 +186,13 @@ async def test_a_job_that_kills_its_workers(
         await send(layer, range(5), 0.2)
         await layer.send(CHANNEL, poison)
         await send(layer, range(5, 30), 0.2)
-        # Three deliveries, and one worker that finds out that the third has died.
+        # Three workers die of it; a fourth notices that the third has died.
         for _ in range(3):
             await (await workers.start()).has_died()
         await workers.start()
         await ledger.until(lambda: ledger.ended.keys() >= set(jobs))
         async with asyncio.timeout(_LIMIT):
-            while not await layer.dead_letters(CHANNEL):  # noqa: ASYNC110 # no event
+            while not await layer.dead_letters(CHANNEL):  # noqa: ASYNC110 # dead letters have no event
                 await asyncio.sleep(0.1)
         assert await layer.dead_letters(CHANNEL) == [poison]
         assert await layer.requeue_dead_letters(CHANNEL) == 1

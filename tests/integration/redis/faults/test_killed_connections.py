@@ -1,4 +1,4 @@
-"""Connections that break again and again while messages come."""
+"""Connections that break repeatedly while messages arrive."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,14 +26,14 @@ each_kind = pytest.mark.parametrize(
 
 @each_kind
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_channel(
+async def test_no_message_of_a_channel_is_lost_or_repeated(
     own_redis_server: RedisServer,
     make_layer: MakeLayer,
     storm: Storm,
     own: bool,
     chosen: Callable[[Client], bool],
 ) -> None:
-    """No message of a channel is lost or comes twice when connections break."""
+    """Breaking connections neither lose nor repeat messages of a channel."""
     layer, other = make_layer(own_redis_server), make_layer(own_redis_server)
     channel = await layer.new_channel() if own else "tasks"
     ledger = Ledger()
@@ -49,13 +49,13 @@ async def test_channel(
 
 
 @each_kind
-async def test_group(
+async def test_no_message_of_a_group_is_lost_or_repeated(
     own_redis_server: RedisServer,
     make_layer: MakeLayer,
     storm: Storm,
     chosen: Callable[[Client], bool],
 ) -> None:
-    """No message of a group is lost or comes twice when connections break."""
+    """Breaking connections neither lose nor repeat messages of a group."""
     layers = [make_layer(own_redis_server) for _ in range(2)]
     send = to_group(make_layer(own_redis_server))
     async with listening(*layers, *layers) as ledgers:
@@ -70,10 +70,10 @@ async def test_group(
             assert not ledger.twice
 
 
-async def test_commands_are_not_affected(
+async def test_a_process_can_send_while_its_reader_reconnects(
     own_redis_server: RedisServer, make_layer: MakeLayer, storm: Storm
 ) -> None:
-    """Who sends and receives in one process can send while its reader reconnects."""
+    """A process can send while its reader reconnects."""
     layer = make_layer(own_redis_server)
     channel = await layer.new_channel()
     ledger = Ledger()

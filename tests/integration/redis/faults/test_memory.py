@@ -1,4 +1,4 @@
-"""A Redis whose memory is full, and that evicts nothing."""
+"""A Redis server that has used up its memory and evicts nothing."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ _PADDING = b"x" * 10_000
 
 @contextlib.asynccontextmanager
 async def full(server: RedisServer) -> AsyncGenerator[None]:
-    """Give a server less memory than it uses."""
+    """Limit a server to less memory than it uses."""
     used = int(server.info("memory")["used_memory"])
     server.command("CONFIG", "SET", "maxmemory", used // 2)
     try:
@@ -28,10 +28,10 @@ async def full(server: RedisServer) -> AsyncGenerator[None]:
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_draining(
+async def test_messages_in_a_full_redis_are_received(
     own_redis_server: RedisServer, make_layer: MakeLayer, own: bool
 ) -> None:
-    """What waits in a full Redis is received, which frees its memory."""
+    """Messages in a full Redis are received, which frees memory."""
     layer, sender = make_layer(own_redis_server), make_layer(own_redis_server)
     channel = await layer.new_channel() if own else "jobs"
     for number in range(300):
@@ -41,7 +41,7 @@ async def test_draining(
             assert (await layer.receive(channel))["number"] == number
 
 
-async def test_jobs_in_a_full_redis(
+async def test_jobs_in_a_full_redis_are_handled(
     own_redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
     """Messages are taken, acknowledged and given back while memory is full."""

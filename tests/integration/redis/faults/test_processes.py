@@ -1,4 +1,4 @@
-"""Processes that are killed or frozen, and what groups know of them."""
+"""Groups after processes were killed or frozen."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _MESSAGE = {"type": "number", "number": 1}
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have leases end in less than a second."""
+    """Make leases end in less than a second."""
     monkeypatch.setattr(QueueEndpoint, "timing", TIMING)
 
 
@@ -43,7 +43,7 @@ async def layer(
 async def members_elsewhere(
     server: RedisServer, prefix: str, channels: int
 ) -> AsyncGenerator[Process]:
-    """Run a process with so many channels in the group."""
+    """Run a process with a number of channels in the group."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.integration.redis.faults.group_process"),
         *(server.url, prefix, _GROUP, str(channels)),
@@ -76,17 +76,18 @@ def seconds(server: RedisServer) -> float:
 
 @pytest.mark.parametrize("others", [0, 200], ids=["few", "many"])
 @pytest.mark.parametrize("hosts", [1, 2])
-async def test_killed_processes(
+async def test_a_group_forgets_killed_processes(
     redis_server: RedisServer, prefix: str, hosts: int, others: int
 ) -> None:
-    """A group forgets the channels of killed processes, and drops nothing for them.
+    """A group forgets the channels of killed processes, and counts no drops for them.
 
-    However many others were killed before.
+    This holds however many others were killed before.
     """
     for number in range(others):
         ended = seconds(redis_server)
         redis_server.command("ZADD", f"{prefix}:processes", str(ended), f"x.{number}")
-    # With two places for one server the sender asks for the members, and sends itself.
+    # With two hosts, even if both are the same server, the sender fetches the members
+    # and sends to each process itself.
     urls = [redis_server.url] * hosts
     async with (
         RedisChannelLayer(urls, prefix, process_capacity=3) as layer,
@@ -98,7 +99,7 @@ async def test_killed_processes(
             elsewhere = members_elsewhere(redis_server, prefix, channels)
             process = await stack.enter_async_context(elsewhere)
             process.kill()
-        # One stands for the fifty.
+        # One stand-in replaces the fifty channels.
         assert len(members(redis_server, prefix)) == 1 + 5 + 1
 
         async def send() -> set[str]:
@@ -107,7 +108,7 @@ async def test_killed_processes(
             return members(redis_server, prefix)
 
         async with asyncio.timeout(15):
-            while await send() != {own}:  # noqa: ASYNC110 # as above
+            while await send() != {own}:  # noqa: ASYNC110 # a server has no events
                 await asyncio.sleep(0.02)
         dropped = layer.statistics()["dropped"]
         for _ in range(10):
@@ -115,10 +116,10 @@ async def test_killed_processes(
         assert layer.statistics()["dropped"] == dropped
 
 
-async def test_frozen_process(
+async def test_a_process_that_was_taken_for_dead_joins_again(
     redis_server: RedisServer, prefix: str, layer: RedisChannelLayer
 ) -> None:
-    """A process that was taken for dead joins again when it goes on."""
+    """A process that was considered dead joins its groups again when it resumes."""
     own = await layer.new_channel()
     await layer.group_add(_GROUP, own)
     async with members_elsewhere(redis_server, prefix, 5) as process:
@@ -135,7 +136,7 @@ async def test_frozen_process(
         )
 
 
-async def test_time_without_processes(
+async def test_no_process_is_taken_for_dead_while_redis_hears_from_none(
     redis_server: RedisServer,
     prefix: str,
     layer: RedisChannelLayer,
@@ -151,7 +152,7 @@ async def test_time_without_processes(
         end = seconds(redis_server) + 0.3
         await until(lambda: seconds(redis_server) > end, limit=15, pause=PAUSE)
         await layer.group_send(_GROUP, _MESSAGE)
-        # The first that comes back does not make the others dead.
+        # The first process that returns does not make the others dead.
         await other.group_add("other-room", theirs)
         await layer.group_send(_GROUP, _MESSAGE)
         for receiver, channel in [(layer, own), (other, theirs)] * 2:
@@ -161,10 +162,10 @@ async def test_time_without_processes(
 
 
 @pytest.mark.parametrize("lost", ["group", "member", "everything"])
-async def test_members_that_redis_loses(
+async def test_members_that_redis_lost_are_put_back(
     redis_server: RedisServer, prefix: str, layer: RedisChannelLayer, lost: str
 ) -> None:
-    """Members that Redis loses without a sign of it are put back soon."""
+    """Members that Redis loses silently are soon put back."""
     own, second = await layer.new_channel(), await layer.new_channel()
     for channel in (own, second):
         await layer.group_add(_GROUP, channel)
@@ -181,10 +182,10 @@ async def test_members_that_redis_loses(
     )
 
 
-async def test_a_state_from_before(
+async def test_members_that_a_failover_brings_back_are_removed(
     redis_server: RedisServer, prefix: str, layer: RedisChannelLayer
 ) -> None:
-    """Members that a failover brings back are removed when it is noticed."""
+    """Members that a failover brings back are removed when a process notices them."""
     own, gone = await layer.new_channel(), await layer.new_channel()
     for channel in (own, gone):
         await layer.group_add(_GROUP, channel)
@@ -192,7 +193,7 @@ async def test_a_state_from_before(
     await layer.delete_channel(gone)
     redis_server.command("ZADD", f"{prefix}:group:{_GROUP}", 10**10, gone)
     reconnects = layer.statistics()["reconnects"]
-    # As often as it takes: it may not be connected yet.
+    # Repeated until it has an effect: the process may not be connected yet.
     while layer.statistics()["reconnects"] == reconnects:
         redis_server.kill_clients()
         await asyncio.sleep(0.02)

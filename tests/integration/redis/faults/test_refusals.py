@@ -1,4 +1,4 @@
-"""A server that refuses commands for a while: no memory, no replicas, a busy script."""
+"""A server that temporarily refuses commands: no memory, no replicas, a busy script."""
 
 import asyncio
 import contextlib
@@ -52,10 +52,10 @@ def members(server: RedisServer, group: str) -> object:
 
 
 @pytest.mark.parametrize("code", _REFUSALS)
-async def test_sending(
+async def test_a_refused_send_raises_the_reason(
     server: RedisServer, layer: RedisChannelLayer, code: str
 ) -> None:
-    """What is sent is refused with the reason, and is not when that has passed."""
+    """A send is refused with the reason, and succeeds once the cause is gone."""
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     with refusing(server, code):
@@ -72,15 +72,16 @@ async def test_sending(
 
 
 @pytest.mark.parametrize("code", _REFUSALS)
-async def test_groups(
+async def test_channels_join_and_leave_while_redis_refuses(
     server: RedisServer,
     layer: RedisChannelLayer,
     code: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Channels join and leave all the same; Redis knows when it takes commands again.
+    """Channels can join and leave; Redis learns of it when it accepts commands again.
 
-    However many groups there are, the log has one line for it and one for its end.
+    However many groups there are, the log has one record for the start of the refusal
+    and one for its end.
     """
     caplog.set_level(logging.INFO)
     channel, leaving = await layer.new_channel(), await layer.new_channel()
@@ -127,10 +128,10 @@ class Room(AsyncWebsocketConsumer):
 
 
 @pytest.mark.parametrize("code", _REFUSALS)
-async def test_consumers(
+async def test_consumers_stay_connected_while_redis_refuses(
     server: RedisServer, layer: RedisChannelLayer, code: str
 ) -> None:
-    """Consumers connect, join, and stay connected while Redis refuses."""
+    """Consumers connect, join, and stay connected while Redis refuses commands."""
     register_channel_layer("default", layer)
     async with WebsocketCommunicator(Room, "/") as client:
         with refusing(server, code):
@@ -143,10 +144,10 @@ async def test_consumers(
 
 
 @pytest.mark.parametrize("code", _REFUSALS)
-async def test_readiness(
+async def test_the_readiness_check_of_the_guide_fails(
     server: RedisServer, layer: RedisChannelLayer, code: str
 ) -> None:
-    """What a check of an application's health does fails as the guide expects."""
+    """The health check from the guide fails while Redis refuses commands."""
     with refusing(server, code):
         channel = await layer.new_channel("health")
         with pytest.raises(ConnectionError):
@@ -154,8 +155,10 @@ async def test_readiness(
         await layer.delete_channel(channel)
 
 
-async def test_memory(server: RedisServer, layer: RedisChannelLayer) -> None:
-    """Senders do not fill Redis beyond its limit, however they send."""
+async def test_senders_do_not_exceed_the_memory_limit(
+    server: RedisServer, layer: RedisChannelLayer
+) -> None:
+    """No way of sending fills Redis beyond its memory limit."""
     channels = [await layer.new_channel(f"kind{number}") for number in range(20)]
     for channel in channels:
         await layer.group_add("room", channel)
@@ -175,7 +178,8 @@ async def test_memory(server: RedisServer, layer: RedisChannelLayer) -> None:
                 assert "maxmemory" in str(exc)  # noqa: PT017 # some are sent
                 refused += 1
         assert refused > 100
-        # The last message that was taken, to all processes of a group, may exceed it.
+        # The last accepted message, which goes to every process of a group, can exceed
+        # it.
         assert int(server.info("memory")["used_memory"]) < limit + 1_000_000
     finally:
         server.command("CONFIG", "SET", "maxmemory", 0)

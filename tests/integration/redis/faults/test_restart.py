@@ -1,4 +1,4 @@
-"""A server that goes away and comes back."""
+"""A server that stops and starts again."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from .traffic import (
     to_group,
 )
 
-# Seconds in which consumers receive again when a server is back.
+# Maximum seconds from the server's return until consumers receive again.
 _BACK = 2.0
 
 
@@ -31,7 +31,7 @@ _BACK = 2.0
 def server(
     redis_binary: ServerBinary, request: pytest.FixtureRequest
 ) -> Iterator[RedisServer]:
-    """A server that may be restarted, and persists what it is told if asked to."""
+    """A server that a test can restart, with or without persistence."""
     with RedisServer(redis_binary, persist=request.param) as server:
         yield server
 
@@ -44,10 +44,10 @@ def crash_and_start(server: RedisServer) -> None:
 @pytest.mark.parametrize(
     "server", [True, False], ids=["persistent", "volatile"], indirect=True
 )
-async def test_consumers_stay_connected(
+async def test_consumers_receive_after_a_restart(
     server: RedisServer, make_layer: MakeLayer, prefix: str
 ) -> None:
-    """After a restart consumers receive again within two seconds, from their groups."""
+    """Within two seconds of a restart, consumers receive from their groups again."""
     layers = [make_layer(server) for _ in range(2)]
     async with listening(*layers, *layers) as ledgers:
         async with Traffic(to_group(make_layer(server))) as traffic:
@@ -62,10 +62,10 @@ async def test_consumers_stay_connected(
 
 @pytest.mark.parametrize("server", [True], ids=["persistent"], indirect=True)
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_persisted_messages(
+async def test_a_restart_of_a_persistent_redis_loses_nothing(
     server: RedisServer, make_layer: MakeLayer, storm: Storm, own: bool
 ) -> None:
-    """A restart loses and repeats nothing where Redis writes down what it does."""
+    """A restart of a Redis with persistence neither loses nor repeats messages."""
     layer = make_layer(server)
     channel = await layer.new_channel() if own else "tasks"
     send = to_channel(make_layer(server), channel)
@@ -79,10 +79,10 @@ async def test_persisted_messages(
         await settle(ledger, traffic.acknowledged, send)
 
 
-async def test_unreachable_at_start(
+async def test_consumers_connect_before_the_server_starts(
     own_redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """Consumers connect while there is no server, and receive when it is there."""
+    """Consumers connect without a server, and receive once it has started."""
     own_redis_server.kill()
     layer = make_layer(own_redis_server)
     async with listening(layer, layer) as ledgers:
@@ -91,10 +91,10 @@ async def test_unreachable_at_start(
             await reached_again(ledgers, traffic, _BACK)
 
 
-async def test_send_to_nobody(
+async def test_a_send_without_a_server_fails_in_time(
     own_redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """While no server is there a send fails in time, and says which server."""
+    """Without a server, a send fails in time, and the error names the server."""
     own_redis_server.kill()
     layer = make_layer(own_redis_server, connection_kwargs={"socket_timeout": 0.5})
     expected = re.escape(f"{own_redis_server.url}/0 is not available: ")

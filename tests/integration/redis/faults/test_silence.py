@@ -1,4 +1,4 @@
-"""Servers from which nothing is heard: since nobody sends, or as they are frozen."""
+"""Silent servers: no message is sent, or the server is frozen."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from tests.redis_servers.server import RedisServer
 from .conftest import MakeLayer
 from .traffic import LIMIT, Ledger, receive_all, settle, to_channel
 
-# So many seconds long are all timeouts of these tests.
+# The length in seconds of every timeout in these tests.
 _TIMEOUT = 1.0
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
 @pytest.mark.parametrize("tells", [True, False], ids=["tracking", "no tracking"])
-async def test_nobody_sends(
+async def test_an_idle_receiver_keeps_its_connections(
     redis_server: RedisServer,
     url_without_tracking: str,
     make_layer: MakeLayer,
@@ -40,7 +40,7 @@ async def test_nobody_sends(
         tasks.create_task(receive_all(layer, channel, ledger))
         await send({"type": "number", "number": 0})
         await ledger.holds([0])
-        # This is about time itself.
+        # Elapsed time is what this test is about.
         await asyncio.sleep(3 * _TIMEOUT)
         await send({"type": "number", "number": 1})
         await settle(ledger, range(2), send)
@@ -48,10 +48,10 @@ async def test_nobody_sends(
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_server_that_is_frozen(
+async def test_a_send_to_a_frozen_server_fails_in_time(
     own_redis_server: RedisServer, make_layer: MakeLayer, own: bool
 ) -> None:
-    """To a frozen server a send fails in time; when it goes on all is well."""
+    """A send to a frozen server fails in time; all works again when it resumes."""
     options = {"socket_timeout": _TIMEOUT}
     layer = make_layer(own_redis_server, connection_kwargs=options)
     channel = await layer.new_channel() if own else "tasks"
@@ -75,5 +75,5 @@ async def test_server_that_is_frozen(
                 with contextlib.suppress(RedisUnavailable):
                     await send({"type": "number", "number": 3})
                     break
-        # The second and third may have been sent all the same, but not twice.
+        # The second and third may have been sent even so, but not twice.
         await settle(ledger, [0, 3], send)

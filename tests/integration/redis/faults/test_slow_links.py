@@ -1,4 +1,4 @@
-"""More waits in Redis than the link carries before a reply would be overdue."""
+"""A backlog that takes longer to transfer than a reply may take."""
 
 import asyncio
 
@@ -12,13 +12,13 @@ from .conftest import MakeLayer
 # A busy machine can be silent for a second.
 _TIMEOUT = 1.5
 _BYTES_PER_SECOND = 4_000_000
-# Takes 2.5 seconds.
+# The transfer takes 2.5 seconds.
 _BYTES = 10_000_000
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
 @pytest.mark.parametrize("count", [1, 40])
-async def test_backlog(
+async def test_a_slow_link_loses_no_connection_and_no_message(
     redis_server: RedisServer,
     round_trips: RoundTripProxy,
     make_layer: MakeLayer,

@@ -1,4 +1,4 @@
-"""What others do to a server: rubbish in mailboxes, clocks that differ, and flushes."""
+"""Damage from outside: unreadable messages, wrong clocks, and flushes."""
 
 import asyncio
 import logging
@@ -37,27 +37,27 @@ def put(
     value: bytes,
     clock: float = 0,
 ) -> None:
-    """Put bytes into the mailbox of a channel, as one does whose clock is off."""
+    """Put bytes into a channel's mailbox, as a sender with a wrong clock does."""
     key = layer.prefix + layer.non_local_name(channel)
     server.command("ZADD", key, str(time.time() + clock), value)
     server.command("EXPIRE", key, 60)
 
 
 def damaged(layer: RedisChannelLayer, others: RedisChannelLayer) -> list[bytes]:
-    """Return what a layer cannot read: no message, of another key, not all of one."""
+    """Return what a layer cannot read: no message, another key, part of a message."""
     value = layer.serializer.serialize(_NUMBER)
     values = [b"not what a layer has written", b"", value[: len(value) // 2]]
     return [*values, others.serializer.serialize(_NUMBER)]
 
 
 @pytest.mark.parametrize("keys", [[], _SECRETS], ids=["open", "encrypted"])
-async def test_unreadable_messages(
+async def test_unreadable_messages_harm_no_consumer(
     redis_server: RedisServer,
     make_layer: MakeLayer,
     caplog: pytest.LogCaptureFixture,
     keys: list[str],
 ) -> None:
-    """What cannot be read is counted and logged, and harms no consumer."""
+    """Unreadable messages are counted and logged, and harm no consumer."""
     layer = make_layer(redis_server, symmetric_encryption_keys=keys)
     others = make_layer(redis_server, symmetric_encryption_keys=["another"])
     async with listening(layer, layer) as ledgers:
@@ -80,10 +80,10 @@ async def test_unreadable_messages(
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own channel", "plain channel"])
-async def test_clocks_that_differ(
+async def test_messages_of_senders_with_wrong_clocks_arrive(
     redis_server: RedisServer, make_layer: MakeLayer, own: bool
 ) -> None:
-    """Whoever receives gets messages of senders whose clocks are a minute off."""
+    """Messages arrive from senders whose clocks are a minute off."""
     layer = make_layer(redis_server)
     channel = await layer.new_channel() if own else "tasks"
     send = to_channel(make_layer(redis_server), channel)
@@ -106,13 +106,13 @@ async def test_clocks_that_differ(
 
 
 @pytest.mark.parametrize("seconds", [-70, 70])
-async def test_own_clock_is_off(
+async def test_a_process_with_a_wrong_clock_sends_and_receives(
     redis_server: RedisServer,
     make_layer: MakeLayer,
     monkeypatch: pytest.MonkeyPatch,
     seconds: int,
 ) -> None:
-    """A process whose clock is a minute off sends and receives as others do."""
+    """A process whose clock is a minute off sends and receives like any other."""
     right = time.time
     ledger = Ledger()
     layer, other = make_layer(redis_server), make_layer(redis_server)
@@ -127,10 +127,10 @@ async def test_own_clock_is_off(
         await settle(ledgers[0], [], to_group(other))
 
 
-async def test_scripts_are_flushed(
+async def test_flushing_scripts_harms_no_message(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm
 ) -> None:
-    """A server that forgets all scripts again and again harms no message."""
+    """A server that repeatedly forgets all scripts loses and repeats no message."""
     layer = make_layer(redis_server)
     channel = await layer.new_channel()
     channels = [channel, "tasks"]
@@ -154,10 +154,10 @@ async def test_scripts_are_flushed(
     assert layer.statistics()["reconnects"] == 0
 
 
-async def test_everything_is_flushed(
+async def test_receivers_get_new_messages_after_all_keys_were_deleted(
     own_redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """Who receives when somebody deletes all keys gets what is sent from then on."""
+    """After all keys were deleted, receivers get the messages sent from then on."""
     layer = make_layer(own_redis_server)
     channels = [await layer.new_channel(), "tasks"]
     other = make_layer(own_redis_server)
@@ -173,15 +173,15 @@ async def test_everything_is_flushed(
             await settle(ledger, [0, 1], to_channel(other, channel))
 
 
-async def test_members_older_than_group_expiry(
+async def test_a_member_stays_for_longer_than_group_expiry(
     redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """A consumer that has been in a group for longer than members stay is in it."""
+    """A consumer remains a member for longer than members last in Redis."""
     layers = [make_layer(redis_server, group_expiry=1) for _ in range(2)]
     key = f"{layers[0].prefix}:group:{GROUP}"
 
     def joined() -> float:
-        """Return when the consumer joined, as far as Redis knows."""
+        """Return when the consumer joined, according to Redis."""
         match redis_server.command("ZRANGE", key, 0, -1, "WITHSCORES"):
             case [bytes(), bytes(score)]:
                 return float(score)
@@ -191,18 +191,18 @@ async def test_members_older_than_group_expiry(
     async with listening(layers[0]) as [ledger]:
         first = joined()
         async with asyncio.timeout(LIMIT):
-            while await asyncio.to_thread(joined) < first + 2:  # noqa: ASYNC110 # nobody tells
+            while await asyncio.to_thread(joined) < first + 2:  # noqa: ASYNC110 # a server has no events
                 await asyncio.sleep(0.05)
         await settle(ledger, [], to_group(layers[1]))
 
 
-async def test_server_that_tells_of_no_changes(
+async def test_messages_arrive_from_a_server_without_tracking(
     redis_server: RedisServer,
     url_without_tracking: str,
     make_layer: MakeLayer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Messages come where Redis may not tell of changes, which is logged once."""
+    """Messages arrive from a Redis without client tracking, which is logged once."""
     layer, other = make_layer(url_without_tracking), make_layer(redis_server)
     channels = [await layer.new_channel(), "tasks"]
     for _ in range(2):
@@ -215,13 +215,13 @@ async def test_server_that_tells_of_no_changes(
                     await traffic.reaches(100)
                 await settle(ledger, traffic.acknowledged, send)
             await settle(crowd, [], to_group(other))
-        # It is not told again of the next connection.
+        # The next connection does not log it again.
         kill(redis_server, lambda client: client["user"] == "untold")
     assert caplog.text.count("refuses to report changes of queues") == 1
     assert layer.statistics()["reconnects"] == 1
 
 
-# A script that keeps a server busy, and then says so to all others.
+# A script that occupies a server, which then answers other clients with BUSY.
 _BUSY = """
 local start = redis.call('TIME')
 repeat
@@ -230,10 +230,10 @@ until now[1] - start[1] + (now[2] - start[2]) / 1000000 > 1
 """
 
 
-async def test_a_server_that_was_busy(
+async def test_tracking_works_after_the_server_was_busy(
     own_redis_server: RedisServer, make_layer: MakeLayer
 ) -> None:
-    """After a reconnect while a script ran, Redis tells of changes again."""
+    """After a reconnect during a long script, Redis reports changes again."""
     layer, sender = make_layer(own_redis_server), make_layer(own_redis_server)
     own_redis_server.command("CONFIG", "SET", "busy-reply-threshold", 50)
     channel = await layer.new_channel()
@@ -260,7 +260,7 @@ async def test_a_server_that_was_busy(
 
 
 @pytest.mark.parametrize("kind", [RedisChannelLayer, RedisPubSubChannelLayer])
-async def test_joining_while_redis_is_away_gives_others_a_turn(
+async def test_joining_while_redis_is_away_does_not_block_the_event_loop(
     kind: type[RedisChannelLayer | RedisPubSubChannelLayer],
 ) -> None:
     """A task that joins one group after the other doesn't block the event loop."""

@@ -21,7 +21,7 @@ _ROOT = _PROGRAM.parents[4]
 
 
 class Worker:
-    """A process that receives; what it prints goes to a ledger of all workers."""
+    """A process that receives; its output goes to a ledger shared by all workers."""
 
     def __init__(self, process: asyncio.subprocess.Process, ledger: Ledger) -> None:
         self.numbers = Counter[int]()
@@ -30,7 +30,7 @@ class Worker:
         self._reading: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
-        """Wait until it runs, and read what it prints from now on."""
+        """Wait until it runs, and read its output from then on."""
         assert self._process.stdout is not None
         async with asyncio.timeout(LIMIT):
             assert await self._process.stdout.readline() == b"ready\n"
@@ -68,14 +68,14 @@ class Workers:
         self._all: list[Worker] = []
 
     async def start(self, count: int) -> list[Worker]:
-        """Start some more, and wait until they receive."""
+        """Start more workers, and wait until they receive."""
         started = [await self._start() for _ in range(count)]
         for worker in started:
             await worker.begin()
         return started
 
     async def close(self) -> None:
-        """Kill those that are left."""
+        """Kill the remaining workers."""
         for worker in self._all:
             await worker.kill()
 
@@ -117,22 +117,22 @@ async def test_each_message_goes_to_one_worker(
 
 
 def some_more(ledger: Ledger) -> Callable[[], bool]:
-    """Return a function that says whether a random number of messages has come."""
+    """Return a condition that holds after a random number of messages."""
     goal = ledger.counts.total() + random.randrange(1, 300)
     return lambda: ledger.counts.total() >= goal
 
 
-async def test_worker_that_is_killed(
+async def test_messages_of_a_killed_worker_go_to_others(
     redis_server: RedisServer, prefix: str, make_layer: MakeLayer, storm: Storm
 ) -> None:
-    """When workers are killed others take over all they held; only that comes twice."""
+    """Other workers get the messages of a killed one; only these come twice."""
     send = to_channel(make_layer(redis_server), CHANNEL)
     killed = Counter[int]()
     async with working(redis_server, prefix) as workers:
         running = await workers.start(4)
         async with Traffic(send) as traffic:
             for _ in range(storm(short=3, full=15)):
-                # So many that all of them hold some when one is killed.
+                # Enough messages that each worker holds some when one is killed.
                 await traffic.burst(2000)
                 await workers.ledger.until(some_more(workers.ledger))
                 victim = running.pop(0)
@@ -144,14 +144,14 @@ async def test_worker_that_is_killed(
             await send({"type": "end"})
         for worker in running:
             await worker.ended()
-        # Once by those who live, whatever the dead have printed before.
+        # Once by the survivors, whatever the dead have printed before.
         assert max((workers.ledger.counts - killed).values()) == 1
 
 
-async def test_receivers_that_close(
+async def test_a_message_for_a_closing_receiver_goes_to_another(
     redis_server: RedisServer, make_layer: MakeLayer, storm: Storm
 ) -> None:
-    """A message that arrives while its receiver closes is received by another."""
+    """A message that arrives while its receiver closes goes to another receiver."""
     sender = make_layer(redis_server)
     received: list[int] = []
 
@@ -165,13 +165,13 @@ async def test_receivers_that_close(
         receiving = asyncio.create_task(receive(layer))
         await sender.send(CHANNEL, {"type": "number", "number": -1})
         async with asyncio.timeout(LIMIT):
-            while -1 not in received:  # noqa: ASYNC110 # nothing tells
+            while -1 not in received:  # noqa: ASYNC110 # a queue has no events
                 await asyncio.sleep(0)
         received.remove(-1)
         sending = asyncio.create_task(
             sender.send(CHANNEL, {"type": "number", "number": number})
         )
-        # At another moment each time.
+        # At a different moment each time.
         for _ in range(number % 20):
             await asyncio.sleep(0)
         await asyncio.gather(layer.close(), sending)

@@ -1,4 +1,4 @@
-"""Numbered messages: who gets which, and whether any is lost or comes twice."""
+"""Numbered messages, which show whether any is lost or comes twice."""
 
 import asyncio
 import contextlib
@@ -17,22 +17,22 @@ from fast_channels.type_defs import ChannelMessage
 from tests.waiting import until
 
 Send = Callable[[ChannelMessage], Awaitable[None]]
-"""Sends a message to where a test wants it."""
+"""Sends a message to the place under test."""
 
 GROUP = "crowd"
 """The group that consumers join."""
 
-# After so many seconds a message counts as lost.
+# Seconds after which a message counts as lost.
 LIMIT = 15
 # Seconds between two messages of one sender.
 _PACE = 0.001
-# How many senders send at once.
+# The number of senders that send at the same time.
 _SENDERS = 4
 _ALIAS = "faults"
 
 
 class Ledger:
-    """Which numbers a receiver got; several receivers may share one."""
+    """The numbers that a receiver got; several receivers can share a ledger."""
 
     def __init__(self) -> None:
         self.counts = Counter[int]()
@@ -46,7 +46,7 @@ class Ledger:
         return sorted(number for number, times in self.counts.items() if times > 1)
 
     def note(self, message: ChannelMessage) -> bool:
-        """Note a message, and return whether more may come."""
+        """Record a message, and return whether more can follow."""
         self._changed.set()
         if message["type"] == "end":
             self.ends += 1
@@ -57,10 +57,9 @@ class Ledger:
         return True
 
     async def until(self, condition: Callable[[], bool], limit: float = LIMIT) -> bool:
-        """Wait until a condition holds that depends on what has come.
+        """Wait until a condition on the received messages holds.
 
-        Returns:
-            Whether it does; after a while it is given up.
+        Returns: Whether the condition holds; false after a time limit.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit):
@@ -77,7 +76,7 @@ class Ledger:
         assert not lost, f"{len(lost)} of {len(numbers)} lost: {lost[:20]}"
 
     async def ended(self, times: int = 1) -> None:
-        """Wait until so many ends have come."""
+        """Wait until a number of ends has come."""
         await self.until(lambda: self.ends >= times)
         assert self.ends == times
 
@@ -89,16 +88,16 @@ async def receive_all(layer: RedisChannelLayer, channel: str, ledger: Ledger) ->
 
 
 class Traffic:
-    """Sends numbers as long as its context lasts.
+    """Sends numbers during the block.
 
-    Some may fail with ``RedisUnavailable``: nobody knows whether those were sent.
+    Some sends can fail with ``RedisUnavailable``; whether those were sent is unknown.
     """
 
     def __init__(self, *sends: Send) -> None:
         self.acknowledged: set[int] = set()
         self._sends = itertools.cycle(sends)
         self.next_number = 0
-        """What is sent next."""
+        """Return the next message to send."""
         self._over = False
         self._flows = asyncio.Event()
         self._flows.set()
@@ -126,13 +125,13 @@ class Traffic:
         self._flows.set()
 
     async def reaches(self, total: int) -> None:
-        """Wait until so many more numbers were acknowledged."""
+        """Wait until a number of further messages has been acknowledged."""
         goal = len(self.acknowledged) + total
-        while len(self.acknowledged) < goal:  # noqa: ASYNC110 # nobody tells
+        while len(self.acknowledged) < goal:  # noqa: ASYNC110 # a counter has no events
             await asyncio.sleep(_PACE)
 
     async def burst(self, total: int) -> None:
-        """Send so many numbers at once."""
+        """Send a number of messages at once."""
         send = next(self._sends)
         await asyncio.gather(*[self._send(send) for _ in range(total)])
 
@@ -181,7 +180,7 @@ async def settle(
 
 
 class Listener(AsyncWebsocketConsumer):
-    """Notes what comes through its group."""
+    """Records the messages of its group."""
 
     channel_layer_alias = _ALIAS
     groups = [GROUP]
@@ -201,9 +200,9 @@ class Listener(AsyncWebsocketConsumer):
 async def listening(
     *layers: RedisChannelLayer, consumer: type[Listener] = Listener
 ) -> AsyncGenerator[list[Ledger]]:
-    """Connect a consumer for each layer, and give what they note.
+    """Connect a consumer for each layer, and yield their ledgers.
 
-    In the end all of them are still connected, and disconnect as usual.
+    At the end, all consumers must still be connected, and disconnect normally.
     """
     ledgers: list[Ledger] = []
     clients: list[WebsocketCommunicator] = []

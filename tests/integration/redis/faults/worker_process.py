@@ -1,8 +1,7 @@
 """A process that receives from one plain channel, and prints what it gets.
 
-Its arguments are the URL of the server, the prefix, and the channel. It prints "ready",
-and then each number on a line of its own before it receives again. It ends when an end
-comes.
+Its arguments are the server's URL, the prefix, and the channel. It prints "ready", and
+then each number on its own line before it receives again. It ends after an end message.
 """
 
 import asyncio
@@ -14,11 +13,11 @@ from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 __all__ = ["LEASE", "shorten_leases"]
 
 LEASE = 3.0
-"""For so many seconds such a process counts as alive."""
+"""Seconds for which the process counts as alive."""
 
 
 def shorten_leases() -> None:
-    """Have this process take over soon what another has left behind."""
+    """Make this process recover quickly what another has left behind."""
     Inbox.timing = InboxTiming(check=LEASE / 3, lease=LEASE)
 
 

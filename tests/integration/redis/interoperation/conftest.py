@@ -1,15 +1,18 @@
 """A layer of the library and one of Django on the same servers."""
 
+import contextlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+import fast_channels
 from fast_channels.layers.redis import RedisChannelLayer, RedisPubSubChannelLayer
 from tests.integration.redis.peer import (
     Message,
     Peer,
-    django_process,
+    PeerProcess,
     find_python,
     unpack_previous,
 )
@@ -38,9 +41,10 @@ def three_redis_servers(
 
 
 @pytest.fixture(scope="session")
-def django_python() -> Path:
-    """An interpreter with Django Channels, which is installed if necessary."""
-    return find_python()
+def django_process() -> Iterator[PeerProcess]:
+    """A process with Django Channels, which is installed if necessary."""
+    with contextlib.closing(PeerProcess(find_python())) as process:
+        yield process
 
 
 @pytest.fixture(params=[1, 3], ids=["one_host", "three_hosts"])
@@ -86,12 +90,12 @@ async def ours(kind: Kind, options: Options) -> AsyncIterator[Side]:
 
 @pytest.fixture
 async def django(
-    kind: Kind, options: Options, django_python: Path
+    kind: Kind, options: Options, django_process: PeerProcess
 ) -> AsyncIterator[Peer]:
     """Django's layer, with the encryption keys in the opposite order."""
     keys = options["symmetric_encryption_keys"]
     options = {**options, "symmetric_encryption_keys": keys and keys[::-1]}
-    async with django_process(django_python, kind, **options) as layer:
+    async with django_process.layer(kind, **options) as layer:
         yield layer
 
 
@@ -99,6 +103,22 @@ async def django(
 def previous_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the previous version of this library."""
     return unpack_previous(tmp_path_factory.mktemp("previous"))
+
+
+@pytest.fixture(scope="session")
+def previous_process(previous_version: Path) -> Iterator[PeerProcess]:
+    """A process with the previous version of this library."""
+    process = PeerProcess(Path(sys.executable), previous_version)
+    with contextlib.closing(process):
+        yield process
+
+
+@pytest.fixture(scope="session")
+def new_process() -> Iterator[PeerProcess]:
+    """A process with this version of the library."""
+    folder = Path(fast_channels.__file__).parents[1]
+    with contextlib.closing(PeerProcess(Path(sys.executable), folder)) as process:
+        yield process
 
 
 @pytest.fixture

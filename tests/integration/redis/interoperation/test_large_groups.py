@@ -6,19 +6,17 @@ channels only. To them, a stand-in is one.
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-import fast_channels
 from fast_channels.layers import RedisChannelLayer
 from tests.integration.redis.peer import (
     Message,
     Peer,
-    django_process,
-    find_python,
-    our_process,
+    PeerProcess,
 )
 
 from .sides import Kind, Options, Side, take
@@ -34,16 +32,15 @@ def kind() -> Kind:
     return "core"
 
 
-@pytest.fixture(params=["django", "previous"])
-async def peer(
-    request: pytest.FixtureRequest, options: Options, previous_version: Path
-) -> AsyncIterator[Peer]:
+@pytest.fixture(
+    params=[("django_process", "core"), ("previous_process", "ours")],
+    ids=["django", "previous"],
+)
+async def peer(request: pytest.FixtureRequest, options: Options) -> AsyncIterator[Peer]:
     """A process that knows no stand-ins."""
-    if request.param == "django":
-        process = django_process(await asyncio.to_thread(find_python), **options)
-    else:
-        process = our_process(previous_version, **options)
-    async with process as layer:
+    name, kind = request.param
+    process: PeerProcess = request.getfixturevalue(name)
+    async with process.layer(kind, **options) as layer:
         yield layer
 
 
@@ -148,7 +145,9 @@ async def test_members_that_the_other_side_discards(ours: Side, peer: Peer) -> N
 @pytest.mark.parametrize(
     ("servers", "serializer_format", "options"), [(1, "msgpack", None)], indirect=True
 )
-async def test_capacity_for_django(options: Options, django_python: Path) -> None:
+async def test_capacity_for_django(
+    options: Options, django_process: PeerProcess
+) -> None:
     """Django's limit for the processes of this library has to be raised there."""
     everything = 150
     raised: Options = {"channel_capacity": {"specific.????????????.*": 10_000}}
@@ -156,7 +155,7 @@ async def test_capacity_for_django(options: Options, django_python: Path) -> Non
     for more, expected in cases:
         async with (
             RedisChannelLayer(**options, capacity=everything) as ours,
-            django_process(django_python, **options, **more) as django,
+            django_process.layer("core", **options, **more) as django,
         ):
             # A channel with a name in Redis, and many without.
             for count in (1, MANY):
@@ -173,10 +172,9 @@ async def test_capacity_for_django(options: Options, django_python: Path) -> Non
     "options", [None, ["secret"]], ids=["plain", "encrypted"], indirect=True
 )
 async def test_rolling_update(
-    ours: Side, options: Options, previous_version: Path
+    ours: Side, options: Options, new_process: PeerProcess, previous_version: Path
 ) -> None:
     """Members in new processes lose nothing while an old process ends."""
-    this_version = Path(fast_channels.__file__).parents[1]
     over = asyncio.Event()
 
     async def send_all() -> int:
@@ -187,17 +185,21 @@ async def test_rolling_update(
             await asyncio.sleep(0.02)
         raise AssertionError
 
-    async with our_process(this_version, **options) as new:
-        async with our_process(previous_version, **options) as old:
-            members: list[tuple[Side, str]] = [
-                (side, channel)
-                for side in (ours, new)
-                for channel in await join(side, MANY, "room")
-            ]
-            gone = await join(old, MANY, "room")
-            sending = asyncio.create_task(send_all())
-            received = await take(old, gone[-1], 3)
-            assert [message["n"] for message in received] == [0, 1, 2]
+    old_process = PeerProcess(Path(sys.executable), previous_version)
+    async with new_process.layer("ours", **options) as new:
+        try:
+            async with old_process.layer("ours", **options) as old:
+                members: list[tuple[Side, str]] = [
+                    (side, channel)
+                    for side in (ours, new)
+                    for channel in await join(side, MANY, "room")
+                ]
+                gone = await join(old, MANY, "room")
+                sending = asyncio.create_task(send_all())
+                received = await take(old, gone[-1], 3)
+                assert [message["n"] for message in received] == [0, 1, 2]
+        finally:
+            await asyncio.to_thread(old_process.close)
         over.set()
         count = await sending
         for side, channel in members:

@@ -32,7 +32,7 @@ async def reader(server: FakeRedis, inbox_timing: InboxTiming) -> AsyncIterator[
 
 @pytest.fixture
 async def idle(server: FakeRedis, reader: Reader) -> Reader:
-    """An inbox that has seen its queue empty, and sleeps."""
+    """An inbox that has seen its queue empty, and waits."""
     reader.inbox.want("mine!")
     await until(lambda: server.pops)
     await turn()
@@ -41,7 +41,7 @@ async def idle(server: FakeRedis, reader: Reader) -> Reader:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
-    """Return what the inbox has logged."""
+    """Return the log records of the inbox."""
     names = {inbox_module.__name__, tracking.__name__}
     for name in names:
         caplog.set_level(logging.INFO, name)

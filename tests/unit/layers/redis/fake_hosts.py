@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Server)
 
 
 def as_shard(commands: object, name: str = "redis-1", prefix: str = "asgi") -> Shard:
-    """Return a shard with a stand-in for its command connection, and no other."""
+    """Return a shard with a fake command connection and nothing else."""
     return Shard(name, prefix, cast("Any", None), cast("Any", commands), timeout=5)
 
 
@@ -45,7 +45,7 @@ class FakeWatch:
 
 
 class FakeHosts(Generic[S]):
-    """The servers of all layers that are made from now on."""
+    """Give every layer that is made from now on fake servers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, make: Callable[[], S]) -> None:
         self.servers: defaultdict[str, S] = defaultdict(make)

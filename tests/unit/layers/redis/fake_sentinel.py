@@ -1,4 +1,4 @@
-"""Sentinels and the servers that they name, which fail as a test asks."""
+"""Fake Sentinels and the servers that they name, which fail when a test says so."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class FakeSentinel(FakeServer[FakeConnection]):
 
     def __init__(self) -> None:
         super().__init__(FakeConnection)
-        # The master; None for one that it does not know.
+        # The master; None for one that the Sentinel does not know.
         self.master: Address | None = OLD
         self.role = b"master"
 
@@ -40,7 +40,7 @@ class FakeSentinel(FakeServer[FakeConnection]):
                 return [[b"pong", b""]]
 
     def publish(self, name: str, new: Address) -> None:
-        """Tell that a server has become the master."""
+        """Announce that a server has become the master."""
         host, port = new
         text = f"{name} {OLD[0]} {OLD[1]} {host} {port}"
         for connection in self.open:
@@ -63,24 +63,24 @@ class Network:
 
     @property
     def open(self) -> list[str]:
-        """The servers to which there are connections."""
+        """The servers that have connections."""
         return [name for name, each in self.servers.items() for _ in each.open]
 
     @property
     def asked(self) -> list[str]:
-        """The Sentinels that were asked for the master, each as often as it was."""
+        """The Sentinels that were asked for the master, once per question."""
         return [
             name for name, each in self.servers.items() for _ in each.asked("SENTINEL")
         ]
 
     def switch(self, *names: str) -> None:
-        """Let Sentinels know of another master."""
+        """Give Sentinels another master."""
         for name in names:
             self[name].master = NEW
 
 
 def master_of(*sentinels: str, patience: float = 1.0, **options: Any) -> Master:
-    """Return the master that some Sentinels know."""
+    """Return the master according to some Sentinels."""
     places = [(name, 26379) for name in sentinels]
     (host,) = parse_hosts([{"sentinels": places, "master_name": "main", **options}])
     return Master(host, patience=patience)

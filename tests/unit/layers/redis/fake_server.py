@@ -1,7 +1,7 @@
-"""A server and its connections, which refuse, stall and break as a test asks.
+"""A fake server whose connections refuse, stall and break when a test says so.
 
-Servers of other kinds differ in what they answer: in a queue layer, in a pub/sub layer,
-and behind Sentinels.
+Subclasses differ in their replies: for a queue layer, for a pub/sub layer, and as a
+Sentinel.
 """
 
 import abc
@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.wire import RedisConnectionError
 
-# Pauses of no time at all: a link only lets other tasks run.
+# Pauses of no length: a link only lets other tasks run.
 NO_PAUSE = Timing(jitter=lambda _, __: 0)
 
 
@@ -24,7 +24,7 @@ class FakeConnection:
         self.server = server
         self.is_connected = False
         self.replies: asyncio.Queue[Any] = asyncio.Queue()
-        # What redis-py reads from: fed with every reply, and never read.
+        # The stream that redis-py reads from: fed with every reply, and never read.
         self._reader = asyncio.StreamReader()
 
     async def connect(self) -> None:
@@ -61,16 +61,16 @@ class FakeConnection:
         return reply
 
     def reply(self, reply: object) -> None:
-        """Send a reply, or break as a reader sees it."""
+        """Send a reply, or break the connection for its reader."""
         self.send_part()
         self.replies.put_nowait(reply)
 
     def send_part(self) -> None:
-        """Send some bytes of a reply whose end is still to come."""
+        """Send some bytes of a reply that is not complete yet."""
         self._reader.feed_data(b"?")
 
     def fail(self, error: BaseException | None = None) -> None:
-        """Break, as a reader sees it."""
+        """Break the connection for its reader."""
         self.reply(error or RedisConnectionError("the line was cut"))
 
 
@@ -78,35 +78,35 @@ C = TypeVar("C", bound=FakeConnection)
 
 
 class FakeServer(abc.ABC, Generic[C]):
-    """A server that refuses, stalls and breaks as a test asks.
+    """A server that refuses, stalls and breaks when a test says so.
 
-    Args:
-        kind: The class of its connections.
+    Args: kind: The class of its connections.
     """
 
     def __init__(self, kind: Callable[["FakeServer[C]"], C]) -> None:
         self._kind = kind
-        # At which of "connect", "send" and "read" it stalls, until the event is set.
+        # The steps of "connect", "send" and "read" at which it stalls until the event
+        # is set.
         self.stalls: set[str] = set()
         self.go_on = asyncio.Event()
-        # Where tasks wait for it.
+        # The steps at which tasks wait for it.
         self.stalled: list[str] = []
-        # How the next attempts to connect fail, and the next writes.
+        # Errors for the next attempts to connect, and for the next writes.
         self.refusals: deque[BaseException] = deque()
         self.broken_writes: deque[BaseException] = deque()
         # Whether it refuses all attempts to connect.
         self.unreachable = False
-        # Whether it answers at all.
+        # Whether it replies at all.
         self.answers = True
-        # Commands that get an error, that get no answer, and that once get none and
+        # Commands that get an error, that get no reply, and that once get no reply and
         # break the connection.
         self.refuses: dict[str, Exception] = {}
         self.silent: set[str] = set()
         self.loses: set[str] = set()
-        # When each attempt to connect was made; the connections that were opened.
+        # The time of each attempt to connect; the opened connections.
         self.attempts: list[float] = []
         self.connections: list[C] = []
-        # The commands of each write, and all of them.
+        # The commands of each write, and all commands.
         self.writes: list[str] = []
         self.told: list[list[str]] = []
 
@@ -128,7 +128,7 @@ class FakeServer(abc.ABC, Generic[C]):
         return [words for words in self.told if name_of(words) == name]
 
     def cut(self, error: BaseException | None = None) -> None:
-        """Break all connections, as a reader sees it."""
+        """Break all connections for their readers."""
         for connection in self.open:
             connection.fail(error)
 
@@ -161,7 +161,7 @@ class FakeServer(abc.ABC, Generic[C]):
 
 
 class EchoServer(FakeServer[FakeConnection]):
-    """A server that answers each command with the words of the command."""
+    """A server that replies to each command with its words."""
 
     def __init__(self) -> None:
         super().__init__(FakeConnection)

@@ -1,4 +1,4 @@
-"""Opening a connection to a server that does not answer, answers late, or refuses."""
+"""Opening a connection to a server that is silent, slow, or refuses."""
 
 import asyncio
 import functools
@@ -15,7 +15,7 @@ open_connection = functools.partial(open_slowly, another=0.001)
 
 
 class Connection(FakeConnection):
-    """A connection that a test opens when it likes."""
+    """A connection that opens when the test says so."""
 
     def __init__(self, server: FakeServer[Any]) -> None:
         super().__init__(server)
@@ -33,7 +33,7 @@ class Connection(FakeConnection):
 
 
 class Server(EchoServer):
-    """Where connections are made."""
+    """Makes the connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Server(EchoServer):
 
     @property
     def connecting(self) -> list[int]:
-        """Which attempts are being made."""
+        """The attempts in progress."""
         return [number for number, each in enumerate(self.made) if each.connecting]
 
 
@@ -55,12 +55,12 @@ async def server() -> Server:
 
 
 async def test_a_server_that_accepts_gets_one_connection(server: Server) -> None:
-    """However long its greeting takes."""
+    """This holds however long its greeting takes."""
     opening = asyncio.create_task(open_connection(server.connect, 10))
     await until(lambda: server.connecting)
     [connection] = server.made
     connection.is_connected = True
-    # Several times as long as it would take to try again.
+    # Several times as long as the pause before another attempt.
     await asyncio.sleep(0.01)
     connection.greeted.set_result(None)
     assert await opening is connection
@@ -70,7 +70,7 @@ async def test_a_server_that_accepts_gets_one_connection(server: Server) -> None
 
 @pytest.mark.parametrize("which", [0, -1], ids=["the first", "the latest"])
 async def test_new_attempts_start_while_others_hang(server: Server, which: int) -> None:
-    """The one that succeeds is left."""
+    """The one that succeeds remains."""
     opening = asyncio.create_task(open_connection(server.connect, 10))
     await until(lambda: len(server.made) >= 5 and server.made[-1].connecting)
     assert server.connecting[0] == 0

@@ -1,4 +1,4 @@
-"""What a bare ``loop.close()`` leaves: connections that the garbage collector finds."""
+"""The garbage collector finds connections after a bare ``loop.close()``."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ from .queue.reader import Reader
 
 
 async def read() -> object:
-    """Let an inbox read, with a connection that hears of changes."""
+    """Let an inbox read, with a connection that receives changes."""
     reader = Reader(FakeRedis())
     reader.inbox.want("mine!")
     await until(lambda: reader.connected == 1)
@@ -27,7 +27,7 @@ async def read() -> object:
 
 
 async def connect() -> object:
-    """Let an inbox connect, in vain."""
+    """Let an inbox try to connect."""
     server = FakeRedis()
     server.stalls.add("connect")
     reader = Reader(server)
@@ -37,7 +37,7 @@ async def connect() -> object:
 
 
 async def listen() -> object:
-    """Let a subscriber hear something."""
+    """Let a subscriber receive a message."""
     log = Log()
     subscriber = Subscriber(
         FakePubSub().connect,
@@ -68,8 +68,8 @@ def test_readers_end_silently_after_a_bare_loop_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def get(replies: asyncio.Queue[object]) -> object:
-        # That of asyncio fails when it is thrown away, other than a real connection.
-        while replies.empty():  # noqa: ASYNC110 # it is woken by nothing
+        # Unlike a real connection, asyncio's fails when it is collected.
+        while replies.empty():  # noqa: ASYNC110 # nothing would wake it
             await asyncio.sleep(0.001)
         return replies.get_nowait()
 
@@ -88,8 +88,8 @@ def test_readers_end_silently_after_a_bare_loop_close(
     with ThreadPoolExecutor(1) as threads:
         threads.submit(run).result()
     left = weakref.ref(states.pop())
-    # pytest fails the test for what a finaliser raises.
+    # pytest fails the test for errors of finalisers.
     gc.collect()
     assert left() is None
-    # asyncio complains of tasks that were destroyed.
+    # asyncio reports destroyed tasks.
     assert {record.name for record in caplog.records} <= {"asyncio"}

@@ -62,7 +62,7 @@ async def impatient(
 
 
 def cause(reply: "asyncio.Future[Any]") -> BaseException | None:
-    """Return why a command was in vain."""
+    """Return the error of a command."""
     error = reply.exception()
     assert isinstance(error, RedisUnavailable)
     cause = error.__cause__
@@ -94,7 +94,7 @@ async def test_commands_of_one_turn_leave_in_one_write_in_order(
     assert server.writes[1:] == [";".join(names) + ";"]
 
 
-async def test_commands_that_come_during_a_write_leave_together_in_the_next(
+async def test_commands_issued_during_a_write_leave_together_in_the_next(
     server: EchoServer, redis: CommandConnection
 ) -> None:
     server.stalls.add("send")
@@ -109,7 +109,7 @@ async def test_commands_that_come_during_a_write_leave_together_in_the_next(
     assert server.writes == ["A;", "B;C;"]
 
 
-async def test_commands_that_come_while_it_connects_leave_together(
+async def test_commands_issued_while_it_connects_leave_together(
     server: EchoServer, redis: CommandConnection
 ) -> None:
     server.stalls.add("connect")
@@ -152,7 +152,7 @@ async def test_an_error_reply_is_raised_for_its_own_command_only(
 async def test_a_command_that_is_refused_fails_as_if_the_server_were_away(
     server: EchoServer, redis: CommandConnection, refusal: Exception
 ) -> None:
-    """The commands beside it get their replies."""
+    """The commands next to it get their replies."""
     server.answers = False
     replies = [redis.submit(name) for name in "AB"]
     await until(lambda: server.writes)
@@ -163,7 +163,7 @@ async def test_a_command_that_is_refused_fails_as_if_the_server_were_away(
     assert redis.connects == 1
 
 
-# Rule 2: whoever waits may be cancelled
+# Rule 2: a caller can be cancelled
 
 
 @pytest.mark.parametrize("where", ["connect", "send", "read"])
@@ -240,7 +240,7 @@ async def test_a_command_that_comes_as_the_connection_breaks_is_sent_on_the_next
 ) -> None:
     await redis.execute("A")
     server.connection.fail()
-    # Whoever reads has seen it now, and nobody else.
+    # By now the reader has seen it, but no other task.
     await asyncio.sleep(0)
     assert await redis.execute("B") == "B"
     assert server.writes == ["A;", "B;"]
@@ -271,7 +271,7 @@ async def test_a_reply_without_a_command_breaks_the_connection_and_not_the_order
     "error",
     [
         pytest.param(ReadOnlyError("You can't write"), id="command"),
-        # As a script says it before Redis 7.
+        # Scripts get this error before Redis 7.
         pytest.param(
             ResponseError("Error running script: @user_script: 1: -READONLY You can't"),
             id="script",
@@ -327,11 +327,11 @@ async def test_reconnect_fails_what_was_written_and_sends_the_rest_again(
 
 
 async def test_reconnect_begins_to_connect_anew(server: EchoServer) -> None:
-    """That can lead to another server, which has as much time to accept."""
+    """It can lead to another server, which gets as much time to accept."""
     server.stalls.add("connect")
     loop = asyncio.get_running_loop()
     began = loop.time()
-    # Long enough for a busy machine to be late with each step by a second.
+    # Long enough for a busy machine to be a second late with each step.
     async with impatient(server, 2, Timing(retry=2)) as redis:
         reply = redis.submit("A", deadline=began + 10)
         await until(lambda: loop.time() > began + 1, pause=PAUSE)
@@ -359,7 +359,7 @@ async def test_reconnect_closes_an_idle_connection_and_opens_none(
 # Rule 4: commands wait for a bounded time
 
 
-async def test_commands_wait_while_the_server_is_away_for_a_moment(
+async def test_commands_wait_while_the_server_is_briefly_away(
     server: EchoServer, redis: CommandConnection
 ) -> None:
     server.refusals.extend([RedisConnectionError("refused"), OSError(), OSError("no")])
@@ -369,7 +369,7 @@ async def test_commands_wait_while_the_server_is_away_for_a_moment(
 
 
 async def test_all_commands_fail_when_the_server_stays_away(server: EchoServer) -> None:
-    """Commands that are sent when it is back succeed."""
+    """Commands sent after its return succeed."""
     refused = RedisConnectionError("refused")
     server.refusals.extend([refused] * 100)
     async with impatient(server, 0.3) as redis:
@@ -423,7 +423,7 @@ async def test_commands_fail_at_once_if_another_attempt_would_not_help(
 
 
 @pytest.mark.parametrize("where", ["connect", "send", "read"])
-async def test_commands_fail_when_the_server_is_silent_wherever_it_froze(
+async def test_commands_fail_when_the_server_freezes_at_any_step(
     server: EchoServer, where: str
 ) -> None:
     server.answers = where != "read"
@@ -434,7 +434,7 @@ async def test_commands_fail_when_the_server_is_silent_wherever_it_froze(
         assert [type(cause(reply)) for reply in replies] == [TimeoutError] * 2
         server.stalls.clear()
         server.answers = True
-        # Another command may still fail with the attempt that is being given up.
+        # Another command can still fail with the attempt that is being given up.
         async with asyncio.timeout(5):
             while True:
                 with contextlib.suppress(RedisUnavailable):
@@ -470,7 +470,7 @@ async def test_new_commands_do_not_prolong_the_wait_for_a_silent_server(
 
 
 async def test_a_slow_server_keeps_its_connection(server: EchoServer) -> None:
-    """Commands fail for which it is too slow; their late replies go to no others."""
+    """Late commands fail, and their replies go to no other command."""
     server.answers = False
     async with impatient(server, 0.5) as redis:
         replies = [redis.submit(str(number)) for number in range(14)]
@@ -504,7 +504,7 @@ async def test_a_command_has_one_deadline_for_all_its_connections(
         assert not second.done()
         await asyncio.wait([second])
         assert isinstance(cause(second), TimeoutError)
-        # Had its time begun anew, the server would still be connected to.
+        # If the time had started anew, the server would still be connected to.
         assert server.stalled == ["connect"]
         server.stalls.clear()
         server.go_on.set()
@@ -528,10 +528,10 @@ async def test_a_command_can_have_less_time_than_others(
 
 
 class Ended(asyncio.Future[None]):
-    """Stands for a task that has ended before it was returned."""
+    """A task that has ended before it was returned."""
 
     def set_name(self, _: object) -> None:
-        """Do as a task does, which some Pythons name after it was made."""
+        """Behave like a task, which some Pythons name only after creating it."""
 
 
 async def test_a_connection_that_cannot_be_made_fails_commands_of_eager_tasks_too() -> (
@@ -567,9 +567,9 @@ async def test_a_reply_that_came_while_the_event_loop_was_blocked_counts(
         await until(lambda: server.writes)
         await turn()
         loop = asyncio.get_running_loop()
-        # As uvloop does: it looks at clocks before it looks at sockets.
+        # uvloop does this: it runs timers before it reads sockets.
         loop.call_later(0.21, server.connection.reply, "OK")
-        time.sleep(0.25)  # noqa: ASYNC251 # it is what blocks
+        time.sleep(0.25)  # noqa: ASYNC251 # blocks on purpose
         assert await reply == "OK"
         server.answers = True
         assert await redis.execute("B") == "B"
@@ -610,7 +610,7 @@ async def test_close_fails_all_commands_in_every_state(
     assert server.writes[-1] == "D;"
 
 
-async def test_a_command_that_comes_while_it_closes_gets_its_reply_or_fails(
+async def test_a_command_issued_while_it_closes_gets_its_reply_or_fails(
     redis: CommandConnection,
 ) -> None:
     await redis.execute("A")
@@ -629,7 +629,7 @@ async def test_a_command_that_comes_while_it_closes_gets_its_reply_or_fails(
     assert await redis.execute("B") == "B"
 
 
-async def test_a_command_that_comes_while_it_closes_before_its_start_fails(
+async def test_a_command_issued_while_it_closes_before_its_start_fails(
     redis: CommandConnection,
 ) -> None:
     replies: list[asyncio.Future[Any]] = []

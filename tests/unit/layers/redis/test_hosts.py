@@ -1,4 +1,4 @@
-"""Every spelling of a host, and what errors may show of it."""
+"""Every spelling of a host, and what errors about it can show."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ SENTINELS = [("a", 26379), ("b", 26380)]
 
 
 def options_of(spelling: Any, **shared: Any) -> Mapping[str, Any]:
-    """Return what redis-py gets for a host."""
+    """Return redis-py's arguments for a host."""
     (host,) = parse_hosts([spelling], connection_kwargs=shared or None)
     return host.options
 
@@ -42,7 +42,7 @@ def options_of(spelling: Any, **shared: Any) -> Mapping[str, Any]:
     ids=repr,
 )
 def test_spellings_of_one_host_are_equal(spelling: Any) -> None:
-    """However it is written, Redis on this machine is the same value."""
+    """All spellings of Redis on this machine give the same value."""
     (host,) = parse_hosts([spelling])
     (default,) = parse_hosts(None)
     assert host == default == Host("tcp", LOCAL)
@@ -85,7 +85,9 @@ def test_spellings_of_one_host_are_equal(spelling: Any) -> None:
     ],
     ids=repr,
 )
-def test_redis_py_gets_what_was_written(spelling: Any, options: dict[str, Any]) -> None:
+def test_redis_py_gets_the_options_of_the_host(
+    spelling: Any, options: dict[str, Any]
+) -> None:
     """URLs are decoded and their queries typed, and a URL wins over its dict."""
     assert options_of(spelling) == {**LOCAL, **options}
 
@@ -105,7 +107,7 @@ def test_redis_py_gets_what_was_written(spelling: Any, options: dict[str, Any]) 
     ids=repr,
 )
 def test_host_may_be_a_unix_socket(spelling: Any, options: dict[str, Any]) -> None:
-    """redis-py gets a path, and nothing that only TCP has."""
+    """redis-py gets a path, and no argument that only TCP has."""
     (host,) = parse_hosts([spelling], connection_kwargs={"socket_keepalive": True})
     assert (host.kind, host.options, host.tls) == ("unix", options, False)
 
@@ -121,7 +123,7 @@ def test_host_may_be_a_unix_socket(spelling: Any, options: dict[str, Any]) -> No
     ids=repr,
 )
 def test_host_may_use_tls(spelling: Any) -> None:
-    """TLS is told apart from its options."""
+    """Options of TLS don't include whether it is used."""
     (host,) = parse_hosts([spelling])
     assert host.tls is True
     tls = {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
@@ -130,7 +132,7 @@ def test_host_may_use_tls(spelling: Any) -> None:
 
 
 def test_several_hosts_keep_their_order() -> None:
-    """Shards are counted in the order of hosts, which may repeat."""
+    """Shards are numbered in the order of hosts, which can repeat."""
     hosts = parse_hosts([("b", 1), "redis://a", ("b", 1)])
     assert [host.options["host"] for host in hosts] == ["b", "a", "b"]
     assert hosts[0] == hosts[2] != hosts[1]
@@ -151,7 +153,7 @@ def test_several_hosts_keep_their_order() -> None:
         "single_connection_client",
     ],
 )
-def test_what_layers_decide_is_dropped(name: str) -> None:
+def test_options_that_layers_decide_are_dropped(name: str) -> None:
     """Options that would change how connections work never reach redis-py."""
     dropped: dict[str, Any] = {name: 3}
     sentinels = {"sentinels": SENTINELS, "master_name": "m", "sentinel_kwargs": dropped}
@@ -164,8 +166,8 @@ def test_what_layers_decide_is_dropped(name: str) -> None:
         assert name not in host.options
 
 
-def test_health_check_interval() -> None:
-    """It says when TCP probes an idle connection, so Unix sockets have none."""
+def test_health_check_interval_sets_the_probes_of_tcp() -> None:
+    """Unix sockets have no probes."""
     tcp, pair, unix = parse_hosts(
         ["redis://h?health_check_interval=20", ("h", 1), "unix:///a"],
         connection_kwargs={"health_check_interval": 0},
@@ -190,15 +192,15 @@ def test_health_check_interval() -> None:
     ],
     ids=repr,
 )
-def test_timeout_is_one_of_commands(spelling: Any, timeout: float | None) -> None:
-    """socket_timeout does not reach redis-py, which would end waiting reads by it."""
+def test_timeout_applies_to_commands(spelling: Any, timeout: float | None) -> None:
+    """socket_timeout does not reach redis-py, which would end waiting reads with it."""
     (host,) = parse_hosts([spelling], connection_kwargs={"socket_timeout": 9})
     assert host.command_timeout == timeout
     assert "socket_timeout" not in host.options
 
 
 def test_connection_kwargs_are_for_all_hosts() -> None:
-    """What is said with a host counts more."""
+    """Options of a single host win."""
     shared: dict[str, Any] = {"password": "shared", "db": 1, "client_name": "me"}
     options = {**LOCAL, **shared}
     assert options_of(("localhost", 6379), **shared) == options
@@ -212,8 +214,8 @@ def test_connection_kwargs_are_for_all_hosts() -> None:
     assert parse_hosts(None, connection_kwargs=shared)[0].options == options
 
 
-def test_what_the_user_wrote_is_copied() -> None:
-    """Neither changes the other: not parsing the dict, nor the dict the host."""
+def test_the_users_dict_is_copied() -> None:
+    """Parsing doesn't change the dict, and a later change of the dict not the host."""
     spelling: dict[str, Any] = {
         "sentinels": [("a", 1)],
         "master_name": "m",
@@ -236,7 +238,7 @@ def test_what_the_user_wrote_is_copied() -> None:
 
 
 def test_both_forms_of_sentinel_are_equal() -> None:
-    """The keywords mean what the dict means."""
+    """The keywords mean the same as the dict."""
     own = {"db": 1, "password": "redis", "ssl": True}
     to_sentinels = {"password": "sentinel", "socket_timeout": 1, "ssl": True}
     (host,) = parse_hosts(
@@ -262,15 +264,15 @@ def test_both_forms_of_sentinel_are_equal() -> None:
 
 
 def test_sentinels_are_hosts() -> None:
-    """They may be spelled as hosts are, but have a port of their own."""
+    """They can be spelled like hosts, but have their own default port."""
     spellings: list[Any] = ["redis://a", {"host": "b"}, ["c", 1]]
     (host,) = parse_hosts(None, sentinels=spellings, service_name="m")
     found = [(s.options["host"], s.options["port"]) for s in host.sentinels]
     assert found == [("a", 26379), ("b", 26379), ("c", 1)]
 
 
-def test_sentinels_are_reached_as_the_master_is() -> None:
-    """Without sentinel_kwargs, options of sockets are for both, others are not."""
+def test_sentinels_share_the_socket_options_of_the_master() -> None:
+    """Without sentinel_kwargs, socket options are for both; others are not."""
     own = {"socket_connect_timeout": 2, "socket_timeout": 3, "password": "p"}
     (host,) = parse_hosts([{"sentinels": [("a", 1)], "master_name": "m", **own}])
     (sentinel,) = host.sentinels
@@ -315,7 +317,7 @@ def test_a_cluster_is_one_host() -> None:
 
 # What is shown
 
-# What is no host, and the beginning or the middle of what the error says.
+# Invalid hosts, and the beginning or the middle of the error.
 NONSENSE: list[tuple[Any, str]] = [
     ("redis://me:secret@h:1", "TypeError: hosts must be a list, not 'redis://me:***@h"),
     ({"host": "h", "password": "secret"}, "not {'host': 'h', 'password': ***}; w"),
@@ -437,7 +439,7 @@ NONSENSE: list[tuple[Any, str]] = [
     ids=repr,
 )
 def test_host_shows_no_password(spelling: Any, shown: str) -> None:
-    """The repr is a URL in which everything but the place is hidden."""
+    """The repr is a URL that hides everything but the place."""
     (host,) = parse_hosts([spelling])
     assert str(host) == shown
     assert repr(host) == f"<Host {shown}>"

@@ -1,4 +1,4 @@
-"""What both Redis layers share: their options, and how they report on themselves."""
+"""The common parts of both Redis layers: options, and what the layers report."""
 
 import importlib
 import math
@@ -115,7 +115,7 @@ def test_mailbox_has_the_capacity_of_its_channel(
 
 
 def nested(depth: int) -> list[Any]:
-    """Return lists in one another, so many that a message of them has that depth."""
+    """Return nested lists that give a message of them the chosen depth."""
     value: list[Any] = []
     for _ in range(depth - 2):
         value = [value]
@@ -123,7 +123,7 @@ def nested(depth: int) -> list[Any]:
 
 
 class Pickling:
-    """A serializer of an application, which carries more than those of the package."""
+    """An application's serializer, which accepts more types than the package's."""
 
     def __init__(self, **options: object) -> None:
         self.options = options
@@ -139,8 +139,8 @@ class Pickling:
 
 @pytest.fixture
 def pickling(monkeypatch: pytest.MonkeyPatch) -> RedisChannelLayer:
-    """Give a test a layer with a serializer that no class of ours knows."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    """Give a test a layer with a serializer that shares no class with ours."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # the registry has no way to remove one
     registry.register_serializer("pickle", Pickling)
     return RedisChannelLayer(
         serializer_format="pickle", symmetric_encryption_keys=["secret"]
@@ -150,7 +150,7 @@ def pickling(monkeypatch: pytest.MonkeyPatch) -> RedisChannelLayer:
 def test_any_class_with_both_methods_is_a_serializer(
     pickling: RedisChannelLayer,
 ) -> None:
-    """It gets the options, and decides what it carries."""
+    """It receives the options, and decides which types it accepts."""
     assert isinstance(pickling.serializer, Pickling)
     assert pickling.serializer.options == {
         "symmetric_encryption_keys": ["secret"],
@@ -174,7 +174,7 @@ def test_any_class_with_both_methods_is_a_serializer(
 def test_layer_decides_on_the_shape_of_messages(
     pickling: RedisChannelLayer, message: Any, error: str
 ) -> None:
-    """No serializer gets a message of another shape."""
+    """No serializer is given a message of another shape."""
     for layer in (pickling, RedisChannelLayer()):
         with pytest.raises((TypeError, ValueError), match=error):
             layer.require_valid_message(message)
@@ -191,7 +191,7 @@ def test_layer_decides_on_the_shape_of_messages(
 def test_bytes_that_a_serializer_refuses_are_undecodable(
     pickling: RedisChannelLayer, data: bytes, error: str
 ) -> None:
-    """So is what it returns, unless it is a dict that is not nested too deep."""
+    """Its result is too, unless it is a dict that is not nested too deeply."""
     with pytest.raises(UndecodableMessage, match=error):
         pickling.deserialize(data)
 
@@ -201,7 +201,7 @@ def test_bytes_that_a_serializer_refuses_are_undecodable(
 def test_message_that_is_nested_too_deep_is_undecodable(
     serializer_format: str, depth: int
 ) -> None:
-    """Decoders raise nothing else, at any depth."""
+    """Decoders raise no other error, at any depth."""
     layer = RedisChannelLayer(
         serializer_format=serializer_format, random_prefix_length=0
     )
@@ -215,7 +215,7 @@ def test_message_that_is_nested_too_deep_is_undecodable(
 
 
 def test_error_of_the_format_names_the_place() -> None:
-    """It has nothing of what the layer adds to a message."""
+    """It names nothing that the layer adds to a message."""
     layer = RedisChannelLayer(serializer_format="json")
     with pytest.raises(TypeError, match=r"message\['a'\] is of type bytes") as caught:
         layer.serialize({"a": b"b", CHANNEL_KEY: []})
@@ -223,7 +223,7 @@ def test_error_of_the_format_names_the_place() -> None:
 
 
 def test_package_loads_the_layers_when_they_are_used() -> None:
-    """It has no others."""
+    """No other modules are loaded."""
     assert layers.RedisChannelLayer is RedisChannelLayer
     with pytest.raises(
         AttributeError, match=r"'fast_channels.layers' has no attribute 'KafkaLayer'"
@@ -241,7 +241,7 @@ def test_package_loads_the_layers_when_they_are_used() -> None:
 def test_missing_library_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, missing: str, message: str
 ) -> None:
-    """Other errors of an import are not hidden."""
+    """Other import errors are not hidden."""
     for name in [*sys.modules]:
         if name.startswith(("fast_channels.layers.redis", "fast_channels.layers.ser")):
             monkeypatch.delitem(sys.modules, name)

@@ -36,7 +36,7 @@ class User:
         self.suspicions = 0
         self.wanted = True
         self.outbox: list[str] = []
-        # What it has read; why connections ended; how often the link was closed.
+        # The words it has read; why connections ended; how often the link was closed.
         self.read: list[str] = []
         self.ends: list[Exception | None] = []
         self.closed = 0
@@ -95,7 +95,7 @@ async def server() -> EchoServer:
 async def using(
     server: EchoServer, timing: Timing = NO_PAUSE, *, suspicious: bool = False
 ) -> AsyncGenerator[User]:
-    """Make a link, and expect that it leaves no connection and no task."""
+    """Make a link, and check that it leaves no connection and no task."""
     before = asyncio.all_tasks()
     user = User(server, timing, suspicious=suspicious)
     try:
@@ -108,7 +108,7 @@ async def using(
 
 
 async def works(user: User) -> None:
-    """See that a command gets its reply."""
+    """Check that a command gets its reply."""
     user.read.clear()
     user.send("ECHO")
     await until(lambda: "ECHO" in user.read)
@@ -135,7 +135,7 @@ async def test_it_connects_when_it_is_woken_and_stays_connected(
     [
         RedisConnectionError("cut"),
         OSError("cut"),
-        # uvloop raises it when it knows of the end and the stream does not yet.
+        # uvloop raises it when it has noticed the end before the stream has.
         RuntimeError("the handler is closed"),
         ResponseError("NOAUTH Authentication required"),
         ValueError("a bug"),
@@ -162,10 +162,10 @@ async def test_a_connection_that_breaks_for_any_reason_is_replaced(
         assert len(server.attempts) == 2
 
 
-async def test_what_belongs_to_a_connection_ends_with_it(
+async def test_tasks_of_a_connection_end_with_it(
     server: EchoServer,
 ) -> None:
-    """Even if it never opened, or is still opening."""
+    """This holds even if it never opened, or is still opening."""
     used: list[tuple[FakeConnection, asyncio.Task[None]]] = []
 
     async def use() -> None:
@@ -208,7 +208,7 @@ in_every_state = pytest.mark.parametrize("state", STATES)
 
 @contextlib.asynccontextmanager
 async def state_of_link(server: EchoServer, state: str) -> AsyncGenerator[User]:
-    """Bring a link into a state, in which it stays."""
+    """Bring a link into a state that it stays in."""
     pauses = Timing(backoff=(1000, 1000)) if state == "pause" else NO_PAUSE
     async with using(server, pauses) as user:
         if state == "pause":
@@ -229,7 +229,7 @@ async def state_of_link(server: EchoServer, state: str) -> AsyncGenerator[User]:
 async def test_drop_replaces_a_connection_in_every_state(
     server: EchoServer, state: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was done on purpose is not logged."""
+    """Deliberate disconnections are not logged."""
     async with state_of_link(server, state) as user:
         before = len(server.attempts)
         caplog.clear()
@@ -286,7 +286,7 @@ async def test_a_connection_can_be_dropped_as_it_breaks(
 async def test_close_ends_a_link_in_every_state(
     server: EchoServer, state: str, times: int
 ) -> None:
-    """It can be called by several tasks at once; then the link can be used again."""
+    """Several tasks can call it at once; afterwards, the link can be used again."""
     async with state_of_link(server, state) as user:
         before = len(server.attempts)
         await asyncio.gather(*(user.link.close() for _ in range(times)))
@@ -322,7 +322,7 @@ async def test_close_wins_over_drop(server: EchoServer) -> None:
 
 
 async def test_a_link_is_woken_in_any_turn_of_closing(server: EchoServer) -> None:
-    """It is closed, or begins anew: it never stays half closed."""
+    """It is closed, or starts again: it never stays half closed."""
     async with using(server) as user:
         for turns in range(6):
             await works(user)
@@ -367,11 +367,11 @@ async def test_pauses_pass_between_attempts(server: EchoServer) -> None:
         await until(lambda: user.connects)
     assert pauses
     for began, pause, attempts in pauses:
-        # uvloop's clock has milliseconds.
+        # uvloop's clock has a resolution of a millisecond.
         assert server.attempts[attempts] - began > pause - 0.002
 
 
-async def test_a_long_attempt_is_followed_by_another_at_once(
+async def test_another_attempt_follows_a_long_one_at_once(
     server: EchoServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def jitter(*_: float) -> float:
@@ -434,7 +434,7 @@ async def test_an_outage_is_logged_once(
 async def test_a_silent_server_counts_as_gone(
     server: EchoServer, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also one that reads nothing any more."""
+    """So does one that no longer reads."""
     async with using(server, IMPATIENT) as user:
         await works(user)
         server.silent.add("PING")
@@ -464,7 +464,7 @@ async def test_a_quiet_server_that_answers_is_kept(server: EchoServer) -> None:
 async def test_bytes_show_that_a_server_is_alive(
     server: EchoServer, sends: str
 ) -> None:
-    """While a large reply arrives, or others do, it need not answer a PING."""
+    """A server that sends a large reply, or many, need not answer a PING."""
     server.silent.add("PING")
     async with using(server, replace(IMPATIENT, idle=0)) as user:
         await works(user)
@@ -482,7 +482,7 @@ async def test_bytes_show_that_a_server_is_alive(
 async def test_a_late_answer_is_read_before_it_counts_as_missing(
     server: EchoServer,
 ) -> None:
-    """What came in time is read late after the event loop was blocked."""
+    """After the event loop was blocked, replies that came in time are read late."""
     server.silent.add("PING")
     async with using(server, replace(IMPATIENT, grace=5)) as user:
         await works(user)

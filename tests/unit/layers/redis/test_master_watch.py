@@ -1,4 +1,4 @@
-"""How a change of the master is noticed, without a network."""
+"""Noticing a change of the master, without a network."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ def refused() -> RedisConnectionError:
 
 
 class Switches:
-    """How many changes of the master were reported."""
+    """The number of reported changes of the master."""
 
     count = 0
 
@@ -70,12 +70,12 @@ async def watch(
 
 
 def ready(network: Network, name: str) -> Callable[[], bool]:
-    """Return whether the watch listens to a Sentinel, as a condition."""
+    """Return a condition: the watch listens to a Sentinel."""
     return lambda: network.open == [name] and bool(network[name].asked("SENTINEL"))
 
 
 async def break_off(network: Network, name: str, trouble: object) -> None:
-    """Wait until a Sentinel is listened to, and end that."""
+    """Wait until the watch listens to a Sentinel, and break that connection."""
     await until(ready(network, name))
     network[name].told.clear()
     network[name].open[0].reply(trouble)
@@ -122,7 +122,7 @@ async def test_a_watch_can_be_started_and_closed_twice_and_used_again(
 async def test_when_a_sentinel_goes_away_the_next_one_is_listened_to(
     network: Network, watch: MasterWatch, switches: Switches, trouble: object
 ) -> None:
-    """After the last one the first one; a Sentinel that talks nonsense goes too."""
+    """The first follows the last; a Sentinel that sends nonsense is replaced too."""
     watch.start()
     for name in (*NAMES, "a"):
         await break_off(network, name, trouble)
@@ -147,7 +147,7 @@ async def test_a_sentinel_that_is_of_no_use_is_skipped(
 
 @pytest.mark.parametrize("timing", [IMPATIENT])
 @pytest.mark.parametrize("where", ["connect", "SUBSCRIBE", "PING"])
-async def test_a_sentinel_that_is_silent_is_skipped_whenever_it_froze(
+async def test_a_sentinel_that_freezes_at_any_step_is_skipped(
     network: Network, watch: MasterWatch, switches: Switches, where: str
 ) -> None:
     network["a"].stalls.add(where)
@@ -180,10 +180,10 @@ async def test_an_outage_is_logged_when_all_sentinels_are_away(
     ]
 
 
-# Rule 2: changes that were not heard
+# Rule 2: changes that were missed
 
 
-async def test_a_change_that_was_not_heard_is_reported_once(
+async def test_a_missed_change_is_reported_once(
     network: Network, watch: MasterWatch, master: Master, switches: Switches
 ) -> None:
     watch.start()
@@ -203,7 +203,7 @@ async def test_a_change_that_was_not_heard_is_reported_once(
     [([], 0), ([NEW], 0), ([OLD], 1), ([OLD, NEW], 1)],
     ids=["none", "new", "old", "both"],
 )
-async def test_a_change_before_the_watch_is_reported_if_a_connection_is_concerned(
+async def test_a_change_before_the_watch_is_reported_if_it_affects_a_connection(
     network: Network,
     watch: MasterWatch,
     master: Master,

@@ -1,4 +1,4 @@
-"""How the log shows that a server cannot be used, and that it can be again."""
+"""How the log shows the start and the end of an outage."""
 
 import logging
 
@@ -93,7 +93,7 @@ def test_several_failures_in_a_row_can_make_an_outage(
     assert len(caplog.messages) == 1
 
 
-def test_the_log_shows_where_a_failure_comes_from_that_no_server_can_cause(
+def test_the_log_has_the_traceback_of_a_failure_that_no_server_can_cause(
     outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
     why = TypeError("no such argument")

@@ -1,4 +1,4 @@
-"""When a connection has last received bytes, while redis-py reads a reply."""
+"""The time at which a connection last received bytes while redis-py reads a reply."""
 
 import asyncio
 import gc
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from redis import _parsers  # pyright: ignore[reportPrivateUsage] # nowhere else
+from redis import _parsers  # pyright: ignore[reportPrivateUsage] # the only place that has it
 
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.progress import Progress, limit_silence
@@ -20,7 +20,7 @@ PACKED = b"*3\r\n$7\r\nmessage\r\n$4\r\nroom\r\n$300000\r\n" + b"x" * 300_000 + 
 
 @pytest.fixture
 async def stream() -> asyncio.StreamReader:
-    """Give a test what a connection reads from."""
+    """Give a test the stream that a connection reads from."""
     return asyncio.StreamReader()
 
 
@@ -28,7 +28,7 @@ async def stream() -> asyncio.StreamReader:
 async def connection(
     request: pytest.FixtureRequest, stream: asyncio.StreamReader
 ) -> Connection:
-    """Give a test a connection that is open, as far as reading goes."""
+    """Give a test a connection that is open, as far as reading is concerned."""
     parser = getattr(_parsers, request.param)
     [host] = parse_hosts([{"host": "a", "parser_class": parser}])
     connection: Any = plain_connection(host)
@@ -39,7 +39,7 @@ async def connection(
 
 
 async def pass_time() -> float:
-    """Let the clock of the event loop go on, and return what it shows then."""
+    """Advance the clock of the event loop, and return its new time."""
     clock = asyncio.get_running_loop().time
     before = clock()
     await until(lambda: clock() > before)
@@ -53,7 +53,7 @@ async def read(connection: Connection) -> Any:
 async def test_each_part_of_a_reply_counts_when_it_arrives(
     stream: asyncio.StreamReader, connection: Connection
 ) -> None:
-    """The reply comes out whole."""
+    """The reply arrives whole."""
     begun = await pass_time()
     progress = Progress(connection)
     first = progress.heard()
@@ -70,7 +70,7 @@ async def test_each_part_of_a_reply_counts_when_it_arrives(
     assert await reading == LARGE
 
 
-async def test_without_bytes_it_is_the_time_of_its_creation(
+async def test_without_bytes_the_time_is_that_of_creation(
     connection: Connection,
 ) -> None:
     progress = Progress(connection)
@@ -148,7 +148,7 @@ async def test_what_arrived_while_the_event_loop_was_blocked_is_read_first(
     progress = Progress(connection)
     loop = asyncio.get_running_loop()
     async with limit_silence(progress, 0.01, grace=5):
-        # By then its time is over, and it waits for what is there to be read.
+        # By then the time is over, and the block waits only to read what has arrived.
         blocked_until = loop.time() + 0.02
         while loop.time() < blocked_until:
             pass

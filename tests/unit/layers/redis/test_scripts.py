@@ -1,4 +1,4 @@
-"""Scripts: their files, and how they are run."""
+"""Scripts: their files, and how they run."""
 
 import hashlib
 import re
@@ -24,12 +24,12 @@ SCRIPTS = {
     name: script for name, script in vars(scripts).items() if isinstance(script, Script)
 }
 
-# What several scripts start with.
+# The beginning that several scripts share.
 SHARED = {"clock.lua", "enqueue.lua", "processes.lua"}
 
 
 class Redis:
-    """Answers commands, one after the other, as a test says."""
+    """Answers commands in order, with replies that a test chooses."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)
@@ -41,7 +41,7 @@ class Redis:
     async def execute(
         self, *command: str | bytes | float, deadline: float | None
     ) -> Any:
-        # A script that has to be sent as a whole gets no time of its own.
+        # A script that has to be sent in full gets no extra time.
         assert deadline == 8.5
         self.commands.append(command)
         answer = self.answers.pop(0)
@@ -56,15 +56,15 @@ class Redis:
 # Running
 
 
-async def test_run() -> None:
-    """A script is called by its hash, with its keys and arguments."""
+async def test_a_script_is_called_by_its_hash() -> None:
+    """Its keys and arguments follow the hash."""
     redis = Redis(b"reply")
     assert await redis.run(1, b"two", 0.3) == b"reply"
     assert redis.commands == [("EVALSHA", POP.sha, 2, "k1", "k2", 1, b"two", 0.3)]
 
 
-async def test_unknown_script() -> None:
-    """A script that the server does not know is sent as a whole, once."""
+async def test_an_unknown_script_is_sent_in_full() -> None:
+    """This happens once."""
     redis = Redis(NoScriptError("NOSCRIPT"), b"first", b"second")
     assert await redis.run("argument") == b"first"
     assert await redis.run("argument") == b"second"
@@ -86,8 +86,8 @@ async def test_unknown_script() -> None:
     ],
     ids=["error", "unavailable", "error-of-whole", "unknown-twice"],
 )
-async def test_errors(answers: list[Exception]) -> None:
-    """An error other than that the script is not known comes out."""
+async def test_other_errors_of_a_script_are_raised(answers: list[Exception]) -> None:
+    """Only an unknown script is sent again."""
     redis = Redis(*answers)
     with pytest.raises(type(answers[-1]), match=re.escape(str(answers[-1]))):
         await redis.run()
@@ -98,7 +98,7 @@ async def test_errors(answers: list[Exception]) -> None:
 
 
 def test_all_files_are_used() -> None:
-    """Each file is in a script, and a script holds nothing but files."""
+    """Each file belongs to a script, and scripts consist of files only."""
     assert SCRIPTS.keys() == set(scripts.__all__) - {"Script", "run"}
     assert all(
         any(text in script.text for script in SCRIPTS.values())
@@ -109,8 +109,8 @@ def test_all_files_are_used() -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_text(name: str) -> None:
-    """A script ends with the file of its name, and its hash is that of its text."""
+def test_a_script_ends_with_the_file_of_its_name(name: str) -> None:
+    """Its hash is that of its text."""
     script = SCRIPTS[name]
     assert script.text.endswith(TEXTS[f"{name.lower()}.lua"])
     sha = hashlib.sha1(script.text.encode(), usedforsecurity=False)
@@ -126,15 +126,15 @@ def test_text(name: str) -> None:
         ("SEND", ["clock", "enqueue"]),
     ],
 )
-def test_shared_text(name: str, shared: list[str]) -> None:
-    """Scripts start with what they share with others."""
+def test_scripts_start_with_their_shared_text(name: str, shared: list[str]) -> None:
+    """Shared functions come first."""
     start = "\n".join(TEXTS[f"{file}.lua"] for file in shared)
     assert SCRIPTS[name].text.startswith(start)
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS.keys() - SHARED))
-def test_comment(name: str) -> None:
-    """A file opens with a comment that names keys and arguments, all that it uses."""
+def test_a_file_opens_with_a_comment_on_its_arguments(name: str) -> None:
+    """The comment names all keys and arguments that the file uses."""
     text = TEXTS[name]
     comment = re.match(r"(?:--.*\n)+", text)
     assert comment is not None

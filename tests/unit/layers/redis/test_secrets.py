@@ -17,14 +17,14 @@ from fast_channels.layers.redis.wire import plain_connection
 if TYPE_CHECKING:
     from fast_channels.layers.redis.hosts import Host
 
-# What a secret is made of: each part is looked for by itself.
+# The parts of a secret; each is looked for separately.
 PARTS = ("hunter", "sesame", "qwerty")
-# What stands between the parts: it may mean something where the secret is written.
+# Separators between the parts, which can have a meaning where the secret is written.
 BETWEEN = st.text("@:/?#%[]=,;'\"\\ \n\t+é\ud800", max_size=3)
 
 SENTINEL = {"sentinels": [("h", 1)], "master_name": "m"}
 
-# Where a user may write a secret, in a URL raw or encoded, and what comes of it.
+# Where a user can write a secret, raw or encoded in a URL, and what is parsed from it.
 URLS: list[Callable[[str], Any]] = [
     lambda s: f"redis://me:{s}@h",
     lambda s: f"redis://:{s}@h:1/2",
@@ -101,7 +101,7 @@ def spellings() -> st.SearchStrategy[Any]:
 
 
 def shown_by_errors(error: BaseException | None) -> Iterator[str]:
-    """Yield what an error shows, and those that led to it."""
+    """Yield the text of an error and of its causes."""
     while error is not None:
         yield from (str(error), repr(error))
         yield from shown_by_errors(error.__cause__)
@@ -109,7 +109,7 @@ def shown_by_errors(error: BaseException | None) -> Iterator[str]:
 
 
 def shown(spelling: Any, *, bare: bool) -> Iterator[str]:
-    """Yield all that is shown of a host: of an error, or of what is made of it."""
+    """Yield all text about a host: of an error, or of the result."""
     hosts: Any = spelling if bare else [spelling]
     found: list[Host] = []
     for name in ("hosts", "cluster"):
@@ -131,7 +131,7 @@ def shown(spelling: Any, *, bare: bool) -> Iterator[str]:
                 yield repr(make_connection(place))
             yield from (repr(plain_connection(each)) for each in others)
         except (TypeError, ValueError) as exc:
-            # redis-py does not know an argument.
+            # redis-py doesn't know this argument.
             yield from shown_by_errors(exc)
 
 
@@ -143,14 +143,14 @@ def shown(spelling: Any, *, bare: bool) -> Iterator[str]:
 )
 @given(spelling=spellings(), bare=st.booleans())
 def test_no_password_is_shown(spelling: Any, bare: bool) -> None:
-    """Whatever a user writes where, and a parser makes of it, no part is shown."""
+    """Wherever a user writes a secret and however it is parsed, no part is shown."""
     for text in shown(spelling, bare=bare):
         assert not re.search("|".join(PARTS), text), f"{spelling!r}: {text}"
 
 
 @pytest.mark.parametrize("write", URLS + OTHERS)
 def test_plain_password(write: Callable[[str], Any]) -> None:
-    """The same for a password of letters alone, in each spelling."""
+    """The same holds for a password of letters only, in each spelling."""
     for bare in (False, True):
         for text in shown(write(PARTS[0]), bare=bare):
             assert PARTS[0] not in text

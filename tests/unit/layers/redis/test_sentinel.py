@@ -1,4 +1,4 @@
-"""The server that Sentinels call the master, without a network."""
+"""Finding the master with the help of Sentinels, without a network."""
 
 import asyncio
 from typing import Any, cast
@@ -93,7 +93,7 @@ async def test_a_sentinel_that_does_not_know_the_master_is_skipped(
     assert network.open == []
 
 
-async def test_the_error_says_what_is_wrong_with_each_sentinel(
+async def test_the_error_gives_the_problem_with_each_sentinel(
     network: Network,
 ) -> None:
     """It shows no password."""
@@ -173,7 +173,7 @@ def test_a_connection_to_a_master_has_the_options_of_the_master(tls: bool) -> No
 
 @pytest.fixture
 def servers(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Fake redis-py's connections to masters too."""
+    """Also make redis-py's connections to masters fake ones."""
     network.servers |= {host: FakeSentinel() for host, _ in (OLD, NEW)}
     fakes: dict[str, Any] = {}
 
@@ -200,7 +200,7 @@ def servers(network: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_connection_asks_where_the_master_is_each_time_it_connects(
+async def test_a_connection_asks_for_the_master_each_time_it_connects(
     servers: Network, tls: bool
 ) -> None:
     master = master_of("a", ssl=tls)
@@ -235,7 +235,7 @@ async def test_a_server_whose_role_may_not_be_asked_for_is_trusted(
     assert servers.open == [OLD[0]]
 
 
-async def test_a_server_that_does_not_tell_its_role_is_refused(
+async def test_a_server_that_does_not_report_its_role_is_refused(
     servers: Network,
 ) -> None:
     servers[OLD[0]].refuses["ROLE"] = ResponseError("too busy")
@@ -248,7 +248,7 @@ async def test_a_server_that_does_not_tell_its_role_is_refused(
 async def test_without_a_master_that_accepts_there_is_an_error_and_no_connection(
     servers: Network, known: bool
 ) -> None:
-    """An address counts as reached from the attempt on: a switch concerns it."""
+    """An address counts as reached as soon as it is tried: a failover affects it."""
     master = master_of("a")
     servers[OLD[0]].unreachable = True
     servers["a"].master = OLD if known else None

@@ -1,4 +1,4 @@
-"""Which shard a name belongs to."""
+"""The shard that a name belongs to."""
 
 import pytest
 
@@ -28,12 +28,12 @@ def test_names_are_where_django_finds_them(shards: int, expected: list[int]) -> 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 49])
 def test_every_shard_has_names(shards: int) -> None:
-    """Names spread over all shards, and belong to no other."""
+    """Names spread over all shards."""
     found = {shard_of(f"name{number}", shards) for number in range(2000)}
     assert found == set(range(shards))
 
 
 def test_all_of_a_name_counts() -> None:
-    """What follows the '!' is not cut off: the caller decides what the name is."""
+    """The part after the '!' counts: the caller decides what the name is."""
     found = {shard_of(f"a!{number}", 3) for number in range(50)}
     assert found == {0, 1, 2}

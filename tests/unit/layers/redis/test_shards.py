@@ -1,4 +1,4 @@
-"""The servers of a layer, and which of them a name leads to."""
+"""The servers of a layer, and the server that a name leads to."""
 
 import asyncio
 from typing import Any
@@ -50,7 +50,7 @@ async def test_hosts_become_shards_in_their_order() -> None:
 
 
 async def test_a_name_leads_to_the_same_shard_in_every_process() -> None:
-    """It is the shard that shard_of() counts from the first host."""
+    """It is the shard that shard_of() returns."""
     shards = opened(*HOSTS)
     in_order = [*shards]
     names = [f"room{number}" for number in range(100)]
@@ -78,7 +78,7 @@ async def test_shards_connect_when_they_are_used(hosts: FakeHosts[FakePubSub]) -
 
 
 async def test_plain_hosts_are_not_watched(hosts: FakeHosts[FakePubSub]) -> None:
-    """Only Sentinels say when another server becomes the master."""
+    """Only Sentinels report that another server has become the master."""
     shards = opened(*HOSTS)
     shards.settled_at = -1
     shards.watch_if_settled()
@@ -112,7 +112,7 @@ async def test_masters_are_not_watched_for_a_process_that_only_sends_once(
 
 
 async def test_new_master_gets_a_new_connection(hosts: FakeHosts[FakePubSub]) -> None:
-    """The command connection is dropped, and the layer drops its own of that shard."""
+    """The command connection is dropped, and the layer drops its own connections."""
     switched: list[Shard] = []
     shards = open_shards(parse_hosts(SENTINELS), "asgi", switched.append, never)
     for shard in shards:

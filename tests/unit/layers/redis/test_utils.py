@@ -1,4 +1,4 @@
-"""The functions that release 1 had for hosts and connections."""
+"""The functions for hosts and connections from release 1."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,13 +24,13 @@ from fast_channels.layers.redis.utils import (
 @pytest.mark.parametrize("name", ["room", "", "asgi__group__room", "é"])
 @pytest.mark.parametrize("hosts", [1, 2, 3, 7])
 def test_consistent_hash_is_that_of_the_layers(name: str, hosts: int) -> None:
-    """A str and its bytes belong to the host that the layers look at."""
+    """A str and its bytes belong to the host that the layers choose."""
     assert consistent_hash(name, hosts) == shard_of(name, hosts)
     assert consistent_hash(name.encode(), hosts) == shard_of(name, hosts)
 
 
-def test_decode_hosts() -> None:
-    """Each spelling of a host becomes a dict of redis-py's arguments."""
+def test_decode_hosts_returns_arguments_of_redis_py() -> None:
+    """Every spelling of a host becomes a dict of redis-py's arguments."""
     assert decode_hosts(None) == [{"address": "redis://localhost:6379"}]
     own = {"host": "d", "port": 4}
     assert decode_hosts(["redis://a", ("b", 2), ["c", 3], own]) == [
@@ -44,8 +44,8 @@ def test_decode_hosts() -> None:
         decode_hosts(single)
 
 
-def test_create_pool() -> None:
-    """A pool leads to the host that the dict names, and leaves the dict as it is."""
+def test_a_pool_connects_to_the_host_of_the_dict() -> None:
+    """create_pool() doesn't change the dict."""
     host: dict[str, Any] = {"address": "redis://a/2", "username": "user"}
     options: dict[str, Any] = create_pool(host).connection_kwargs
     assert (options["host"], options["db"], options["username"]) == ("a", 2, "user")
@@ -82,7 +82,7 @@ async def test_close_redis_closes_the_pool() -> None:
     "new_event_loop", [asyncio.new_event_loop, uvloop.new_event_loop]
 )
 def test_wrap_close_releases_before_the_loop_is_closed(new_event_loop: Any) -> None:
-    """What ends with an event loop ends when the loop is closed without a runner."""
+    """Async generators of a loop end when it is closed without a runner."""
     loop: asyncio.AbstractEventLoop = new_event_loop()
     ended: list[str] = []
 
@@ -106,10 +106,10 @@ def test_wrap_close_releases_before_the_loop_is_closed(new_event_loop: Any) -> N
 
 
 @pytest.mark.parametrize("layer_class", [RedisChannelLayer, RedisPubSubChannelLayer])
-async def test_methods_that_layers_had_in_release_1(
+async def test_layers_have_the_methods_of_release_1(
     layer_class: type[RedisChannelLayer | RedisPubSubChannelLayer],
 ) -> None:
-    """A layer encodes and decodes what it would send, and closes by its older name."""
+    """A layer encodes and decodes its messages, and closes by its older name."""
     layer = layer_class()
     message = {"type": "hello", "number": 1}
     data = layer.serialize(message)

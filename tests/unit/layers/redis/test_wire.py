@@ -1,4 +1,4 @@
-"""The connections of redis-py, their options, and the bytes of commands."""
+"""Connections of redis-py, their options, and the bytes of commands."""
 
 import importlib.util
 import inspect
@@ -79,7 +79,7 @@ def test_a_connection_is_of_the_kind_and_to_the_place_of_its_host(
 
 
 @pytest.mark.parametrize("place", [{"host": "a"}, {"path": "/a"}])
-def test_the_options_of_a_user_reach_redis_py(place: dict[str, str]) -> None:
+def test_the_users_options_reach_redis_py(place: dict[str, str]) -> None:
     options = {
         "db": 3,
         "username": "user",
@@ -91,8 +91,8 @@ def test_the_options_of_a_user_reach_redis_py(place: dict[str, str]) -> None:
     assert {name: getattr(connection, name) for name in options} == options
 
 
-def test_the_options_of_tls_reach_redis_py() -> None:
-    """It checks host names in certificates by default."""
+def test_tls_options_reach_redis_py() -> None:
+    """Host names in certificates are checked by default."""
     connection = connection_to(
         host_of({"host": "a", "ssl": True, "ssl_ca_certs": "/ca", "ssl_keyfile": "/k"})
     )
@@ -137,7 +137,7 @@ def test_tcp_probes_idle_connections_on_macos_too(
     assert options[0x10] == 30
 
 
-# As a user may write them, and as they would be if parse_hosts let them pass.
+# As a user could write them, and as they would arrive if parse_hosts let them pass.
 THEIRS: dict[str, Any] = {
     "protocol": 3,
     "socket_timeout": 2,
@@ -158,7 +158,7 @@ THEIRS: dict[str, Any] = {
     ],
     ids=["default", "parsed", "tcp", "tls", "unix"],
 )
-async def test_what_the_layers_rely_on_cannot_be_changed(host: Host) -> None:
+async def test_options_that_the_layers_rely_on_cannot_be_changed(host: Host) -> None:
     connection = connection_to(host)
     assert connection.protocol == 2
     assert connection.socket_timeout is None
@@ -188,13 +188,13 @@ def test_connections_do_not_share_the_options_of_their_host() -> None:
 
 
 async def test_making_a_connection_reads_no_file() -> None:
-    """That would block the event loop."""
+    """Reading a file would block the event loop."""
     for spelling in ("redis://a", "rediss://a", "unix:///a"):
         connection_to(host_of(spelling))
 
 
 class Greeting:
-    """What a connection is made to do first, as a test has it."""
+    """A function that a test runs on each new connection."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
@@ -211,7 +211,7 @@ class Greeting:
 
 async def greet(connection: AbstractConnection) -> None:
     greeting = connection.redis_connect_func
-    # redis-py looks at this.
+    # redis-py checks this attribute.
     assert inspect.iscoroutinefunction(greeting)
     await greeting(connection)
 
@@ -268,7 +268,7 @@ def bytes_or_text(value: str | bytes | float) -> bytes:
 
 @pytest.fixture
 def fallback(monkeypatch: pytest.MonkeyPatch) -> Pack:
-    """What packs commands where hiredis is not installed."""
+    """Packs commands where hiredis is not installed."""
     monkeypatch.setitem(sys.modules, "hiredis", None)
     spec = importlib.util.find_spec(wire.__name__)
     assert spec is not None
@@ -342,7 +342,7 @@ def test_a_prefix_is_taken_literally_in_a_pattern(prefix: str, pattern: str) -> 
     ],
     ids=lambda error: f"{type(error).__name__}-{str(error)[:10]}",
 )
-def test_a_refusal_that_can_pass(error: Exception) -> None:
+def test_a_temporary_refusal_is_recognised(error: Exception) -> None:
     assert is_refusal(error)
 
 
@@ -357,11 +357,11 @@ def test_a_refusal_that_can_pass(error: Exception) -> None:
     ],
     ids=lambda error: f"{type(error).__name__}-{str(error)[:10]}",
 )
-def test_what_is_no_refusal(error: Exception) -> None:
+def test_other_errors_are_not_temporary_refusals(error: Exception) -> None:
     assert not is_refusal(error)
 
 
-def test_a_wrong_password_is_named_as_such() -> None:
+def test_the_error_says_that_the_password_is_wrong() -> None:
     error = AuthenticationError("invalid username-password pair")
     assert describe(error) == (
         "it refuses the username or the password (invalid username-password pair)"

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import itertools
 import math
 import re
 import time
@@ -13,9 +12,9 @@ from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.redis.keys import mark_key, private_key, queue_key
+from fast_channels.layers.redis.keys import mark_key, queue_key
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
-from fast_channels.layers.redis.scripts import REQUEUE, SEND, Script, run
+from fast_channels.layers.redis.scripts import SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
 
@@ -235,34 +234,6 @@ class QueueEndpoint(Endpoint):
             self.unwant(self._layer.non_local_name(channel))
         await self.memberships.delete(channel)
 
-    async def dead_letters(self, channel: str, limit: int) -> list[bytes]:
-        """Return the dead letters of a plain channel, not decoded."""
-        found: list[list[bytes]] = await asyncio.gather(
-            *[
-                shard.commands.execute(
-                    "ZRANGE", _letters_key(shard, channel), 0, limit - 1
-                )
-                for shard in self.shards.holding(channel)
-            ]
-        )
-        return list(itertools.chain.from_iterable(found))
-
-    async def requeue_dead_letters(self, channel: str) -> int:
-        """Put the dead letters of a channel back into it; return their number."""
-        milliseconds = math.ceil(1000 * self._layer.expiry)
-        moved = await asyncio.gather(
-            *[
-                run(
-                    shard.commands,
-                    REQUEUE,
-                    [queue_key(shard.prefix, channel), _letters_key(shard, channel)],
-                    milliseconds,
-                )
-                for shard in self.shards.holding(channel)
-            ]
-        )
-        return sum(moved)
-
     async def forget(self) -> None:
         """Leave all groups, and drop the messages of plain channels in this process."""
         self.memberships.clear()
@@ -394,7 +365,3 @@ class QueueEndpoint(Endpoint):
             case _:
                 problem = "it is for the process, and no valid change of a group"
                 self._layer.counters.complain(queue, problem)
-
-
-def _letters_key(shard: Shard, channel: str) -> str:
-    return private_key(shard.prefix, "deadletters", channel)

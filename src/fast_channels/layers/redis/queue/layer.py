@@ -30,6 +30,7 @@ from fast_channels.layers.serializers import (
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
+from .dead_letters import read_dead_letters, requeue_dead_letters
 from .endpoint import Held, QueueEndpoint
 from .flushing import flush_keys
 
@@ -283,7 +284,8 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         """
         self.require_valid_channel_name(channel)
         letters: list[dict[str, Any]] = []
-        for value in await self._endpoints.get().dead_letters(channel, limit):
+        shards = self._endpoints.get().shards
+        for value in await read_dead_letters(shards, channel, limit):
             try:
                 message = self.deserialize(value, any_age=True)
             except UndecodableMessage as exc:
@@ -307,7 +309,8 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             TypeError: The name is not valid.
         """
         self.require_valid_channel_name(channel)
-        return await self._endpoints.get().requeue_dead_letters(channel)
+        shards = self._endpoints.get().shards
+        return await requeue_dead_letters(shards, channel, self.expiry)
 
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox | None:
         """Return the mailbox of a channel, for a reader that does not wait.

@@ -1,4 +1,4 @@
-"""A Redis that publishes, and that stalls, refuses and breaks as a test asks."""
+"""A fake Redis for pub/sub that stalls, refuses and breaks when a test says so."""
 
 import re
 from collections import deque
@@ -12,7 +12,7 @@ from fast_channels.layers.redis.pubsub.subscriber import Subscriber
 from tests.unit.layers.redis.fake_server import NO_PAUSE, FakeConnection, FakeServer
 from tests.waiting import until
 
-# Connects again at once, and makes one attempt at a time.
+# Reconnects at once, one attempt at a time.
 ONCE = replace(Subscriber.timing, jitter=NO_PAUSE.jitter, another=1000)
 
 
@@ -22,10 +22,10 @@ class PubSubConnection(FakeConnection):
     def __init__(self, server: "FakeServer[Any]") -> None:
         super().__init__(server)
         self.names: dict[str, str] = {}
-        """What it has subscribed to, with the verb."""
+        """The subscriptions, each with its command."""
 
     def push(self, name: str, data: bytes) -> int:
-        """Send a message once for each subscription, and return how many there are."""
+        """Send a message once per matching subscription, and return their number."""
         count = 0
         for subscription, verb in self.names.items():
             if verb == "SUBSCRIBE" and subscription == name:
@@ -40,28 +40,28 @@ class PubSubConnection(FakeConnection):
 
 
 class FakePubSub(FakeServer[PubSubConnection]):
-    """The server: what is subscribed to, and what it confirms."""
+    """The server: its subscriptions and confirmations."""
 
     def __init__(self) -> None:
         super().__init__(PubSubConnection)
-        # Whether confirmations are held back, and those that are.
+        # Whether to hold back confirmations, and those held back.
         self.holds = False
         self.held: deque[tuple[PubSubConnection, list[Any]]] = deque()
-        # Names that are refused, and what the answer is.
+        # Names to refuse, and the reply for them.
         self.forbidden: dict[str, Exception] = {}
 
     @property
     def subscribed(self) -> list[str]:
-        """What is subscribed to, by all connections together."""
+        """The subscriptions of all connections together."""
         names = (name for connection in self.open for name in connection.names)
         return sorted(names)
 
     def publish(self, name: str, data: bytes) -> int:
-        """Send to all who have subscribed, and return how many there were."""
+        """Send to all subscribers, and return their number."""
         return sum(connection.push(name, data) for connection in self.open)
 
     def release(self, count: int = 1) -> None:
-        """Send so many of the confirmations that are held back."""
+        """Send a number of the confirmations held back."""
         for _ in range(count):
             connection, reply = self.held.popleft()
             connection.reply(reply)
@@ -71,7 +71,7 @@ class FakePubSub(FakeServer[PubSubConnection]):
         if verb == "PUBLISH":
             return [self.publish(names[0], words[2])]
         if verb == "PING":
-            # As Redis answers clients that have subscribed to something, and others.
+            # Redis's reply depends on whether the client has subscriptions.
             return [[b"pong", b""] if connection.names else b"PONG"]
         for name in self.forbidden.keys() & {*names}:
             return [self.forbidden[name]]
@@ -90,11 +90,11 @@ class FakePubSub(FakeServer[PubSubConnection]):
 
 
 class Log:
-    """What a subscriber has told of."""
+    """Records what a subscriber reports."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        # What is called with the data of each message, after it was noted.
+        # Called with the data of each message after it was recorded.
         self.react: Callable[[str], None] = lambda _: None
 
     def received(self, name: bytes, data: bytes) -> None:
@@ -112,7 +112,7 @@ class Log:
 async def subscribing(
     server: FakePubSub, log: Log, timing: Timing = ONCE
 ) -> AsyncGenerator[Subscriber]:
-    """Make a subscriber, and expect that it leaves no connection when it is closed."""
+    """Make a subscriber, and check that it leaves no connection when closed."""
     subscriber = Subscriber(
         server.connect,
         name="redis-1",
@@ -130,14 +130,14 @@ async def subscribing(
 
 
 async def hear(subscriber: Subscriber, *names: str) -> None:
-    """Listen to some names, and wait until they are heard."""
+    """Listen to some names, and wait until they are confirmed."""
     for name in names:
         subscriber.listen(name)
     await until(lambda: not any(map(subscriber.pending, names)))
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Match as Redis does, as far as ``*`` and backslashes go."""
+    """Match a pattern as Redis does, for ``*`` and backslashes."""
     parts = re.findall(r"\\(.)|(\*)|([^\\*])", pattern, re.DOTALL)
     regex = "".join(
         ".*" if star else re.escape(escaped or plain) for escaped, star, plain in parts

@@ -1,4 +1,4 @@
-"""What the pub/sub layer has in one event loop, and what it does with messages."""
+"""The pub/sub layer's state in one event loop, and its handling of messages."""
 
 import asyncio
 import functools
@@ -37,7 +37,7 @@ def timing() -> Timing:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stop the clock by which messages expire."""
+    """Stop the clock that messages expire by."""
     clock = stop_time_in_memory(monkeypatch)
     monkeypatch.setattr(module, "time", clock)
     return clock
@@ -59,7 +59,7 @@ def layer(request: pytest.FixtureRequest) -> RedisPubSubChannelLayer:
 async def endpoint(
     layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
 ) -> AsyncIterator[PubSubEndpoint]:
-    """Give a test a endpoint that leaves nothing when it is closed."""
+    """Give a test an endpoint that must be empty when it is closed."""
     endpoint = PubSubEndpoint(
         layer, "me.1", "on.disconnect", "on.reconnect", patience=0.01, step=10
     )
@@ -73,7 +73,7 @@ async def endpoint(
 async def server(
     layer: RedisPubSubChannelLayer, hosts: FakeHosts[FakePubSub]
 ) -> FakePubSub:
-    """Give a test the only server of the endpoint."""
+    """Give a test the endpoint's only server."""
     [server] = hosts.of(layer)
     return server
 
@@ -87,7 +87,7 @@ def ignore() -> None:
 
 
 def taken(mailbox: Mailbox) -> list[Any]:
-    """Take the messages out of a mailbox: the numbers in them, or their types."""
+    """Take the messages out of a mailbox, and return their numbers or types."""
     found: list[Any] = []
     while (message := mailbox.take()) is not None:
         found.extend(message.values())
@@ -103,7 +103,7 @@ async def test_channels_of_a_process_are_one_subscription(
     endpoint: PubSubEndpoint,
     hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """Each host has it, and wildcards in the prefix are taken literally."""
+    """Every host has the subscription, and wildcards in the prefix are literal."""
     for _ in range(2):
         await endpoint.listen_to_own(r"x[a-c]*?^\.me.1!")
     mailbox = endpoint.attach(r"x[a-c]*?^\.me.1!1", ignore)
@@ -151,7 +151,7 @@ async def test_undecodable_message_is_counted_and_logged(
     [("x", "KeyError: 'x'"), ("x" * 500, "KeyError: '" + "x" * 189 + "...")],
     ids=["short", "long"],
 )
-async def test_message_that_breaks_something_is_counted(
+async def test_message_whose_handling_fails_is_counted(
     layer: RedisPubSubChannelLayer,
     endpoint: PubSubEndpoint,
     server: FakePubSub,
@@ -189,7 +189,7 @@ async def test_message_that_breaks_something_is_counted(
 async def test_long_names_are_shortened_in_the_log(
     endpoint: PubSubEndpoint, server: FakePubSub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Names can be of any length, and come from other processes."""
+    """Names can be of any length, as other processes choose them."""
     await endpoint.listen_to_own(OWN)
     server.publish(OWN + "x" * 1000, b"?")
     await until(lambda: caplog.messages)
@@ -201,7 +201,7 @@ async def test_long_names_are_shortened_in_the_log(
 
 
 class Timers:
-    """Stands in for an event loop, as far as timers go, which a test fires."""
+    """A fake event loop with timers that a test fires."""
 
     def __init__(self) -> None:
         self.pending: list[Timer] = []
@@ -214,7 +214,7 @@ class Timers:
         return timer
 
     def fire(self) -> None:
-        """Let so much time pass that each timer fires once."""
+        """Let enough time pass for each timer to fire once."""
         pending, self.pending = self.pending, []
         for timer in pending:
             if not timer.cancelled:
@@ -267,7 +267,7 @@ async def test_plain_channel_is_listened_to_while_it_is_read(
     assert timer.cancelled
 
 
-async def test_time_without_a_reader_begins_when_the_last_one_leaves(
+async def test_time_without_a_reader_begins_when_the_last_reader_leaves(
     endpoint: PubSubEndpoint, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A closed endpoint starts no timer."""
@@ -301,7 +301,7 @@ async def test_group_is_listened_to_while_it_has_members(
     await turn()
     assert server.subscribed == ["room"]
     await endpoint.leave("room", "b")
-    # Redis has not been told yet.
+    # Redis has not confirmed it yet.
     server.publish("room", packed(1))
     await until(lambda: not server.subscribed)
     assert endpoint.groups.by_group == {}
@@ -316,7 +316,7 @@ async def test_joining_waits_for_the_subscription(
     joining = [asyncio.create_task(endpoint.join("room", channel)) for channel in "ab"]
     own = asyncio.create_task(endpoint.listen_to_own(OWN))
     await until(lambda: len(server.held) == 2)
-    # Longer than it waits before it looks whether Redis is away.
+    # Longer than the pause after which a caller checks whether Redis is away.
     await asyncio.wait([*joining, own], timeout=0.03)
     assert not any(task.done() for task in (*joining, own))
     server.release(2)
@@ -330,7 +330,7 @@ async def test_message_to_a_group_is_decoded_once(
     server: FakePubSub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each member gets a dict of its own."""
+    """Each member gets its own dict."""
     decoded: list[bytes] = []
     deserialize = layer.deserialize
 
@@ -384,7 +384,7 @@ async def test_deleted_channel_leaves_its_groups(
 async def test_deleted_plain_channel_can_be_read_again(
     endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """It leaves its groups, and is listened to while it has a reader."""
+    """It leaves its groups, and is listened to again while it has a reader."""
     await endpoint.join("room", "a")
     endpoint.listen_for_reader("a")
     await until(lambda: sorted(server.subscribed) == ["a", "room"])
@@ -424,7 +424,7 @@ async def test_channel_leaves_very_many_groups_in_steps(
 async def test_cancelled_deletion_can_be_repeated(
     endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """The channel is still in some of its groups."""
+    """The channel still belongs to some of its groups."""
     await asyncio.gather(*[endpoint.join(group, "a") for group in VERY_MANY])
     deleting = asyncio.create_task(endpoint.delete("a"))
     await until(lambda: len(endpoint.groups.by_group) < len(VERY_MANY))
@@ -436,13 +436,13 @@ async def test_cancelled_deletion_can_be_repeated(
     await until(lambda: not server.subscribed)
 
 
-# Redis goes and comes
+# Redis goes away and returns
 
 
 async def test_all_channels_get_notices_about_the_connection(
     layer: RedisPubSubChannelLayer, endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
-    """They are read, attached, or members; deleted channels get none."""
+    """Channels that are read, attached, or members get them; deleted channels don't."""
     mailboxes = [
         endpoint.attach(f"{OWN}attached", ignore),
         layer.mailboxes.open(f"{OWN}awaited"),
@@ -459,7 +459,7 @@ async def test_all_channels_get_notices_about_the_connection(
     for mailbox in mailboxes:
         messages = [mailbox.take(), mailbox.take()]
         assert messages == [{"type": name} for name in types]
-        # No consumer has to have a handler for them.
+        # A consumer doesn't need a handler for them.
         assert [type(message) for message in messages] == [Notice] * 2
     assert layer.counters.reconnects == 1
     assert f"{OWN}deleted" not in layer.mailboxes.by_channel
@@ -471,14 +471,14 @@ async def test_reconnects_of_all_hosts_are_counted(
     endpoint: PubSubEndpoint,
     hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """Each connection that broke counts once, however many attempts it takes."""
+    """A broken connection counts once, however many attempts its replacement takes."""
     await endpoint.listen_to_own(OWN)
     for count in range(1, 6):
         for server in hosts.of(layer):
             server.refusals.extend([OSError("refused")] * count)
             server.cut()
         for server in hosts.of(layer):
-            await until(lambda: len(server.connections) == count + 1)  # noqa: B023 # at once
+            await until(lambda: len(server.connections) == count + 1)  # noqa: B023 # called at once
             await until(lambda: server.subscribed)  # noqa: B023 # as above
         assert layer.counters.reconnects == 2 * count
 
@@ -505,9 +505,9 @@ async def test_silent_server_is_waited_for_once(
     await until(lambda: len(server.subscribed) == 22)
 
 
-# The grace is as long as this test takes: only what is read ends the waiting.
+# The limit is longer than this test: only an arriving reply ends the wait.
 @pytest.mark.parametrize("timing", [replace(ONCE, patience=0.05, grace=60)])
-async def test_confirmation_that_came_in_time_is_waited_for(
+async def test_confirmation_that_arrived_in_time_is_not_missed(
     endpoint: PubSubEndpoint, server: FakePubSub
 ) -> None:
     """The event loop was blocked when it arrived."""
@@ -543,7 +543,7 @@ async def test_each_name_has_its_host(
     endpoint: PubSubEndpoint,
     hosts: FakeHosts[FakePubSub],
 ) -> None:
-    """A name is published where it is listened to."""
+    """A name is published on the host where it is subscribed to."""
     await endpoint.join("asgi__group__a", "x")
     endpoint.listen_for_reader("mails")
     for name in ("asgi__group__a", "mails"):
@@ -556,14 +556,14 @@ async def test_each_name_has_its_host(
 
 @pytest.mark.parametrize("layer", [{"hosts": [SENTINEL]}], indirect=True)
 @pytest.mark.parametrize("use", ["publish", "join", "own", "plain"])
-async def test_use_of_a_layer_watches_for_a_new_master(
+async def test_using_a_layer_starts_to_watch_for_a_new_master(
     endpoint: PubSubEndpoint,
     server: FakePubSub,
     hosts: FakeHosts[FakePubSub],
     monkeypatch: pytest.MonkeyPatch,
     use: str,
 ) -> None:
-    """Sending once does not; a new master gets new connections."""
+    """A single send does not; a new master gets new connections."""
     [watch] = hosts.watches
     await endpoint.publish("a", packed(1))
     assert not watch.started

@@ -29,7 +29,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> FakeHosts[FakePubSub]:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stop the clock by which messages expire."""
+    """Stop the clock that messages expire by."""
     clock = stop_time_in_memory(monkeypatch)
     monkeypatch.setattr(pubsub_client, "time", clock)
     return clock
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def layer(
     request: pytest.FixtureRequest, hosts: FakeHosts[FakePubSub]
 ) -> AsyncIterator[RedisPubSubChannelLayer]:
-    """Give a test a layer with options of its choice, which leaves nothing behind."""
+    """Give a test layers with options of its choice, which must be empty at the end."""
     options: dict[str, Any] = getattr(request, "param", {})
     async with RedisPubSubChannelLayer(serializer_format="json", **options) as layer:
         yield layer
@@ -63,7 +63,7 @@ def ignore() -> None:
 
 
 def test_options_follow_hosts_and_prefix_by_keyword() -> None:
-    """Hosts and prefix can be given by position, as in channels_redis, and no more."""
+    """Only hosts and prefix can be given by position, as in channels_redis."""
     layer = RedisPubSubChannelLayer(["redis://one"], "p", expiry=5, capacity=7)
     assert [str(host) for host in layer.hosts] == ["redis://one:6379/0"]
     assert (layer.prefix, layer.expiry, layer.capacity) == ("p", 5, 7)
@@ -73,14 +73,14 @@ def test_options_follow_hosts_and_prefix_by_keyword() -> None:
 
 @pytest.mark.parametrize("option", ["group_expiry", "random_prefix_length"])
 def test_option_without_effect_is_refused(option: str) -> None:
-    """Options of the queue layer that would do nothing are mistakes."""
+    """Options of the queue layer that would have no effect are refused."""
     options: dict[str, Any] = {option: 10}
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
         RedisPubSubChannelLayer(**options)
 
 
 def test_messages_have_no_prefix_and_can_be_encrypted() -> None:
-    """Messages need not be unique; the serializer gets the secrets and no age limit."""
+    """Messages need no random prefix; the serializer gets secrets but no age limit."""
     layer = RedisPubSubChannelLayer(symmetric_encryption_keys=["secret"])
     assert isinstance(layer.serializer, MsgPackSerializer)
     assert layer.serializer.random_prefix_length == 0
@@ -89,7 +89,7 @@ def test_messages_have_no_prefix_and_can_be_encrypted() -> None:
 
 
 def test_layer_has_the_defaults_of_the_queue_layer() -> None:
-    """By default it is for a server on this machine."""
+    """By default, the server is on this machine."""
     layer = RedisPubSubChannelLayer()
     assert [str(host) for host in layer.hosts] == ["redis://localhost:6379/0"]
     assert (layer.prefix, layer.expiry, layer.capacity) == ("asgi", 60, 100)
@@ -97,7 +97,7 @@ def test_layer_has_the_defaults_of_the_queue_layer() -> None:
 
 
 def test_channel_capacity_matches_names_without_the_prefix() -> None:
-    """A name with the prefix of the layer matches too."""
+    """A name with the layer's prefix matches too."""
     layer = RedisPubSubChannelLayer(
         prefix="app.", capacity=9, channel_capacity={"http.*": 2, "mails": 3}
     )
@@ -108,7 +108,7 @@ def test_channel_capacity_matches_names_without_the_prefix() -> None:
 async def test_layer_reports_what_it_holds_and_has_counted(
     layer: RedisPubSubChannelLayer,
 ) -> None:
-    """Its statistics and its repr have the same numbers."""
+    """Its statistics and its repr show the same numbers."""
     first, second = [await layer.new_channel() for _ in range(2)]
     for group, channel in (("x", first), ("x", second), ("y", first)):
         await layer.group_add(group, channel)
@@ -138,7 +138,7 @@ async def test_layer_reports_what_it_holds_and_has_counted(
 
 @pytest.mark.parametrize("name", [" ", "\x00", "!", "a" * 10_000, "\U0001f30d\n", "*"])
 def test_any_text_is_a_name(name: str) -> None:
-    """Channels and groups can have any name that is not empty."""
+    """Channels and groups can have any name that isn't empty."""
     layer = RedisPubSubChannelLayer()
     assert layer.require_valid_channel_name(name)
     assert layer.require_valid_channel_name(name, receive=True)
@@ -179,7 +179,7 @@ async def test_text_that_cannot_be_encoded_is_no_name(
 async def test_names_in_redis_are_those_of_channels_redis(
     layer: RedisPubSubChannelLayer, server: FakePubSub
 ) -> None:
-    """Channels have their own names, groups names with the prefix."""
+    """Channels keep their names; the names of groups get the prefix."""
     channel = await layer.new_channel("chat")
     assert channel.startswith("app[1]*?-^\\chat.")
     await layer.group_add("room", channel)
@@ -231,7 +231,7 @@ async def attach_elsewhere(layer: RedisPubSubChannelLayer, channel: str) -> bool
 async def test_plain_channel_is_listened_to_for_its_expiry(
     layer: RedisPubSubChannelLayer, server: FakePubSub
 ) -> None:
-    """The time begins when no task receives from it any more."""
+    """The time begins when the last task stops receiving from it."""
     receiving = asyncio.create_task(layer.receive("jobs"))
     await until(lambda: server.subscribed == ["jobs"])
     await layer.send("jobs", MESSAGE)
@@ -256,7 +256,7 @@ async def test_expired_messages_are_dropped(
         assert layer.statistics()["waiting"] == waiting
 
 
-# Redis goes and comes
+# Redis goes away and returns
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,10 @@ async def test_expired_messages_are_dropped(
     ids=["neither", "disconnect", "reconnect", "both"],
     indirect=["layer"],
 )
-async def test_channels_get_the_notices_that_the_layer_is_to_send(
+async def test_channels_get_the_notices_that_the_layer_is_configured_to_send(
     layer: RedisPubSubChannelLayer, server: FakePubSub, types: list[str]
 ) -> None:
-    """Without options there are none."""
+    """Without the options, no notices are sent."""
     channel = await layer.new_channel()
     mailbox = layer.attach(channel, ignore)
     assert mailbox is not None
@@ -292,7 +292,7 @@ async def test_channels_get_the_notices_that_the_layer_is_to_send(
 async def test_sending_raises_while_redis_is_away(
     layer: RedisPubSubChannelLayer, server: FakePubSub
 ) -> None:
-    """New channels and joins do not, and messages arrive once Redis is back."""
+    """new_channel() and group_add() succeed, and messages arrive once Redis is back."""
     server.unreachable = True
     unavailable = r"^redis://localhost:6379/0 is not available: refused$"
     with pytest.raises(RedisUnavailable, match=unavailable):
@@ -328,10 +328,10 @@ async def test_flush_leaves_every_group_and_drops_messages(
     assert await layer.receive(channel) == {"type": "next"}
 
 
-async def test_flush_does_not_wait_for_an_event_loop_at_rest(
+async def test_flush_does_not_wait_for_an_event_loop_that_does_not_run(
     layer: RedisPubSubChannelLayer,
 ) -> None:
-    """That loop forgets its state if it runs again."""
+    """That loop clears its state if it runs again."""
     another = asyncio.new_event_loop()
     await asyncio.to_thread(another.run_until_complete, layer.new_channel())
     async with asyncio.timeout(5):

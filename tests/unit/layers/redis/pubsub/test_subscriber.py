@@ -1,4 +1,4 @@
-"""The rules of the subscriber, on a server that does as a test asks."""
+"""The rules of the subscriber, on a server that a test controls."""
 
 import asyncio
 import itertools
@@ -43,10 +43,10 @@ async def subscriber(
         yield subscriber
 
 
-# 1. What is wanted is the truth
+# 1. The wanted names are the truth
 
 
-async def test_it_connects_for_the_first_name_and_hears_messages_in_order(
+async def test_it_connects_for_the_first_name_and_gets_messages_in_order(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
     await turn()
@@ -127,7 +127,7 @@ async def test_a_name_is_subscribed_to_until_its_last_listener_has_left(
 # 2. Confirmations
 
 
-async def test_all_who_wait_for_a_name_share_a_future(
+async def test_waiters_for_one_name_share_a_future(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
     """It is resolved when the server confirms."""
@@ -144,7 +144,7 @@ async def test_all_who_wait_for_a_name_share_a_future(
     assert subscriber.pending("a") is None
 
 
-async def test_the_last_change_of_a_name_is_waited_for(
+async def test_a_waiter_waits_for_the_last_change_of_a_name(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
     server.holds = True
@@ -196,14 +196,14 @@ async def test_waiting_for_a_name_ends_when_its_last_listener_has_left(
 
 
 @pytest.mark.parametrize("breaks", [True, False], ids=["broken", "dropped"])
-async def test_the_next_connection_hears_all_that_is_wanted_by_then(
+async def test_the_next_connection_subscribes_to_all_names_wanted_by_then(
     server: FakePubSub,
     subscriber: Subscriber,
     log: Log,
     breaks: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What was done on purpose is not logged."""
+    """Deliberate disconnections are not logged."""
     await hear(subscriber, "a", "b", PATTERN)
     server.told.clear()
     if breaks:
@@ -222,7 +222,7 @@ async def test_the_next_connection_hears_all_that_is_wanted_by_then(
     ]
 
 
-async def test_names_whose_command_was_lost_are_heard_on_the_next_connection(
+async def test_names_whose_command_was_lost_are_subscribed_on_the_next_connection(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
     await hear(subscriber, "a")
@@ -232,7 +232,7 @@ async def test_names_whose_command_was_lost_are_heard_on_the_next_connection(
     assert log.events == ["lost", "restored"]
 
 
-async def test_a_connection_that_never_heard_everything_is_not_lost(
+async def test_a_connection_that_was_never_fully_subscribed_is_not_lost(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
     server.holds = True
@@ -249,7 +249,7 @@ async def test_a_connection_that_never_heard_everything_is_not_lost(
 async def test_a_subscription_that_is_refused_is_an_outage(
     server: FakePubSub, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However often a server refuses, the log has one record of it, and its reason."""
+    """However often a server refuses, the log has one record with the reason."""
     server.forbidden["a"] = NoPermissionError("no permission")
     subscriber.listen("a")
     await until(lambda: len(server.attempts) >= 50)
@@ -263,7 +263,7 @@ async def test_a_subscription_that_is_refused_is_an_outage(
     ]
 
 
-async def test_a_server_that_is_back_is_not_away_with_nothing_to_listen_to(
+async def test_a_server_that_is_back_counts_as_back_without_subscriptions(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
     await hear(subscriber, "a")
@@ -286,7 +286,7 @@ async def test_a_message_that_cannot_be_handled_stops_no_other(
     log: Log,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A bug is logged with its traceback, and what comes later arrives."""
+    """A bug is logged with its traceback, and later messages arrive."""
 
     def react(data: str) -> None:
         if data == "poison":
@@ -310,7 +310,7 @@ def keep_busy(_: str) -> None:
 
 
 @pytest.mark.parametrize("timing", [replace(ONCE, idle=0, patience=0.01, grace=0.01)])
-async def test_a_server_is_not_silent_while_its_messages_are_still_to_be_read(
+async def test_a_server_is_not_silent_while_its_messages_are_unread(
     server: FakePubSub, subscriber: Subscriber, log: Log
 ) -> None:
     server.silent.add("PING")
@@ -338,7 +338,7 @@ async def test_a_server_that_answers_is_kept_whatever_form_its_answer_has(
 
 
 @pytest.mark.parametrize("timing", [replace(ONCE, patience=0.03)])
-async def test_a_server_that_owes_a_confirmation_is_away_until_it_is_heard(
+async def test_a_server_that_owes_a_confirmation_is_away_until_it_arrives(
     server: FakePubSub, subscriber: Subscriber
 ) -> None:
     await hear(subscriber, "a")
@@ -346,7 +346,7 @@ async def test_a_server_that_owes_a_confirmation_is_away_until_it_is_heard(
     server.holds = True
     subscriber.listen("b")
     await until(lambda: subscriber.away)
-    # The next one has not to wait as long.
+    # The next waiter doesn't have to wait as long.
     subscriber.listen("c")
     assert subscriber.away
     await until(lambda: len(server.held) == 2)
@@ -358,7 +358,7 @@ async def test_a_server_that_owes_a_confirmation_is_away_until_it_is_heard(
 
 
 @pytest.mark.parametrize("refused", [True, False])
-async def test_close_ends_all_waiting_and_listening(
+async def test_close_ends_all_waits_and_subscriptions(
     server: FakePubSub, subscriber: Subscriber, refused: bool
 ) -> None:
     """The subscriber can be used again."""

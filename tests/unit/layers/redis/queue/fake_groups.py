@@ -1,4 +1,4 @@
-"""A shard that holds groups, and goes away, stalls and refuses as a test asks."""
+"""A fake shard that holds groups; it is away, stalls or refuses when a test says so."""
 
 import asyncio
 from collections import defaultdict
@@ -14,12 +14,12 @@ from fast_channels.layers.redis.scripts import GROUP_ADD, GROUP_DISCARD
 from fast_channels.layers.redis.shards import Shards
 from tests.unit.layers.redis.fake_hosts import as_shard
 
-# Nothing happens by itself in the time that a test takes, but trying again does.
+# Only retries happen by themselves within the time of a test.
 TIMING = Timing(beat=60, retry=0.001, patience=0.001)
 
 
 def timed(**changes: Any) -> pytest.MarkDecorator:
-    """Give the memberships of a test another timing."""
+    """Give a test's memberships another timing."""
     return pytest.mark.parametrize("timing", [replace(TIMING, **changes)])
 
 
@@ -29,23 +29,23 @@ class Redis:
     def __init__(self, name: str = "redis-1") -> None:
         self.name = name
         self.groups: defaultdict[str, set[str]] = defaultdict(set)
-        # What they were after each command.
+        # The members after each command.
         self.states: list[dict[str, set[str]]] = []
         # The processes that have a lease.
         self.processes: set[str] = set()
-        # The pairs of each command, and how channels were added.
+        # The pairs of each command, and how its channels were added.
         self.added: list[list[tuple[str, str]]] = []
         self.removed: list[list[tuple[str, str]]] = []
         self.modes: list[str] = []
         self.lifetimes: set[float] = set()
-        # What each command is answered with.
+        # The reply to each command.
         self.trouble: Exception | None = None
         self.known_to_be_away = False
-        # Whether it does not know the next script, as it was restarted.
+        # Whether the next script is unknown, as after a restart.
         self.forgets_scripts = False
-        # Groups whose keys hold something else.
+        # Groups whose keys hold another type.
         self.wrong: set[str] = set()
-        # Commands have their effect at once, and wait for this for their reply.
+        # Commands take effect at once; their replies wait for this.
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -72,7 +72,7 @@ class Redis:
         keys, arguments = rest[:count], rest[count:]
         if self.forgets_scripts:
             self.forgets_scripts = False
-            # The same is written once more.
+            # The second call writes the same members.
             return NoScriptError("No matching script. Please use EVAL.")
         if script in {GROUP_ADD.sha, GROUP_ADD.text}:
             return self._add(keys, arguments)
@@ -110,12 +110,12 @@ class Redis:
         return [index for index, name in enumerate(names) if name in self.wrong]
 
     def holds(self, **groups: set[str]) -> bool:
-        """Return whether these are all members of groups."""
+        """Return whether these are all of the members."""
         return {name: held for name, held in self.groups.items() if held} == groups
 
 
 def pairs_of(keys: list[str], words: list[Any]) -> list[tuple[str, str]]:
-    """Return the groups and channels that the arguments of a script list."""
+    """Return the groups and channels in the arguments of a script."""
     pairs: list[tuple[str, str]] = []
     words = list(words)
     for key in keys:
@@ -140,17 +140,17 @@ def make(
 
 
 def write_again(memberships: Memberships, number: int = 0) -> None:
-    """Write all members again to one of the shards."""
+    """Write all members to one of the shards again."""
     memberships.assert_again([*memberships.shards][number])
 
 
 async def join(memberships: Memberships, groups: str, channels: str) -> None:
-    """Add channels to groups, all of whose names are letters."""
+    """Add channels to groups whose names are single letters."""
     for group in groups:
         for channel in channels:
             await memberships.add(group, channel)
 
 
 def others() -> set["asyncio.Task[object]"]:
-    """Return the tasks beside the test."""
+    """Return all tasks except the test's."""
     return {*asyncio.all_tasks()} - {asyncio.current_task()}

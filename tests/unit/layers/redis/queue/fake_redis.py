@@ -1,6 +1,6 @@
-"""A Redis whose queues an inbox reads, and which fails as a test asks.
+"""A fake Redis with queues for an inbox, which fails when a test says so.
 
-What scripts do is tested with real servers; here they do what an inbox needs.
+Real servers test the scripts; here, a script does only what an inbox needs.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ SCRIPTS = (POP, TAKE, RECOVER, SEND, GROUP_ADD, GROUP_DISCARD)
 
 @dataclass(frozen=True)
 class Call:
-    """A script that was run."""
+    """A call of a script."""
 
     whole: bool
     keys: list[str]
@@ -54,11 +54,11 @@ class RedisConnection(FakeConnection):
 
     async def send_packed_command(self, command: bytes, check_health: bool) -> None:
         await super().send_packed_command(command, check_health)
-        # A task that got an answer reads it first, however slow this machine is.
+        # A task reads each reply before it continues, however slow the machine is.
         await asyncio.sleep(0)
 
     def push(self, key: str | None) -> None:
-        """Tell that a key has changed, or all."""
+        """Report a change of one key, or of all."""
         if self.redirect is not None:
             keys = None if key is None else [key.encode()]
             self.redirect.reply([b"message", b"__redis__:invalidate", keys])
@@ -70,23 +70,23 @@ class RedisConnection(FakeConnection):
 
 
 class FakeRedis(FakeServer[RedisConnection]):
-    """The server: its queues, and what it does with them."""
+    """The server: its queues, and the scripts that run on them."""
 
     def __init__(self) -> None:
         super().__init__(RedisConnection)
-        # Values with their scores, by keys; batches that are kept aside are here too.
+        # Values with their scores, by key; batches that are set aside are here too.
         self.queues: defaultdict[str, Queue] = defaultdict(dict)
         self.time = 1000.0
-        # Keys that it refuses, and why: they hold something else than a queue, say.
+        # Keys to refuse, with the reason: for example, they hold another type.
         self.refused: dict[str, ResponseError] = {}
         # Whether there are recovered messages.
         self.more = False
-        # The numbers of the batches that it keeps, and the receivers that have died.
+        # The numbers of the batches it keeps, and the dead receivers.
         self.numbers: dict[str, bytes] = {}
         self.dead: list[bytes] = []
-        # How many messages are recovered of each, and how many are dead letters.
+        # The number of recovered messages of each, and the number of dead letters.
         self.recovers = [0, 0]
-        # Which scripts it knows, and which it was told to run.
+        # The scripts it knows, and the scripts it was asked to run.
         self.scripts: set[str] = {script.sha for script in SCRIPTS}
         self.pops: list[Call] = []
         self.takes: list[Call] = []
@@ -95,7 +95,7 @@ class FakeRedis(FakeServer[RedisConnection]):
 
     @property
     def reader(self) -> RedisConnection:
-        """The connection that is told of changes."""
+        """The connection that receives changes."""
         [reader] = [connection for connection in self.open if connection.subscribed]
         return reader
 
@@ -106,7 +106,7 @@ class FakeRedis(FakeServer[RedisConnection]):
         return popper
 
     def add(self, key: str, *values: bytes, age: float = 0) -> None:
-        """Have somebody send messages, which have waited for so long."""
+        """Add messages from another process, which have waited for some seconds."""
         for value in values:
             self.queues[key][value] = self.time - age
         for connection in self.open:

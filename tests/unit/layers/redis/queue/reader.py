@@ -1,4 +1,4 @@
-"""An inbox of a fake Redis, and what it delivers."""
+"""An inbox on a fake Redis, and the messages it delivers."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ Logged: TypeAlias = Callable[[], list[tuple[int, str]]]
 
 
 class Reader:
-    """An inbox and what it delivers; its channels are those of one process."""
+    """An inbox with the messages it delivers; its channels belong to one process."""
 
     def __init__(
         self,
@@ -26,11 +26,11 @@ class Reader:
         tripwire: str | None = None,
     ) -> None:
         self.got: list[Popped] = []
-        # How many messages wait in mailboxes of plain channels.
+        # The number of messages that wait in mailboxes of plain channels.
         self.waiting: dict[str, int] = {}
-        # What is called with each message, after it was noted.
+        # Called with each message after it was recorded.
         self.deliver: Callable[[Popped], None] = lambda _: None
-        # How often it has connected, and heard that all keys were deleted.
+        # How often it has connected, and how often all keys were deleted.
         self.connected = 0
         self.flushed = 0
         # Why connections broke, and whether the shard had moved then.
@@ -59,7 +59,7 @@ class Reader:
 
     @property
     def values(self) -> list[bytes]:
-        """What was delivered."""
+        """The delivered messages."""
         return [popped.value for popped in self.got]
 
     def _deliver(self, popped: Popped) -> None:
@@ -84,7 +84,7 @@ async def reading(
     timing: InboxTiming = Inbox.timing,
     tripwire: str | None = None,
 ) -> AsyncGenerator[Reader]:
-    """Make an inbox, and expect that it leaves no connection when it is closed."""
+    """Make an inbox, and check that it leaves no connection when closed."""
     reader = Reader(server, timeout, timing, tripwire)
     try:
         yield reader
@@ -95,7 +95,7 @@ async def reading(
 
 
 async def works(server: FakeRedis, reader: Reader, key: str = "asgi:mine!") -> None:
-    """See that a message comes through."""
+    """Check that a message arrives."""
     before = len(reader.got)
     value = b"message %d" % before
     server.add(key, value)
@@ -104,7 +104,7 @@ async def works(server: FakeRedis, reader: Reader, key: str = "asgi:mine!") -> N
 
 
 def fails(why: str) -> list[tuple[int, str]]:
-    """Return what is logged when the inbox fails and recovers."""
+    """Return the log records when the inbox fails and recovers."""
     trying = "trying again until it can"
     return [
         (logging.WARNING, f"redis-1 cannot be read: {why}; {trying}"),

@@ -1,4 +1,4 @@
-"""What a reader asks Redis for, and what it makes of the replies, on paper."""
+"""A reader's requests to Redis and its handling of the replies, without I/O."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def make_terms() -> Terms:
 
 
 def reply(number: int, *values: bytes) -> list[list[bytes]]:
-    """Return what Redis replies: the time, the number of the batch, messages."""
+    """Return a reply of Redis: the time, the number of the batch, messages."""
     messages = [part for value in values for part in (value, b"1000.5")]
     return [[b"1000.5", b"%d" % number, *messages]]
 
@@ -28,19 +28,19 @@ def reply(number: int, *values: bytes) -> list[list[bytes]]:
 def received(
     queue: ProcessQueue, number: int, *values: bytes, waiting: int = 1
 ) -> list[bytes]:
-    """Return what a queue makes of a reply."""
+    """Return the messages that a queue takes from a reply."""
     taken = queue.accept(reply(number, *values), waiting, now=0)
     return [popped.value for popped in taken]
 
 
 def test_keys_of_a_queue_share_a_slot_of_a_cluster() -> None:
-    """What is in braces is hashed: the key of the queue itself."""
+    """Redis hashes the part in braces: the key of the queue itself."""
     assert private_key("asgi", "receivers", "jobs") == "asgi:receivers:{asgijobs}"
     assert make_terms().key("inflight", "jobs", "me") == "asgi:inflight:{asgijobs}:me"
 
 
-def test_what_an_older_server_has_again_is_received_once() -> None:
-    """After a reconnect, until it was seen empty, a queue may repeat messages."""
+def test_messages_that_an_older_server_repeats_are_received_once() -> None:
+    """After a reconnect, a queue can repeat messages until it was seen empty."""
     queue = ProcessQueue("mine!", make_terms())
     assert received(queue, 1, b"1", b"2") == [b"1", b"2"]
     queue.reconnected()
@@ -49,8 +49,8 @@ def test_what_an_older_server_has_again_is_received_once() -> None:
     assert received(queue, 4, b"1", b"2") == [b"1", b"2"]
 
 
-def test_what_was_received_outlives_its_queue() -> None:
-    """A queue that was given up while no reader was there may repeat nothing either."""
+def test_the_record_of_received_messages_outlives_its_queue() -> None:
+    """A queue that was given up for lack of readers repeats no message later."""
     terms = make_terms()
     assert received(ProcessQueue("mine!", terms), 1, b"1") == [b"1"]
     assert received(ProcessQueue("mine!", terms), 2, b"1", b"2") == [b"2"]
@@ -58,7 +58,7 @@ def test_what_was_received_outlives_its_queue() -> None:
 
 
 def test_only_the_latest_messages_are_remembered() -> None:
-    """Memory is bounded: at least so many messages, and at most twice as many."""
+    """Memory is bounded: the record has at most twice the number it must have."""
     queue = ProcessQueue("mine!", replace(make_terms(), recent=Recent(2)))
     queue.reconnected()
     assert received(queue, 1, b"1", b"2", b"3") == [b"1", b"2", b"3"]
@@ -66,8 +66,8 @@ def test_only_the_latest_messages_are_remembered() -> None:
     assert received(queue, 3, b"4", b"5", b"1") == [b"4", b"5", b"1"]
 
 
-def test_acknowledging_has_no_effect_on_the_queue_of_a_process() -> None:
-    """Its messages are done when they have been received."""
+def test_acknowledging_has_no_effect_on_a_process_queue() -> None:
+    """Its messages are done as soon as they are received."""
     queue = ProcessQueue("mine!", make_terms())
     queue.readers = 1
     queue.ask(now=0)
@@ -78,7 +78,7 @@ def test_acknowledging_has_no_effect_on_the_queue_of_a_process() -> None:
 
 
 def test_an_equal_message_is_not_settled_with_the_one_before() -> None:
-    """What was acknowledged while an equal message was taken is the earlier one."""
+    """An acknowledgement settles the earlier of two equal messages."""
     queue = PlainQueue("jobs", make_terms(), waiting=lambda _: 0, wake=lambda: None)
     queue.readers = 1
     taken: list[Popped] = []

@@ -1,4 +1,4 @@
-"""What the queue layer has in one event loop, and what it does with messages."""
+"""The queue layer's state in one event loop, and its handling of messages."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ def ignore() -> None:
 async def test_message_goes_to_every_channel_it_is_for(
     server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """A copy for which a mailbox has no room is dropped and counted."""
+    """A copy that a mailbox has no room for is dropped and counted."""
     first, second = (endpoint.attach(f"x.me.1!{name}", ignore) for name in "ab")
     server.add("asgi:x.me.1!", packed(1, "x.me.1!a"), packed(2, "x.me.1!a", "x.me.1!b"))
     server.add("asgi:x.me.1!", packed(3, "x.me.1!a", "x.me.1!b"))
@@ -105,7 +105,7 @@ async def test_message_goes_to_every_channel_it_is_for(
     assert layer.counters.dropped == 1
 
 
-async def test_messages_that_no_channel_gets_are_counted_and_logged(
+async def test_messages_for_no_channel_are_counted_and_logged(
     server: FakeRedis,
     endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
@@ -120,7 +120,7 @@ async def test_messages_that_no_channel_gets_are_counted_and_logged(
     await until(lambda: layer.counters.undecodable == 6)
     assert numbers(mailbox) == [4, 5]
     assert layer.statistics()["undecodable"] == 6
-    # asyncio logs what was slow.
+    # asyncio logs slow callbacks.
     logged = [text for name, _, text in caplog.record_tuples if name != "asyncio"]
     assert ["so far: JSONSerializer" in message for message in logged] == [
         True,
@@ -131,13 +131,13 @@ async def test_messages_that_no_channel_gets_are_counted_and_logged(
     assert "4 so far: it is for channel 'x.you.1!b'" in logged[2]
 
 
-async def test_message_in_transit_to_a_deleted_channel_is_dropped(
+async def test_message_in_flight_to_a_deleted_channel_is_dropped(
     server: FakeRedis,
     endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """That holds for as long as a message lives, and after that."""
+    """This holds for the lifetime of a message, and after it."""
     clock = stop_time_in_memory(monkeypatch)
     monkeypatch.setattr(module, "time", clock)
     kept = endpoint.attach("x.me.1!kept", ignore)
@@ -154,14 +154,14 @@ async def test_message_in_transit_to_a_deleted_channel_is_dropped(
     server.add("asgi:x.me.1!", packed(3, deleted[0], "x.me.1!kept"))
     await until(lambda: numbers(kept) == [3])
     assert layer.statistics()["channels"] == 1
-    # One of another process is none of this one.
+    # A channel of another process is not a channel of this one.
     await endpoint.delete(deleted[0].replace("me", "you"))
 
 
 async def test_messages_stay_in_redis_without_channels(
     server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """The queue of the process is not read once its last channel is deleted."""
+    """The process's queue is not read after its last channel was deleted."""
     for _ in range(2):
         endpoint.attach("x.me.1!a", ignore)
     await until(lambda: server.open)
@@ -180,7 +180,7 @@ def numbered(count: int) -> list[str]:
     return [f"x.me.1!{number:x}.{number:016x}" for number in range(count)]
 
 
-async def test_stand_in_is_replaced_with_the_members(
+async def test_stand_in_is_replaced_by_the_members(
     server: FakeRedis,
     endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
@@ -211,7 +211,7 @@ async def test_stand_in_is_replaced_with_the_members(
 async def test_members_of_other_queues_have_their_own_stand_in(
     server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """A stand-in stands for the channels whose names begin like its own."""
+    """A stand-in represents the channels whose names begin like its own."""
     names = [*numbered(8), "y.me.1!0.0"]
     mailboxes = [endpoint.attach(name, ignore) for name in names]
     for name in names:
@@ -225,7 +225,7 @@ async def test_members_of_other_queues_have_their_own_stand_in(
 async def test_stand_in_without_members_stands_for_no_channel(
     server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """The last member left while the message was on its way."""
+    """The last member left while the message was in flight."""
     mailbox = endpoint.attach("x.me.1!a", ignore)
     stand_in = name_of("room", "x.me.1!")
     server.add("asgi:x.me.1!", packed(1, stand_in), packed(2, stand_in, "x.me.1!a"))
@@ -242,14 +242,14 @@ async def test_stand_in_without_members_stands_for_no_channel(
 async def owner(
     layer: RedisChannelLayer, server: FakeRedis
 ) -> AsyncIterator[QueueEndpoint]:
-    """Return the endpoint of a process whose name has the form of real ones."""
+    """Return the endpoint of a process with a name of the real form."""
     endpoint = make(layer, "0123456789ab.1")
     yield endpoint
     await endpoint.close()
 
 
 def written(server: FakeRedis, script: Script) -> list[list[str]]:
-    """Return the channels that scripts have added to or removed from groups."""
+    """Return the channels that scripts added to or removed from groups."""
     return [call.arguments[-1:] for kind, call in server.changes if kind is script]
 
 
@@ -259,7 +259,7 @@ async def test_change_by_another_process_reaches_the_owner(
     owner: QueueEndpoint,
     layer: RedisChannelLayer,
 ) -> None:
-    """The owner keeps the membership from then on, or ends it."""
+    """From then on, the owner keeps the membership, or has ended it."""
     channels = [
         f"x.0123456789ab.1!{layer.mailboxes.new_name()}" for _ in range(NAMED + 3)
     ]
@@ -268,7 +268,7 @@ async def test_change_by_another_process_reaches_the_owner(
         await endpoint.join("room", channel)
     members = owner.groups.by_group
     await until(lambda: members.get("room", {}).keys() == {*channels})
-    # Names beside a stand-in are removed.
+    # Names next to a stand-in are removed.
     await until(lambda: [channels[-1]] in written(server, GROUP_DISCARD))
     await endpoint.leave("room", channels[0])
     await until(lambda: channels[0] not in members["room"])
@@ -299,7 +299,7 @@ async def test_deleted_channel_does_not_join(
 async def test_only_owners_that_use_this_library_are_sent_changes(
     server: FakeRedis, endpoint: QueueEndpoint, channel: str
 ) -> None:
-    """Others, such as Django processes, know only what Redis lists."""
+    """Others, such as Django processes, use only what Redis lists."""
     await endpoint.join("room", channel)
     await endpoint.leave("room", channel)
     assert written(server, GROUP_ADD) == [[channel]]
@@ -317,7 +317,7 @@ async def test_only_owners_that_use_this_library_are_sent_changes(
         {},
     ],
 )
-async def test_change_that_makes_no_sense_is_counted(
+async def test_malformed_change_is_counted(
     server: FakeRedis,
     endpoint: QueueEndpoint,
     layer: RedisChannelLayer,
@@ -336,7 +336,7 @@ async def test_change_that_makes_no_sense_is_counted(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give back soon what no reader takes, in all endpoints made from now on."""
+    """Soon give back messages without a reader, in all endpoints made from now on."""
     monkeypatch.setattr(QueueEndpoint, "timing", Timing(reader=0.005))
 
 
@@ -356,7 +356,7 @@ async def test_message_without_a_reader_goes_back_to_redis(
 async def test_messages_wait_while_readers_take_some(
     server: FakeRedis, endpoint: QueueEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time without a reader begins anew with each message that is taken."""
+    """The time without a reader restarts with each message that is taken."""
     monkeypatch.setattr(endpoint, "timing", Timing(reader=0.1))
     mailbox = endpoint.plain.open("jobs")
     for _ in range(2):
@@ -368,7 +368,7 @@ async def test_messages_wait_while_readers_take_some(
     assert mailbox.take() == {"number": 1}
     endpoint.unwant("jobs")
     await until(lambda: server.queues["asgi:jobs"])
-    # The clocks of event loops are a bit wrong.
+    # Clocks of event loops are imprecise.
     assert asyncio.get_running_loop().time() - started > 0.19
     assert list(server.queues["asgi:jobs"]) == [packed(2)]
     endpoint.plain.close("jobs", mailbox)
@@ -378,14 +378,14 @@ async def test_messages_wait_while_readers_take_some(
 async def test_message_that_was_taken_does_not_go_back(
     server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """Only what still waits is given back."""
+    """Only waiting messages are given back."""
     mailbox = endpoint.plain.open("jobs")
     endpoint.want("jobs")
     server.add("asgi:jobs", packed(1))
     assert await mailbox.get() == {"number": 1}
     endpoint.unwant("jobs")
     endpoint.plain.close("jobs", mailbox)
-    # By the time that a later one goes back, it would have, too.
+    # When a later message goes back, this one would have gone back too.
     endpoint.want("others")
     server.add("asgi:others", packed(2))
     await until(endpoint.plain.waiting)
@@ -397,7 +397,7 @@ async def test_message_that_was_taken_does_not_go_back(
 async def test_closing_gives_back_what_waits(
     server: FakeRedis, endpoint: QueueEndpoint
 ) -> None:
-    """A message that was taken and acknowledged stays away."""
+    """A message that was taken and acknowledged is not given back."""
     endpoint.want("jobs")
     endpoint.want("taken")
     for number, name in enumerate(["jobs", "taken"], 1):
@@ -410,7 +410,7 @@ async def test_closing_gives_back_what_waits(
     assert {key: list(queue) for key, queue in server.queues.items() if queue} == {
         "asgi:jobs": [packed(1)]
     }
-    # As no reader has received it, its time has gone on.
+    # No reader has received it, so its time has gone on.
     [last] = [call for call in server.takes if call.arguments[5] == "-1"][:1]
     assert last.arguments[8:] == ["0", "1", packed(1).decode()]
 
@@ -437,7 +437,7 @@ async def test_all_connections_are_opened_anew_for_a_new_master(
     layer: RedisChannelLayer,
     watch: FakeWatch,
 ) -> None:
-    """Those that read count as reconnects."""
+    """Those for reading count as reconnects."""
     endpoint.want("jobs")
     assert watch.started
     server.refuses["ZREM"] = ResponseError("NOPERM")
@@ -454,7 +454,7 @@ async def test_all_connections_are_opened_anew_for_a_new_master(
 
 
 async def send(endpoint: QueueEndpoint, server: FakeRedis) -> None:
-    """Send a message to a server that refuses it, and the mark."""
+    """Send a message to a server that refuses it and the marker."""
     [shard] = endpoint.shards
     server.refuses["EVALSHA"] = server.refuses["SET"] = ResponseError("NOPERM")
     with pytest.raises(RedisUnavailable, match=r"NOPERM"):
@@ -475,7 +475,7 @@ async def test_sending_for_a_while_watches_for_a_new_master(
 async def test_sending_marks_the_prefix(
     server: FakeRedis, endpoint: QueueEndpoint, layer: RedisChannelLayer
 ) -> None:
-    """The mark outlives messages; it is renewed in time, and after forget()."""
+    """The marker outlives messages; it is renewed in time, and after forget()."""
     for _ in range(2):
         await send(endpoint, server)
         assert server.asked("SET") == [["SET", "asgi::layer", "", "PX", "40000"]]
@@ -496,7 +496,7 @@ async def test_message_that_arrives_during_closing_stays_in_redis(
     watch: FakeWatch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is for other processes, and nothing here looks for a reader any more."""
+    """It is left for other processes; no timer here waits for a reader any more."""
     closed = asyncio.Event()
     monkeypatch.setattr(watch, "close", closed.wait)
     endpoint.want("jobs")
@@ -510,5 +510,5 @@ async def test_message_that_arrives_during_closing_stays_in_redis(
     closed.set()
     await closing
     assert list(server.queues["asgi:jobs"]) == [packed(1), packed(2)]
-    # What would look for a reader in a while, and read on for it.
+    # The timer that would wait for a reader, and read on for it.
     assert vars(endpoint)["_expecting"] == {}

@@ -1,4 +1,4 @@
-"""Which keys a flush deletes: those of its prefix, and of no other."""
+"""The keys that a flush deletes: all of its prefix, and no others."""
 
 import re
 
@@ -37,12 +37,12 @@ class Redis:
         return len(command) - 1
 
     async def flush(self, prefix: str) -> list[str]:
-        """Return the keys that are left after a flush."""
+        """Return the keys that remain after a flush."""
         await flush_keys(Shards([as_shard(self, prefix=prefix)]))
         return sorted(key.decode() for key in self.keys)
 
 
-# What a pattern may match with, unless there is a backslash before it.
+# What a pattern can match unless a backslash precedes it.
 _WILD = {"*": ".*", "?": ".", "[": "["}
 
 OWN = [
@@ -69,7 +69,7 @@ NAMES = [
 
 
 async def test_all_keys_of_a_prefix_are_deleted() -> None:
-    """These are groups, queues, and what layers keep with them."""
+    """They belong to groups and queues, or hold private data of layers."""
     assert await Redis(*OWN).flush("app") == []
 
 
@@ -83,7 +83,7 @@ async def test_nothing_is_deleted_without_keys() -> None:
 @pytest.mark.parametrize("other", ["app2", "apps", "app:x"])
 @pytest.mark.parametrize("sign", NAMES[:-2])
 async def test_keys_of_a_longer_prefix_in_use_are_kept(other: str, sign: str) -> None:
-    """A key that shows where its prefix ends is a sign that it is in use."""
+    """A key that shows where its prefix ends proves that the prefix is in use."""
     theirs = [f"{other}{name.format(other)}" for name in (sign, "jobs", "p.1!")]
     redis = Redis(*theirs, "app:group:room", "appjobs", "appp.1!")
     assert await redis.flush("app") == sorted(theirs)
@@ -91,18 +91,18 @@ async def test_keys_of_a_longer_prefix_in_use_are_kept(other: str, sign: str) ->
 
 
 @pytest.mark.parametrize("key", ["app:group:layer", "app:receivers:{applayer}"])
-async def test_names_that_look_like_signs_are_none(key: str) -> None:
+async def test_names_that_look_like_markers_are_not_markers(key: str) -> None:
     """A group and a channel can be called "layer"."""
     assert await Redis(key, "app:group:room", "applayer").flush("app") == []
 
 
-async def test_queue_alone_is_no_sign_of_a_longer_prefix() -> None:
+async def test_a_queue_alone_does_not_prove_a_longer_prefix() -> None:
     """Its key does not show where the prefix ends."""
     assert await Redis("app2jobs", "app:group:room").flush("app") == []
 
 
 async def test_keys_that_do_not_start_with_the_prefix_are_kept() -> None:
-    """Case counts, and so does the beginning."""
+    """Matching is case-sensitive and begins at the start of the key."""
     redis = Redis("app:layer", "appjobs", "App2jobs", "my-app2jobs")
     assert await redis.flush("app2") == sorted(
         ["app:layer", "appjobs", "App2jobs", "my-app2jobs"]

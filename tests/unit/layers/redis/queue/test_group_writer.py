@@ -1,4 +1,4 @@
-"""The writer of one shard: batches, refusals, and what the log says about them."""
+"""The writer of one shard: batches, refusals, and log records."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from .fake_groups import TIMING, Redis, join, write_again
 
 @pytest.fixture
 def timing() -> Timing:
-    """Make what is bounded small enough for tests to reach the bounds."""
+    """Lower the limits so that tests can reach them."""
     return replace(TIMING, batch=2, remembered_pairs=4)
 
 
@@ -42,7 +42,7 @@ async def test_many_members_are_written_in_batches(
     assert [len(pairs) for pairs in redis.added] == [2] * 7 + [1]
 
 
-async def test_changes_come_before_what_is_written_again(
+async def test_changes_come_before_rewritten_members(
     redis: Redis, memberships: Memberships
 ) -> None:
     """A channel that joins waits for one batch, not for all of them."""
@@ -78,7 +78,7 @@ async def test_refusal_is_logged_once(
     caplog: pytest.LogCaptureFixture,
     known: bool,
 ) -> None:
-    """It is, however many groups there are, and so is its end."""
+    """However many groups there are, its start and its end have one record each."""
     caplog.set_level(logging.INFO, module.__name__)
     await join(memberships, "abcd", "x")
     redis.groups.clear()
@@ -129,7 +129,7 @@ async def test_key_of_another_type_is_an_error_of_its_group(
 async def test_permanent_error_is_raised_and_logged(
     redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No later attempt would help."""
+    """A later attempt would not help."""
     redis.trouble = ResponseError("ERR unknown command")
     with pytest.raises(ResponseError, match=r"unknown command"):
         await memberships.add("a", "x")
@@ -143,7 +143,7 @@ async def test_permanent_error_is_raised_and_logged(
 async def test_error_of_a_cancelled_change_is_logged(
     redis: Redis, memberships: Memberships, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No caller waits for it any more; the writer goes on."""
+    """The caller no longer waits for it; the writer goes on."""
     redis.trouble = ResponseError("ERR unknown command")
     redis.answers.clear()
     joining = asyncio.create_task(memberships.add("a", "x"))
@@ -159,7 +159,7 @@ async def test_error_of_a_cancelled_change_is_logged(
 async def test_channel_that_leaves_meanwhile_is_not_written_again(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """This holds if the script has to be sent a second time, in full."""
+    """This holds even if the whole script has to be sent in a second attempt."""
     await join(memberships, "a", "xyz")
     for restarted in (True, False):
         redis.forgets_scripts = restarted

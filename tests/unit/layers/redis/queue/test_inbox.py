@@ -15,10 +15,7 @@ MINE, PLAIN = "asgi:mine!", "asgi:plain"
 
 
 def numbers(calls: list[Call]) -> list[int]:
-    """Return the number of the last batch that each call says has come, from 1 on.
-
-    0 stands for no batch.
-    """
+    """Return the number of the last batch that each call acknowledges, 0 for none."""
     batches = [call.arguments[0] for call in calls]
     return [
         batches.index(call.arguments[1]) + 1 if call.arguments[1] in batches else 0
@@ -46,7 +43,7 @@ async def test_messages_are_delivered_in_order_with_the_time_they_have_left(
 async def test_a_message_cannot_be_older_than_the_last_look_at_its_empty_queue(
     server: FakeRedis, idle: Reader, age: float
 ) -> None:
-    """Whatever the clock of its sender shows."""
+    """This holds whatever the sender's clock shows."""
     server.add(MINE, b"message", age=age)
     await until(lambda: idle.got)
     assert 59 < idle.got[0].left <= 60
@@ -122,7 +119,7 @@ async def test_all_queues_are_read_together(server: FakeRedis, reader: Reader) -
 
 
 @pytest.mark.parametrize("inbox_timing", [InboxTiming(batch=2)])
-async def test_each_request_names_the_last_batch_and_none_is_in_vain(
+async def test_each_request_names_the_last_batch_and_none_is_wasted(
     server: FakeRedis, reader: Reader
 ) -> None:
     server.add(MINE, b"1", b"2", b"3", b"4", b"5")
@@ -134,10 +131,10 @@ async def test_each_request_names_the_last_batch_and_none_is_in_vain(
 
 
 @pytest.mark.parametrize("lost", ["EVALSHA", "ZCARD"])
-async def test_a_batch_that_was_lost_on_its_way_comes_again(
+async def test_a_batch_that_was_lost_in_flight_comes_again(
     server: FakeRedis, reader: Reader, lost: str
 ) -> None:
-    """Even if no reader waits for it any more."""
+    """This holds even if no reader waits for it any more."""
     server.loses.add(lost)
     server.add(MINE, b"1", b"2")
     reader.inbox.want("mine!")
@@ -152,7 +149,7 @@ async def test_a_batch_that_was_lost_on_its_way_comes_again(
     assert reader.values == [b"1", b"2", b"3"]
 
 
-async def test_what_a_server_with_older_data_delivers_again_is_received_once(
+async def test_messages_that_a_server_with_older_data_repeats_are_received_once(
     server: FakeRedis, idle: Reader
 ) -> None:
     server.add(MINE, b"1", b"2")
@@ -161,7 +158,7 @@ async def test_what_a_server_with_older_data_delivers_again_is_received_once(
     before = dict(server.queues[held])
     server.add(MINE, b"3")
     await until(lambda: len(idle.got) == 3)
-    # It was restored from a copy of a moment ago.
+    # It was restored from a slightly older copy.
     server.numbers[held], server.queues[held] = b"0", before
     server.queues[MINE][b"3"] = server.time
     server.reader.fail()
@@ -175,7 +172,7 @@ async def test_what_a_server_with_older_data_delivers_again_is_received_once(
 
 
 async def take(reader: Reader) -> int:
-    """Be a reader that takes all that waits, and comes back for more."""
+    """A reader that takes every waiting message, and returns for more."""
     await until(lambda: reader.waiting["plain"])
     taken, reader.waiting["plain"] = reader.waiting["plain"], 0
     for popped in reader.got[-taken:]:
@@ -206,7 +203,7 @@ async def plain(server: FakeRedis, reader: Reader) -> Reader:
     ],
     ids=["slow", "quick"],
 )
-async def test_a_reader_that_comes_back_fast_gets_more_and_more_at_a_time(
+async def test_a_reader_that_returns_quickly_gets_larger_and_larger_batches(
     plain: Reader, expected: list[int]
 ) -> None:
     plain.inbox.want("plain")
@@ -286,10 +283,10 @@ async def test_an_acknowledgement_whose_reply_was_lost_is_sent_again(
     assert plain.values == [b"000"]
 
 
-async def test_messages_that_were_lost_on_their_way_come_again(
+async def test_messages_that_were_lost_in_flight_come_again(
     server: FakeRedis, plain: Reader
 ) -> None:
-    """Those that are being handled do not."""
+    """Messages that are being handled do not."""
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.waiting["plain"] = 0
@@ -305,7 +302,7 @@ async def test_messages_that_were_lost_on_their_way_come_again(
     assert plain.values == [b"%03d" % number for number in range(len(plain.got))]
 
 
-async def test_a_message_that_others_have_recovered_is_theirs(
+async def test_a_message_that_another_receiver_recovered_belongs_to_it(
     server: FakeRedis, plain: Reader
 ) -> None:
     plain.inbox.want("plain")
@@ -342,10 +339,10 @@ async def test_a_server_with_older_data_gets_acknowledgements_again(
 
 @pytest.mark.parametrize("inbox_timing", [InboxTiming(quick=0)])
 @pytest.mark.parametrize("readers", [0, 1])
-async def test_a_message_that_is_given_back_is_there_for_the_next_reader(
+async def test_a_message_that_is_given_back_goes_to_the_next_reader(
     server: FakeRedis, plain: Reader, readers: int
 ) -> None:
-    """It goes back to its place in the queue."""
+    """It returns to its place in the queue."""
     plain.inbox.want("plain")
     await until(lambda: plain.got)
     plain.inbox.unwant("plain")
@@ -364,7 +361,7 @@ async def test_a_message_that_is_given_back_is_there_for_the_next_reader(
     await until(lambda: len(server.queues[PLAIN]) == 300)
 
 
-async def test_what_a_dead_receiver_held_is_recovered_and_logged(
+async def test_messages_of_a_dead_receiver_are_recovered_and_logged(
     server: FakeRedis, plain: Reader, logged: Logged
 ) -> None:
     server.dead, server.recovers, server.more = [b"it"], [3, 1], True
@@ -377,7 +374,7 @@ async def test_what_a_dead_receiver_held_is_recovered_and_logged(
     assert server.recoveries[0].keys == keys
     assert server.recoveries[0].arguments[0] == "it"
     assert server.recoveries[0].arguments[3] == "5"
-    # It asks for more of them while there are any.
+    # It asks for more as long as there are any.
     await until(lambda: len(server.takes) > 3)
     server.more = False
     levels = [level for level, _ in logged()]
@@ -388,7 +385,7 @@ async def test_what_a_dead_receiver_held_is_recovered_and_logged(
 
 # The check
 
-# PINGs, which are answered, show that time passes.
+# Answered PINGs show that time passes.
 often = pytest.mark.parametrize(
     "inbox_timing", [InboxTiming(check=0.01, idle=0.01, patience=0.01)]
 )
@@ -424,7 +421,7 @@ async def test_checks_renew_the_lease_while_messages_are_held(
 async def test_redis_learns_that_the_last_batch_came_even_without_readers(
     server: FakeRedis, idle: Reader
 ) -> None:
-    # Before the next request could say it.
+    # Before the next request could do so.
     idle.deliver = lambda _: idle.inbox.unwant("mine!")
     server.add(MINE, b"1")
     await until(lambda: server.pops[-1].arguments[2] == "0")

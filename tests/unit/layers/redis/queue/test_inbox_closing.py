@@ -1,4 +1,4 @@
-"""The inbox: it is told to connect again, or to close, whatever goes on."""
+"""The inbox: reconnect() and close() in every state."""
 
 import pytest
 
@@ -11,7 +11,7 @@ PLAIN = "asgi:plain"
 
 
 async def begin(state: str, server: FakeRedis, reader: Reader) -> None:
-    """Bring an inbox into a state in which somebody wants to read a plain channel."""
+    """Bring an inbox into a state while a reader waits for a plain channel."""
     server.stalls = {"connect"} if state == "connecting" else set()
     server.refusals.extend([OSError("refused")] * (state == "failing"))
     server.silent.update(["EVALSHA"] * (state == "popping"))
@@ -39,7 +39,7 @@ in_every_state = pytest.mark.parametrize(
         "popping",
         "sleeping",
         "polling",
-        # Drops its connections, in a few turns of the event loop.
+        # Drops its connections within a few turns of the event loop.
         *[f"reconnecting-{turns}" for turns in range(4)],
     ],
 )
@@ -49,7 +49,7 @@ in_every_state = pytest.mark.parametrize(
 async def test_reconnect_opens_new_connections_in_every_state(
     server: FakeRedis, reader: Reader, logged: Logged, state: str
 ) -> None:
-    """It logs nothing."""
+    """Nothing is logged."""
     await begin(state, server, reader)
     before, connected, noted = server.open, reader.connected, logged()
     reader.inbox.reconnect()
@@ -96,7 +96,7 @@ async def test_close_gives_all_queues_back_even_if_one_is_refused(
     assert list(server.queues[PLAIN]) == [b"2"]
 
 
-async def test_a_batch_in_transit_is_delivered_before_close_returns(
+async def test_a_batch_in_flight_is_delivered_before_close_returns(
     server: FakeRedis, idle: Reader
 ) -> None:
     server.silent.add("ZCARD")

@@ -1,4 +1,4 @@
-"""The inbox: its connections fail, or Redis refuses what it needs."""
+"""The inbox: connections that fail, and commands that Redis refuses."""
 
 import logging
 
@@ -43,7 +43,7 @@ async def test_when_a_connection_breaks_both_are_replaced(
 
 
 @pytest.mark.parametrize("stage", ["connect", "CLIENT ID", "EVALSHA"])
-async def test_a_server_that_does_not_reply_in_time_is_left_and_asked_anew(
+async def test_a_server_that_does_not_reply_in_time_gets_a_new_connection(
     server: FakeRedis, logged: Logged, stage: str
 ) -> None:
     server.stalls = {stage}
@@ -72,10 +72,10 @@ async def test_a_connection_for_changes_that_stays_silent_is_replaced(
     assert logged() == fails("it did not answer for 0.02 seconds")
 
 
-async def test_connections_that_do_not_know_each_other_are_replaced(
+async def test_connections_to_two_different_servers_are_replaced(
     server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
-    """They have reached two servers."""
+    """The server of one doesn't know the client ID of the other."""
     error = "The client ID you want redirect to does not exist"
     server.refuses["CLIENT TRACKING"] = ResponseError(error)
     reader.inbox.want("mine!")
@@ -105,7 +105,7 @@ soon = pytest.mark.parametrize("inbox_timing", [InboxTiming(check=0.01, refused=
 
 
 @soon
-async def test_a_key_of_another_type_is_logged_once_and_hurts_no_other_queue(
+async def test_a_key_of_another_type_is_logged_once_and_affects_no_other_queue(
     server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
     idle.inbox.want("too!")
@@ -130,7 +130,7 @@ KEYS = ResponseError("No permissions to access a key")
 
 
 @soon
-async def test_a_key_that_is_refused_hurts_no_other_queue(
+async def test_a_key_that_is_refused_affects_no_other_queue(
     server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
     server.refused["asgi:plain"] = KEYS
@@ -151,7 +151,7 @@ async def test_a_key_that_is_refused_hurts_no_other_queue(
 
 
 @soon
-async def test_what_is_refused_for_now_is_asked_again_on_the_same_connection(
+async def test_a_temporary_refusal_is_followed_by_another_attempt_on_the_connection(
     server: FakeRedis, idle: Reader, logged: Logged
 ) -> None:
     busy = ResponseError("BUSY Redis is busy running a script.")
@@ -166,7 +166,7 @@ async def test_what_is_refused_for_now_is_asked_again_on_the_same_connection(
     assert idle.connected == 1
 
 
-async def test_after_any_other_error_of_a_script_it_connects_again(
+async def test_it_connects_again_after_any_other_error_of_a_script(
     server: FakeRedis, reader: Reader, logged: Logged
 ) -> None:
     server.refuses["EVALSHA"] = ReadOnlyError("You can't write against a replica.")
@@ -239,7 +239,7 @@ async def test_redis_is_asked_again_to_report_changes(
 
 
 @pytest.mark.parametrize("error", ["BUSY Redis is busy", "LOADING Redis is loading"])
-async def test_a_passing_refusal_to_report_changes_does_not_lead_to_polling(
+async def test_a_temporary_refusal_to_report_changes_does_not_lead_to_polling(
     server: FakeRedis, reader: Reader, logged: Logged, error: str
 ) -> None:
     server.refuses["CLIENT TRACKING"] = ResponseError(error)

@@ -1,4 +1,4 @@
-"""The queue layer: where messages go, as what, and what is refused."""
+"""The queue layer: where messages go, in which form, and which are refused."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ MESSAGE = {"type": "test.message"}
 
 
 class Redis:
-    """The servers: what scripts do, on dicts."""
+    """The servers: the effects of scripts, on dicts."""
 
     def __init__(self) -> None:
         # By the index of the host.
@@ -43,7 +43,7 @@ class Redis:
 
 
 class Shard:
-    """Stands in for the command connection to one of them."""
+    """Stands in for the command connection to a server."""
 
     def __init__(self, redis: Redis, shard: int) -> None:
         self.redis = redis
@@ -74,7 +74,7 @@ class Shard:
         return run(self, *keys, *arguments)
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no connection."""
 
     def _add(self, processes: str, key: str, *arguments: str | float) -> list[int]:
         assert processes == "asgi:processes"
@@ -158,14 +158,14 @@ def msgpack(names: list[str]) -> bytes:
 
 
 class CompactJSON(JSONSerializer):
-    """As the users of another library may have registered it."""
+    """A format as users of another library may have registered it."""
 
     def as_bytes(self, message: Mapping[str, Any]) -> bytes:
         return json.dumps(message, separators=(",", ":")).encode()
 
 
 class SortedJSON(JSONSerializer):
-    """One in which the list of channels is not at the end."""
+    """A format that doesn't put the list of channels at the end."""
 
     def as_bytes(self, message: Mapping[str, Any]) -> bytes:
         return json.dumps(message, sort_keys=True).encode()
@@ -186,8 +186,8 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> Redis:
 
 @pytest.fixture
 def more_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register two formats, for one test."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # there is no way to take one out
+    """Register two formats for one test."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # the registry has no way to remove one
     registry.register_serializer("compact", CompactJSON)
     registry.register_serializer("sorted", SortedJSON)
 
@@ -202,7 +202,7 @@ def layer(redis: Redis) -> RedisChannelLayer:
 
 
 def test_layer_can_be_imported_from_core() -> None:
-    """That is the name of its module in channels_redis."""
+    """channels_redis has it in a module of that name."""
     assert core.RedisChannelLayer is RedisChannelLayer
 
 
@@ -218,14 +218,14 @@ async def test_prefix_that_makes_no_valid_name_is_refused(
 async def test_channels_of_an_event_loop_share_one_queue(
     layer: RedisChannelLayer,
 ) -> None:
-    """Its name is part of the names of the channels."""
+    """Their names contain the name of the queue."""
     first, second = [await layer.new_channel(prefix) for prefix in ("a.b", "x")]
     name = layer.non_local_name(first).removeprefix("a.b.")
     assert layer.non_local_name(second) == f"x.{name}"
     await layer.close()
 
 
-def test_every_process_has_a_name_of_its_own(
+def test_every_process_has_its_own_name(
     layer: RedisChannelLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A forked process gets a new one; each event loop adds its number."""
@@ -249,7 +249,7 @@ def test_every_process_has_a_name_of_its_own(
 async def test_channels_of_other_processes_cannot_be_read(
     layer: RedisChannelLayer, channel: str
 ) -> None:
-    """Plain channels can, but not without waiting."""
+    """Plain channels can be, but only by waiting."""
     own = await layer.new_channel()
     channel = channel.format(own.split(".")[1])
     if "!" in channel:
@@ -266,7 +266,7 @@ async def test_channels_of_other_processes_cannot_be_read(
 
 
 async def test_reserved_key_is_refused(layer: RedisChannelLayer) -> None:
-    """The layer stores under it which channels a message is for."""
+    """The layer uses it to store the channels that a message is for."""
     message = {**MESSAGE, CHANNEL_KEY: "x"}
     for send in (layer.send, layer.group_send):
         with pytest.raises(ValueError, match=r"not have the key '__asgi_channel__'"):
@@ -276,7 +276,7 @@ async def test_reserved_key_is_refused(layer: RedisChannelLayer) -> None:
 async def test_message_for_a_process_names_its_channel(
     layer: RedisChannelLayer, redis: Redis
 ) -> None:
-    """A message of a plain channel does not."""
+    """A message for a plain channel does not."""
     await layer.send("specific.abc.1!x", MESSAGE)
     await layer.send("jobs", MESSAGE)
     assert {
@@ -339,7 +339,7 @@ MEMBERS_OF_ROOM = [f"{name}{number:016}" for name in PROCESSES for number in ran
 async def test_each_process_gets_one_value_for_its_members(
     redis: Redis, options: dict[str, Any], steps: int
 ) -> None:
-    """It takes one script if Redis can write the list of members itself."""
+    """This takes one script if Redis can write the list of members itself."""
     layer = RedisChannelLayer(**options)
     for channel in MEMBERS_OF_ROOM:
         await layer.group_add("room", channel)
@@ -364,7 +364,7 @@ async def test_each_process_gets_one_value_for_its_members(
 async def test_full_process_misses_a_message_to_a_group(
     redis: Redis, keys: list[str] | None
 ) -> None:
-    """The statistics count it; the capacity of channels makes no difference."""
+    """The statistics count the loss; the capacity of channels has no effect."""
     layer = RedisChannelLayer(
         capacity=5,
         channel_capacity={f"{PROCESSES[0]}*": 5},
@@ -384,7 +384,7 @@ async def test_full_process_misses_a_message_to_a_group(
 async def test_full_processes_are_logged_with_the_group(
     redis: Redis, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
-    """Counts are exact, even of messages that are sent at the same time."""
+    """Counts are exact, even for messages that are sent at the same time."""
     layer = RedisChannelLayer(process_capacity=1, **options)
     for channel in MEMBERS_OF_ROOM:
         await layer.group_add("room", channel)
@@ -413,7 +413,7 @@ async def test_members_that_are_not_ascii_are_left_out(redis: Redis) -> None:
 async def test_plain_members_have_their_capacity_and_processes_theirs(
     redis: Redis, keys: list[str] | None, own: bool
 ) -> None:
-    """Plain channels with a capacity of their own take one more step."""
+    """Plain channels with their own capacity take one more step."""
     layer = RedisChannelLayer(
         capacity=3,
         channel_capacity={"jobs": 1, "specific*": 2} if own else None,
@@ -448,7 +448,7 @@ def test_process_capacity_is_a_positive_int(most: Any) -> None:
 
 
 async def test_full_process_is_named_as_such(redis: Redis) -> None:
-    """send() raises ChannelFull, which says that it is not the channel's capacity."""
+    """send() raises ChannelFull, which says that the limit is not the channel's."""
     layer = RedisChannelLayer(capacity=1, process_capacity=2)
     for number in range(2):
         await layer.send(MEMBERS_OF_ROOM[number], MESSAGE)
@@ -463,7 +463,7 @@ async def test_full_process_is_named_as_such(redis: Redis) -> None:
 async def test_own_channels_leave_their_groups_on_close(
     layer: RedisChannelLayer, redis: Redis
 ) -> None:
-    """Those of other processes stay."""
+    """Members from other processes stay."""
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
     await layer.group_add("room", MEMBERS_OF_ROOM[0])
@@ -496,7 +496,7 @@ async def test_dead_letters_are_returned_and_put_back(redis: Redis, hosts: int) 
 async def test_dead_letters_that_cannot_be_decoded_are_logged(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are returned without the channels that the layer has added."""
+    """The others are returned without the channels that the layer adds."""
     layer = RedisChannelLayer()
     assert await layer.dead_letters("jobs") == []
     message = {"type": "test", "__asgi_channel__": ["jobs"]}

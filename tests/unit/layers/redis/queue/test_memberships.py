@@ -1,4 +1,4 @@
-"""Memberships: kept in the process, and written to Redis whenever it is there."""
+"""Memberships: kept in the process, and written to Redis whenever it is available."""
 
 import asyncio
 from dataclasses import replace
@@ -15,7 +15,7 @@ from .fake_groups import TIMING, Redis, join, make, others, timed, write_again
 AWAY = RedisUnavailable("redis-1 is not available: it did not reply in time")
 
 
-# While Redis is there
+# While Redis is available
 
 
 async def test_redis_knows_members_when_the_methods_return(
@@ -49,7 +49,7 @@ async def test_channels_of_other_processes_are_in_redis_only(
 async def test_channels_that_join_at_once_share_a_command(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """One command adds what was changed in the same turn of the event loop."""
+    """One command adds everything that changed in the same turn of the event loop."""
     await asyncio.gather(*[memberships.add(group, "x") for group in "abc"])
     assert redis.holds(a={"x"}, b={"x"}, c={"x"})
     assert len(redis.added) == 1
@@ -77,15 +77,10 @@ async def test_deleted_channel_leaves_groups_on_several_shards() -> None:
     await join(memberships, names, "x")
     assert slow.added
     assert fast.added
-    for first, last in [(slow, fast), (fast, slow)]:
+    for first in (slow, fast):
         first.answers.clear()
         deleting = asyncio.create_task(memberships.delete("x"))
-
-        def has_left(last: Redis = last) -> bool:
-            return len(last.removed) == 1
-
-        await until(has_left)
-        await asyncio.sleep(0)
+        await until(lambda: bool(slow.removed and fast.removed))
         first.answers.set()
         await asyncio.wait_for(deleting, timeout=5)
         await join(memberships, names, "x")
@@ -115,7 +110,7 @@ async def test_channel_leaves_many_groups_in_steps(
 async def test_closing_removes_all_members_and_the_lease(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """It takes one command for the members of many groups."""
+    """One command removes the members of many groups."""
     await join(memberships, "ab", "xy")
     await memberships.close()
     assert redis.holds()
@@ -125,7 +120,7 @@ async def test_closing_removes_all_members_and_the_lease(
 
 
 @timed(batch=2)
-async def test_closing_drops_what_was_about_to_be_written(
+async def test_closing_drops_changes_that_were_not_sent(
     redis: Redis, memberships: Memberships
 ) -> None:
     """Only the batch in flight is written, and no task is left."""
@@ -156,7 +151,7 @@ async def test_cleared_memberships_stay_in_redis(
 async def test_no_task_runs_without_a_change(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Nothing runs before the first channel joins, nor after each change."""
+    """No task runs before the first channel joins, nor after each change."""
     write_again(memberships)
     assert not others()
     await memberships.add("a", "x")
@@ -204,7 +199,7 @@ async def test_changes_made_while_redis_is_away_are_written_later(
 async def test_changes_do_not_wait_for_a_server_known_to_be_away(
     redis: Redis, memberships: Memberships, known: bool
 ) -> None:
-    """This holds if it was known before, or turns out during the wait."""
+    """This holds if the outage was known before, or shows during the wait."""
     await memberships.add("b", "y")
     redis.answers.clear()
     redis.known_to_be_away = known
@@ -219,7 +214,7 @@ async def test_changes_do_not_wait_for_a_server_known_to_be_away(
 async def test_a_silent_server_is_waited_for_once(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """A channel that joins several groups does not wait for each of them."""
+    """A channel that joins several groups waits only for the first."""
     redis.trouble = AWAY
     await join(memberships, "abcdef", "x")
     assert len(redis.added) == 1
@@ -241,7 +236,7 @@ async def test_closing_raises_while_redis_is_away(
     assert not others()
 
 
-# What is written to Redis without a call
+# Writes without a call
 
 
 async def test_members_are_written_again_to_one_shard_only() -> None:
@@ -260,19 +255,20 @@ async def test_members_are_written_again_to_one_shard_only() -> None:
 
 
 async def test_members_are_renewed_long_before_they_expire(redis: Redis) -> None:
-    """It takes a third of the time."""
+    """Renewal happens after a third of the time."""
     memberships = make(redis, group_expiry=0.03)
     started = asyncio.get_running_loop().time()
     await memberships.add("a", "x")
     await until(lambda: redis.modes.count("CH") == 4)
-    # uvloop's clock counts whole milliseconds, so each of three can be one too early.
+    # uvloop's clock counts whole milliseconds, so each of three waits can end one
+    # early.
     assert asyncio.get_running_loop().time() - started >= 0.026
     assert redis.lifetimes == {0.03}
     await memberships.close()
 
 
 async def test_lease_is_renewed_while_there_are_members(redis: Redis) -> None:
-    """Only shards that have members have a lease to renew."""
+    """Only shards with members have a lease to renew."""
     shards = redis, Redis("redis-2")
     memberships = make(
         *shards, timing=replace(TIMING, beat=0.001, beats_per_check=1000)
@@ -295,7 +291,7 @@ async def test_lease_is_renewed_while_there_are_members(redis: Redis) -> None:
 async def test_members_that_redis_lost_are_restored(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Redis is compared with the process now and then; other members are left alone."""
+    """Redis is compared with the process periodically; other members are left alone."""
     await join(memberships, "ab", "xy")
     redis.groups["a"].remove("x")
     del redis.groups["b"]
@@ -305,17 +301,17 @@ async def test_members_that_redis_lost_are_restored(
 
 
 @timed(beat=0.001, beats_per_check=1000)
-async def test_process_that_redis_took_for_dead_writes_everything_again(
+async def test_process_that_was_considered_dead_writes_everything_again(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Its lease is gone at the next beat."""
+    """The next renewal finds its lease gone."""
     await join(memberships, "ab", "xy")
     redis.groups.clear()
     redis.processes.clear()
     await until(lambda: redis.holds(a={"x", "y"}, b={"x", "y"}))
 
 
-async def test_members_that_left_lately_are_removed_again(
+async def test_members_that_left_recently_are_removed_again(
     redis: Redis, memberships: Memberships
 ) -> None:
     """A failover, for example, can bring them back."""
@@ -331,7 +327,7 @@ async def test_members_that_left_lately_are_removed_again(
 async def test_members_that_left_early_in_a_long_outage_are_removed(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """They are not forgotten while Redis cannot be written to."""
+    """They are remembered while Redis cannot be written to."""
     await join(memberships, "a", "xy")
     redis.trouble = AWAY
     await memberships.discard("a", "x")
@@ -345,7 +341,7 @@ async def test_members_that_left_early_in_a_long_outage_are_removed(
 async def test_members_that_left_long_ago_are_forgotten(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """What brings them back is not noticed after that."""
+    """If they come back after that, it goes unnoticed."""
     await memberships.add("b", "x")
     await memberships.add("a", "x")
     await memberships.discard("a", "x")
@@ -359,8 +355,8 @@ async def test_members_that_left_long_ago_are_forgotten(
     assert redis.removed == []
 
 
-def test_timing_survives_lost_beats() -> None:
-    """Two beats can be lost before a lease ends; lost members are back in a minute."""
+def test_timing_survives_lost_renewals() -> None:
+    """Two renewals can fail before a lease ends; lost members return in a minute."""
     timing = Timing()
     assert 3 * timing.beat < timing.lease <= 60
     assert timing.beat * timing.beats_per_check <= 60

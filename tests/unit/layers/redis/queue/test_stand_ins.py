@@ -38,8 +38,8 @@ async def many(redis: Redis, memberships: Memberships) -> Memberships:
 # Names
 
 
-def test_name_of_a_stand_in() -> None:
-    """It is a valid name, is short, and differs from those of channels and groups."""
+def test_name_of_a_stand_in_is_valid_and_short() -> None:
+    """It differs from the names of all channels and groups."""
     names = [
         name_of(group, queue)
         for group in ["a", "b", "x" * 99]
@@ -49,12 +49,13 @@ def test_name_of_a_stand_in() -> None:
     for name in names:
         assert BaseChannelLayer().require_valid_channel_name(name)
         assert re.fullmatch(r"specific\.me\.[12]!g\.[A-Za-z0-9_-]{16}", name)
-    # Processes of all versions, and those that hold the group's members, compute it.
+    # Processes of all versions, and the scripts that list a group's members, compute
+    # it.
     assert name_of("room", QUEUE) == "specific.me.1!g.mFetbnwpYf06baL7"
 
 
-def test_queue_of_a_channel() -> None:
-    """It is the part that all channels of a process with the same prefix share."""
+def test_queue_of_a_channel_is_the_part_before_its_random_characters() -> None:
+    """All channels of a process with the same prefix share it."""
     assert queue_of(NINTH) == QUEUE
 
 
@@ -64,7 +65,7 @@ def test_queue_of_a_channel() -> None:
 async def test_eight_channels_are_listed_by_name(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """So other processes, of Django too, can remove them."""
+    """Other processes, including Django's, can therefore remove them."""
     await join_all(memberships, FEW)
     assert redis.holds(a={*FEW})
 
@@ -83,7 +84,7 @@ async def test_ninth_channel_replaces_names_with_a_stand_in(
     await until(lambda: redis.holds(a={STAND_IN}))
 
 
-async def test_further_joins_cost_no_command(redis: Redis, many: Memberships) -> None:
+async def test_further_joins_send_no_command(redis: Redis, many: Memberships) -> None:
     """They return at once, even if Redis does not reply."""
     commands = len(redis.added)
     redis.answers.clear()
@@ -106,10 +107,10 @@ async def test_joins_at_once_share_few_commands(
     assert len(redis.added) + len(redis.removed) == 2
 
 
-async def test_joins_of_another_group_and_queue_are_their_own(
+async def test_each_group_and_queue_has_its_own_joins(
     redis: Redis, many: Memberships
 ) -> None:
-    """Each queue has its own stand-in, at once in a group that has any."""
+    """Each queue has its own stand-in, from the start in a group that has one."""
     await many.add("b", NINTH)
     await many.add("a", "jobs.me.1!0.0")
     await many.add("a", "jobs.me.1!1.1")
@@ -120,10 +121,10 @@ async def test_joins_of_another_group_and_queue_are_their_own(
     assert redis.holds(a={STAND_IN}, b={NINTH})
 
 
-async def test_several_queues_in_one_group(
+async def test_several_queues_in_one_group_have_a_stand_in_each(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Each of their stand-ins stands for the channels of its queue."""
+    """Each stand-in represents the channels of its queue."""
     here = [f"{prefix}.me.1!{n}.{n}" for prefix in ("x", "y") for n in range(5)]
     await join_all(memberships, here)
     both = {name_of("a", "x.me.1!"), name_of("a", "y.me.1!")}
@@ -139,7 +140,7 @@ async def test_several_queues_in_one_group(
 async def test_last_channel_that_leaves_removes_the_stand_in(
     redis: Redis, many: Memberships
 ) -> None:
-    """The next ones are listed by name again."""
+    """The next channels are listed by name again."""
     for channel in FEW:
         await many.discard("a", channel)
         assert redis.holds(a={STAND_IN})
@@ -151,7 +152,7 @@ async def test_last_channel_that_leaves_removes_the_stand_in(
     await until(lambda: redis.holds(a={STAND_IN}))
 
 
-async def test_deleted_channels_cost_no_command(
+async def test_deleted_channels_send_no_command(
     redis: Redis, many: Memberships
 ) -> None:
     """The last one removes the stand-in."""
@@ -178,10 +179,10 @@ async def test_name_that_another_process_added_is_removed(
 
 
 @pytest.mark.parametrize("deletes", [False, True], ids=["discard", "delete"])
-async def test_channel_that_leaves_before_its_name_is_replaced(
+async def test_channel_that_leaves_before_its_name_is_replaced_is_removed(
     redis: Redis, memberships: Memberships, deletes: bool
 ) -> None:
-    """Its name is removed although the stand-in is not there yet."""
+    """Its name is removed although the stand-in has not been written yet."""
     await join_all(memberships, FEW)
     redis.trouble = AWAY
     await memberships.add("a", NINTH)
@@ -194,7 +195,7 @@ async def test_channel_that_leaves_before_its_name_is_replaced(
     await until(lambda: redis.holds(a={STAND_IN}))
 
 
-async def test_channel_that_comes_back_before_its_name_is_replaced(
+async def test_channel_that_returns_before_its_name_is_replaced_stays_a_member(
     redis: Redis, memberships: Memberships
 ) -> None:
     """No name is left over."""
@@ -207,10 +208,10 @@ async def test_channel_that_comes_back_before_its_name_is_replaced(
     await until(lambda: redis.holds(a={STAND_IN}))
 
 
-async def test_all_leave_and_come_back_while_redis_is_away(
+async def test_members_that_leave_and_return_while_redis_is_away_are_in_sync(
     redis: Redis, many: Memberships
 ) -> None:
-    """Redis gets the state of the moment at which it is back."""
+    """Redis gets the state at the moment of its return."""
     redis.trouble = AWAY
     for channel in [*FEW, NINTH]:
         await many.discard("a", channel)
@@ -229,7 +230,7 @@ async def test_all_leave_and_come_back_while_redis_is_away(
 
 
 async def test_stand_ins_are_written_again(redis: Redis, many: Memberships) -> None:
-    """The names that they replace are not."""
+    """The names that they replaced are not."""
     redis.groups.clear()
     write_again(many)
     await until(lambda: redis.holds(a={STAND_IN}) and not others())
@@ -241,7 +242,7 @@ async def test_stand_ins_are_written_again(redis: Redis, many: Memberships) -> N
 async def test_names_that_a_failover_brings_back_stay_until_the_stand_in_is_there(
     redis: Redis, many: Memberships
 ) -> None:
-    """Messages list one or the other at any time."""
+    """Messages list names or the stand-in at any time."""
     redis.groups["a"] = {*FEW}
     redis.states.clear()
     write_again(many)
@@ -254,7 +255,7 @@ async def test_names_that_a_failover_brings_back_stay_until_the_stand_in_is_ther
 async def test_confirmation_from_before_redis_lost_the_stand_in_does_not_count(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """Names are listed until the stand-in is written once more."""
+    """Names are listed until the stand-in has been written again."""
     await join_all(memberships, FEW)
     redis.answers.clear()
     joining = asyncio.create_task(memberships.add("a", NINTH))
@@ -288,7 +289,7 @@ async def test_joins_wait_while_redis_may_have_lost_the_stand_in(
 async def test_stand_in_that_redis_lost_is_restored(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """As for names, Redis is compared with the process now and then."""
+    """As for names, Redis is periodically compared with the process."""
     await join_all(memberships, CHANNELS)
     await until(lambda: redis.holds(a={STAND_IN}))
     redis.groups.clear()
@@ -296,7 +297,7 @@ async def test_stand_in_that_redis_lost_is_restored(
 
 
 async def test_closing_removes_stand_ins(redis: Redis, many: Memberships) -> None:
-    """It removes names that are still there, too."""
+    """Names that are still listed are removed too."""
     redis.trouble = AWAY
     for channel in CHANNELS:
         await many.add("b", channel)
@@ -309,7 +310,7 @@ async def test_closing_removes_stand_ins(redis: Redis, many: Memberships) -> Non
 async def test_key_of_another_type_is_an_error_of_each_join(
     redis: Redis, memberships: Memberships
 ) -> None:
-    """It is one with any number of members, until the key is free."""
+    """The error is raised for any number of members, until the key is free."""
     redis.wrong.add("a")
     for channel in CHANNELS:
         with pytest.raises(ResponseError, match=r"WRONGTYPE"):
