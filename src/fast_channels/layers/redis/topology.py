@@ -85,6 +85,8 @@ class Topology:
         # Whether asking again can help.
         self._can_pass = True
         self._pause = timing.reflection[0]
+        # Nodes to ask before any other, as they know what has changed.
+        self._knowing: dict[Address, None] = {}
         self._task: asyncio.Task[None] | None = None
         # Resolved when the task has asked.
         self._round: asyncio.Future[None] | None = None
@@ -121,8 +123,14 @@ class Topology:
         self._note({slot: address})
         self.refresh()
 
-    def refresh(self) -> asyncio.Future[None]:
-        """Ask for the masters soon; return a future that is resolved after that."""
+    def refresh(self, knowing: Address | None = None) -> asyncio.Future[None]:
+        """Ask for the masters soon; return a future that is resolved after that.
+
+        Args:
+            knowing: A node that knows what has changed; others learn of it later.
+        """
+        if knowing is not None:
+            self._knowing[knowing] = None
         if self._round is None or self._task is None:
             self._round = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._ask(self._round))
@@ -162,12 +170,16 @@ class Topology:
         self._pause = first if complete else min(2 * self._pause, longest)
         self._task = None
         resolve(asked)
+        if self._knowing:
+            self.refresh()
 
     async def _ask_all(self) -> list[_Range] | None:
         """Ask one node after the other; return the first answer, or note problems."""
         known = map(self.cluster.at, self.all_masters)
         nodes = [*dict.fromkeys([*known, *self.cluster.nodes])]
         random.shuffle(nodes)
+        if self._knowing:
+            nodes.append(self.cluster.at(self._knowing.popitem()[0]))
         asking: dict[asyncio.Task[list[_Range]], Host] = {}
         errors: dict[Host, Exception] = {}
         try:
@@ -195,7 +207,7 @@ class Topology:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
         problems = [f"{node}: {_describe(errors[node])}" for node in errors]
-        self.problem = f"no node gives the masters ({'; '.join(sorted(problems))})"
+        self.problem = f"no node answers ({'; '.join(sorted(problems))})"
         self._can_pass = any(map(can_pass, errors.values()))
         return None
 

@@ -1,4 +1,4 @@
-"""The nodes of a Redis Cluster, which move slots and fail as a test asks."""
+"""A fake Redis Cluster whose slots move and whose nodes fail when a test says so."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ C: Address = ("c", 7000)
 # A password that no error and no log shows.
 SECRET = "hunter2"  # noqa: S105 # not a real one
 
-# Pauses that a test does not notice.
+# Short pauses.
 TIMING = ClusterTiming(
     reflection=(0.001, 0.004),
     another=0.01,
@@ -44,7 +44,7 @@ TIMING = ClusterTiming(
 
 
 class FakeNode(FakeServer[FakeConnection]):
-    """A node, which answers a command for a slot with its own name and the command.
+    """A node that replies to a command for a slot with its own name and the command.
 
     The first argument of a command is its slot.
     """
@@ -55,21 +55,21 @@ class FakeNode(FakeServer[FakeConnection]):
         self.address = address
         # Connections whose next command is for a slot that moves here.
         self.asking: set[FakeConnection] = set()
-        # What it answers to the question for the masters, if it is special.
+        # Its reply to CLUSTER SLOTS; None for that of the whole cluster.
         self.view: list[Any] | None = None
         # The keys that it has.
         self.keys: list[str] = []
-        # What it answers to commands for a slot, one after the other.
+        # Replies to the next commands for a slot.
         self.replies: dict[int, list[object]] = {}
 
     @property
     def questions(self) -> int:
-        """How often it was asked for the masters."""
+        """The number of CLUSTER SLOTS commands."""
         return len(self.asked("CLUSTER"))
 
     @property
     def commands(self) -> list[str]:
-        """The commands for slots that it got."""
+        """The commands for slots that it has received."""
         return [" ".join(each) for each in self.told if each[0] == "GET"]
 
     def answer(self, connection: FakeConnection, words: list[bytes]) -> list[Any]:
@@ -104,7 +104,7 @@ class FakeNode(FakeServer[FakeConnection]):
 
 
 class FakeCluster:
-    """The nodes, and what Redis does between them.
+    """All nodes of a cluster.
 
     Args:
         monkeypatch: Makes all connections lead to them.
@@ -126,7 +126,7 @@ class FakeCluster:
 
     @property
     def questions(self) -> int:
-        """How often any node was asked for the masters."""
+        """The number of CLUSTER SLOTS commands to all nodes."""
         return sum(node.questions for node in self.nodes.values())
 
     @property
@@ -202,10 +202,10 @@ def host_of(*nodes: str, **options: Any) -> Host:
 
 
 class Client:
-    """The connections to a fake cluster, and what it was told about slots."""
+    """The connections to a fake cluster, and the notices about its slots."""
 
     def __init__(self, host: Host, timeout: float, timing: ClusterTiming) -> None:
-        # The slots that got another master, and those that may have lost data.
+        # Slots that have another master now, and slots that may have lost data.
         self.switched: list[int] = []
         self.lost: list[int] = []
         self.cluster = Cluster(
@@ -239,7 +239,7 @@ async def client_of(
     password: str | None = None,
     **changes: Any,
 ) -> AsyncGenerator[Client]:
-    """Connect to a cluster; expect that no connection and no task is left behind."""
+    """Make the connections to a cluster; check that closing leaves nothing behind."""
     before = asyncio.all_tasks()
     options = {} if password is None else {"password": password}
     host = host_of(*nodes, **options)

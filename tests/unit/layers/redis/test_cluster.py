@@ -72,7 +72,7 @@ async def test_flushing_uses_the_connections_to_all_masters(fake: FakeCluster) -
         assert await masters[0].execute("PING") == b"PONG"
         for node in fake.nodes.values():
             node.unreachable = True
-        with pytest.raises(NotSent, match=r"^cluster .* no node gives the masters"):
+        with pytest.raises(NotSent, match=r"^cluster .* no node answers"):
             await client.cluster.masters()
 
 
@@ -132,7 +132,7 @@ async def test_the_error_of_a_redirected_command_is_its_own(fake: FakeCluster) -
 async def test_nodes_that_refer_to_each_other_are_asked_until_the_deadline(
     fake: FakeCluster, classified: bool
 ) -> None:
-    """The error is a sentence of its own, as no single node is to blame."""
+    """The error has a text of its own, since no single node has failed."""
     fake.classified = classified
     async with client_of(fake, timeout=0.04) as client:
         await client.cluster.topology.refresh()
@@ -532,7 +532,7 @@ async def test_a_connection_fails_if_no_node_answers(fake: FakeCluster) -> None:
     fake[A].unreachable = True
     async with client_of(fake, "a") as client:
         connection = client.cluster.connect(3)
-        with pytest.raises(NotSent, match=r"no node gives the masters"):
+        with pytest.raises(NotSent, match=r"no node answers"):
             await connection.connect()
         await connection.disconnect(nowait=True)
 

@@ -640,7 +640,7 @@ async def test_a_command_issued_while_it_closes_before_its_start_fails(
     assert [type(cause(reply)) for reply in replies] == [ConnectionAbortedError] * 2
 
 
-# What a user of several connections learns
+# For the owner of several connections
 
 
 @pytest.mark.parametrize("where", ["connect", "send", "read"])
@@ -659,7 +659,7 @@ async def test_an_error_says_whether_a_command_was_sent(
     server.stalls.clear()
 
 
-async def test_the_owner_learns_of_each_failure(server: EchoServer) -> None:
+async def test_each_failure_is_reported_to_the_owner(server: EchoServer) -> None:
     """By then, the commands that fail are still pending."""
     broken: list[tuple[str, bool]] = []
 

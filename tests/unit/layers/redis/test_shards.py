@@ -136,8 +136,8 @@ async def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     return FakeCluster(monkeypatch)
 
 
-class Told:
-    """The shards of a cluster that has two nodes, and what is reported of them."""
+class Noticed:
+    """The shards of a cluster with two nodes, and the notices about them."""
 
     def __init__(self, fake: FakeCluster, prefix: str = "asgi") -> None:
         self.switched: list[Shard] = []
@@ -158,8 +158,8 @@ async def test_a_cluster_has_a_shard_in_each_64th_of_its_slots(
     fake: FakeCluster,
 ) -> None:
     """Their prefixes are the same in every process, and in every version."""
-    told = Told(fake)
-    shards = [*told.shards]
+    noticed = Noticed(fake)
+    shards = [*noticed.shards]
     slots = [slot_of(shard.prefix) for shard in shards]
     assert len(shards) == len({*slots}) == 64
     prefixes = [f"asgi{{{tag}}}" for tag in (10, 18, 113, 342)]
@@ -172,9 +172,9 @@ async def test_a_cluster_has_a_shard_in_each_64th_of_its_slots(
     assert sorted(slot // 256 for slot in slots) == [*range(64)]
 
 
-async def test_all_that_concerns_a_name_is_in_its_slot(fake: FakeCluster) -> None:
+async def test_all_keys_for_a_name_are_in_one_slot(fake: FakeCluster) -> None:
     """Groups and queues are spread over all slots."""
-    shards = Told(fake).shards
+    shards = Noticed(fake).shards
     names = [f"room{number}" for number in range(1000)]
     assert {*map(shards.of, names)} == {*shards}
     for name in names[:100]:
@@ -187,22 +187,26 @@ async def test_all_that_concerns_a_name_is_in_its_slot(fake: FakeCluster) -> Non
 async def test_a_hash_tag_in_the_prefix_keeps_a_layer_in_one_slot(
     fake: FakeCluster,
 ) -> None:
-    told = Told(fake, "{app}")
-    shards = [*told.shards]
+    noticed = Noticed(fake, "{app}")
+    shards = [*noticed.shards]
     assert {slot_of(shard.prefix) for shard in shards} == {slot_of("{app}")}
     assert len({shard.prefix for shard in shards}) == 64
-    told.shards.cluster.topology.moved(slot_of("{app}"), B)
-    told.shards.cluster.topology.moved(slot_of("{app}"), A)
-    assert told.switched == shards
-    await told.shards.close()
+    noticed.shards.cluster.topology.moved(slot_of("{app}"), B)
+    noticed.shards.cluster.topology.moved(slot_of("{app}"), A)
+    assert noticed.switched == shards
+    await noticed.shards.close()
 
 
 async def test_commands_and_connections_lead_to_the_master_of_a_slot(
     fake: FakeCluster,
 ) -> None:
-    told = Told(fake)
+    noticed = Noticed(fake)
     low, high = (
-        next(shard for shard in told.shards if fake.owners[slot_of(shard.prefix)] == to)
+        next(
+            shard
+            for shard in noticed.shards
+            if fake.owners[slot_of(shard.prefix)] == to
+        )
         for to in (A, B)
     )
     slot = slot_of(high.prefix)
@@ -214,33 +218,33 @@ async def test_commands_and_connections_lead_to_the_master_of_a_slot(
     assert sorted(fake.open) == [A, B]
     fake.owners[slot] = A
     assert high.broken(fake.redirection("MOVED", slot, A))
-    assert told.switched == [high]
+    assert noticed.switched == [high]
     fake[A].cut()
-    await until(lambda: told.lost)
-    assert high in told.lost
-    assert low in told.lost
+    await until(lambda: noticed.lost)
+    assert high in noticed.lost
+    assert low in noticed.lost
     await connection.disconnect(nowait=True)
-    await told.shards.close()
+    await noticed.shards.close()
     assert fake.open == []
 
 
 async def test_all_keys_of_a_prefix_are_found_on_all_masters(
     fake: FakeCluster,
 ) -> None:
-    """Those that only look similar are left out."""
-    told = Told(fake)
-    first, second, *_ = told.shards
+    """Keys that only look similar are left out."""
+    noticed = Noticed(fake)
+    first, second, *_ = noticed.shards
     keys = {
         A: [first.prefix + ":group:x", first.prefix + "jobs", "asgi{nonsense}jobs"],
         B: [second.prefix + "jobs", "asgi{", second.prefix],
     }
     for address, held in keys.items():
         fake[address].keys = held
-    found = {shard: names for shard, names in await told.shards.find() if names}
+    found = {shard: names for shard, names in await noticed.shards.find() if names}
     assert {shard: sorted(names) for shard, names in found.items()} == {
         first: [f"{first.prefix}:group:x".encode(), f"{first.prefix}jobs".encode()],
         second: [second.prefix.encode(), f"{second.prefix}jobs".encode()],
     }
     patterns = {words[3] for words in fake[A].asked("SCAN")}
     assert patterns == {"asgi{*"}
-    await told.shards.close()
+    await noticed.shards.close()

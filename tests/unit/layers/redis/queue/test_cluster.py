@@ -150,7 +150,7 @@ async def test_a_single_server_is_no_cluster(
         with pytest.raises(RedisUnavailable) as caught:
             await layer.group_send("room", {"type": "x"})
         assert str(caught.value) == (
-            "cluster redis://:***@a:7000 is not available: no node gives the masters "
+            "cluster redis://:***@a:7000 is not available: no node answers "
             "(redis://:***@a:7000/0: it is not a node of a Redis Cluster; write "
             "hosts=[...] instead of cluster=[...])"
         )

@@ -36,11 +36,11 @@ async def test_a_server_has_no_tripwire(server: FakeRedis, idle: Reader) -> None
 
 
 async def test_an_inbox_follows_its_slot(server: FakeRedis, logged: Logged) -> None:
-    """It reads on, on new connections, and nothing is logged: no failure is near."""
+    """It continues on new connections, and logs nothing, since nothing has failed."""
     async with reading(server, tripwire=SLOT) as reader:
         reader.inbox.want("mine!")
         await until(lambda: server.pops)
-        # Other subscriptions do not matter.
+        # Replies about other channels are ignored.
         server.reader.reply([b"subscribe", b"other", 1])
         await works(server, reader)
         server.reader.reply([b"sunsubscribe", SLOT.encode(), 1])
