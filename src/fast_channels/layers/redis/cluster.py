@@ -303,6 +303,7 @@ class Cluster:
         for address, node in list(self._nodes.items()):
             if address not in masters:
                 del self._nodes[address]
+                self._given_up.discard(address)
                 retiring = asyncio.create_task(self._retire(node))
                 self._retiring[retiring] = node
                 retiring.add_done_callback(self._retiring.pop)
