@@ -51,6 +51,8 @@ class Shard:
     """Where its commands are sent."""
     timeout: float
     """Seconds to wait for a reply."""
+    cluster: str | None = None
+    """The name of its cluster in error messages; None for a server."""
     tripwire: str | None = None
     """The name of a shard channel in its slot; None for a server.
 
@@ -171,6 +173,7 @@ class ClusterShards(Shards):
                 SlotCommands(self.cluster, slot),
                 timeout,
                 tripwire=own,
+                cluster=str(host),
                 broken=functools.partial(self.cluster.broken, slot),
             )
             # More than one if the prefix has a hash tag of its own.

@@ -88,6 +88,7 @@ class QueueEndpoint(Endpoint):
         self._max_deliveries = max_deliveries
         # The inboxes of the shards that have been read.
         self._inboxes: dict[Shard, Inbox] = {}
+        self._refusals: set[tuple[str, str]] = set()
         self.memberships: Memberships = Memberships(
             self.shards,
             group_expiry,
@@ -154,6 +155,7 @@ class QueueEndpoint(Endpoint):
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
                 flushed=functools.partial(self._lost_data, shard),
+                refusals=self._refusals,
             )
         return inbox
 

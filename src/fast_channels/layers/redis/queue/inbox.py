@@ -66,6 +66,7 @@ class Inbox:
         waiting: Returns how many messages wait in the mailbox of a plain channel.
         connected: Called after each connect.
         flushed: Called when all keys of the server have been deleted.
+        refusals: What Redis refuses to report, as far as that was logged.
         timing: When to do the rest; by default the class attribute.
     """
 
@@ -82,6 +83,7 @@ class Inbox:
         waiting: Callable[[str], int],
         connected: Callable[[], None],
         flushed: Callable[[], None],
+        refusals: set[tuple[str, str]],
         timing: InboxTiming | None = None,
     ) -> None:
         self._shard = shard
@@ -100,7 +102,7 @@ class Inbox:
         self._connected = connected
         self._flushed = flushed
         self._queues: dict[str, Queue] = {}
-        self._tracking = Tracking(shard, self._timing)
+        self._tracking = Tracking(shard, self._timing, refusals)
         # When to check all queues next, changed or not.
         self._next_check = 0.0
         # Whether to send scripts in full, as the server does not know them.

@@ -6,7 +6,7 @@
    but not of a queue that is empty at that moment: it has no key. A subscription to a
    shard channel of the slot is a tripwire: Redis ends it when the slot moves. Where
    Redis refuses that, the inbox checks its queues more often.
-3. Each refusal is logged once.
+3. Each refusal is logged once for a server or a cluster.
 """
 
 import logging
@@ -26,6 +26,10 @@ from fast_channels.layers.redis.wire import (
 __all__ = ["InboxTiming", "Tracking"]
 
 _logger = logging.getLogger(__name__)
+
+# What Redis may refuse to report.
+_CHANGES = "changes of queues"
+_MOVES = "that slots move to other nodes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,17 @@ class Tracking:
     Args:
         shard: The shard.
         timing: When an inbox acts.
+        refusals: What is refused, and by which server or cluster, as far as that was
+            logged; shared by all inboxes of an event loop.
     """
 
-    def __init__(self, shard: Shard, timing: InboxTiming) -> None:
+    def __init__(
+        self, shard: Shard, timing: InboxTiming, refusals: set[tuple[str, str]]
+    ) -> None:
         self._shard = shard
         self._timing = timing
-        self._refusal_logged = False
+        self._place = shard.cluster or shard.name
+        self._refusals = refusals
         self.reports_changes: bool = False
         """Whether Redis reports changes on the current connections."""
         self.check: float = timing.check
@@ -90,39 +99,37 @@ class Tracking:
             # NOLOOP: skip notifications for keys that this connection pops.
             await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
             self.reports_changes = True
-            self._refusal_logged = False
+            self._refusals.discard((self._place, _CHANGES))
         except ResponseError as exc:
             # "redirect": they reached two servers, as the master has changed.
             if "redirect" in str(exc).lower() or not _is_denied(exc):
                 raise
             self.reports_changes = False
             await changes.disconnect(nowait=True)
-            if not self._refusal_logged:
-                self._refusal_logged = True
-                _logger.warning(
-                    "%s refuses to report changes of queues (%s), so it is polled "
-                    "every %s seconds",
-                    self._shard.name,
-                    exc,
-                    self._timing.poll,
-                )
+            self._log_once(_CHANGES, exc, self._timing.poll)
 
     async def _set_tripwire(self, changes: Connection, channel: str) -> None:
         try:
             await ask(changes, "SSUBSCRIBE", channel)
             self.check = self._timing.check
+            self._refusals.discard((self._place, _MOVES))
         except ResponseError as exc:
             if not _is_denied(exc):
                 raise
-            if self.check != self._timing.check_moved:
-                self.check = self._timing.check_moved
-                _logger.warning(
-                    "%s refuses to report when it moves to another node (%s), so that "
-                    "is checked every %s seconds",
-                    self._shard.name,
-                    exc,
-                    self.check,
-                )
+            self.check = self._timing.check_moved
+            self._log_once(_MOVES, exc, self.check)
+
+    def _log_once(self, what: str, why: ResponseError, interval: float) -> None:
+        refusal = self._place, what
+        if refusal not in self._refusals:
+            self._refusals.add(refusal)
+            _logger.warning(
+                "%s refuses to report %s (%s), so that is checked every %s seconds",
+                self._place,
+                what,
+                why,
+                interval,
+            )
 
 
 def _is_denied(error: ResponseError) -> bool:

@@ -54,6 +54,7 @@ class Reader:
             waiting=lambda name: self.waiting.get(name, 0),
             connected=self._connected,
             flushed=self._flushed,
+            refusals=set(),
             timing=timing,
         )
 

@@ -125,7 +125,7 @@ async def test_queues_are_checked_often_where_redis_reports_no_moves(
         await turn()
         assert len(server.pops) == pops
     refusal = (
-        f"redis-1 refuses to report when it moves to another node ({error}), so that "
+        f"redis-1 refuses to report that slots move to other nodes ({error}), so that "
         "is checked every 0.001 seconds"
     )
     assert logged() == [(logging.WARNING, refusal)]
