@@ -46,6 +46,7 @@ class OurContract(LayerContract):
 
     name: str
     """The form, as named in the table of the documentation."""
+    keeps_history = True
 
     @pytest.fixture(autouse=True)
     async def debug_mode(self) -> None:

@@ -1,6 +1,7 @@
 """Which channels are in which groups, looked up from either side."""
 
 import itertools
+from collections.abc import Callable
 
 __all__ = ["Groups"]
 
@@ -14,6 +15,12 @@ class Groups:
         time."""
         self.by_channel: dict[str, set[str]] = {}
         """The groups of each channel."""
+        # Called with each group whose last channel has left.
+        self._emptied: Callable[[str], None] | None = None
+
+    def watch(self, emptied: Callable[[str], None]) -> None:
+        """Call a function with each group whose last channel has left."""
+        self._emptied = emptied
 
     def add(self, group: str, channel: str, time: float = 0.0) -> bool:
         """Add a channel to a group, or set its time; return whether it is new."""
@@ -30,8 +37,12 @@ class Groups:
         """Remove a channel from a group; return whether it was a member."""
         members = self.by_group.get(group, {})
         was_member = members.pop(channel, None) is not None
-        if not members:
-            self.by_group.pop(group, None)
+        if (
+            not members
+            and self.by_group.pop(group, None) is not None
+            and self._emptied is not None
+        ):
+            self._emptied(group)
         groups = self.by_channel.get(channel, set())
         groups.discard(group)
         if not groups:

@@ -21,6 +21,7 @@ from .options import require_finite, require_positive_int
 
 __all__ = [
     "GAP",
+    "ONCE_SECONDS",
     "POSITION_SECONDS",
     "Gap",
     "GroupHistory",

@@ -6,9 +6,14 @@ The key of a queue is the prefix followed directly by a name, as in channels_red
 keys show where the prefix ends.
 """
 
+import hashlib
+import re
+
 __all__ = [
     "SIGN",
     "group_key",
+    "history_keys",
+    "is_history_key",
     "mark_key",
     "private_key",
     "processes_key",
@@ -49,3 +54,27 @@ def private_key(prefix: str, kind: str, name: str) -> str:
     are on one node.
     """
     return f"{prefix}:{kind}:{{{queue_key(prefix, name)}}}"
+
+
+def history_keys(prefix: str, name: str, once: str | None = None) -> list[str]:
+    """Return the keys of the history of a group.
+
+    Args:
+        prefix: The prefix of the shard.
+        name: The name of the group.
+        once: The key of a message that is sent once.
+
+    Returns:
+        The keys of the stored messages, of the position, and of the message.
+    """
+    keys = [f"{prefix}:{kind}:{{{name}}}" for kind in ("history", "position")]
+    if once is not None:
+        digest = hashlib.blake2b(once.encode(), digest_size=16).hexdigest()
+        keys.append(f"{prefix}:once:{{{name}}}:{digest}")
+    return keys
+
+
+def is_history_key(prefix: str, key: bytes) -> bool:
+    """Return whether a key belongs to the history of a group."""
+    start = re.escape(prefix.encode())
+    return re.match(start + rb":(?:history|position|once):\{", key) is not None

@@ -7,18 +7,26 @@ import functools
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import Any, ClassVar, Generic, TypeVar
 
-from fast_channels.exceptions import UndecodableMessage
+from fast_channels.exceptions import RedisUnavailable, UndecodableMessage
 from fast_channels.forks import released
 from fast_channels.layers.base import BaseChannelLayer
 from fast_channels.layers.contents import MAX_DEPTH, is_deep, require_shallow
 from fast_channels.layers.counters import Counters
 from fast_channels.layers.groups import Groups
+from fast_channels.layers.history import GroupHistory, History, Resumed
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.options import require_finite
+from fast_channels.layers.options import require_finite, require_positive_int
 from fast_channels.layers.per_loop import LoopStopped, PerLoop, in_loop
 from fast_channels.layers.serializers import (
     JSONSerializer,
@@ -30,6 +38,7 @@ from fast_channels.layers.serializers import (
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 from .hosts import Host
+from .logs import GroupLogs, LogTiming, Places
 from .shards import Shard, Shards, open_shards
 
 __all__ = ["Endpoint", "RedisBaseLayer"]
@@ -49,6 +58,10 @@ class Endpoint(abc.ABC):
     """The groups that its channels are in."""
     plain: Mailboxes
     """The mailboxes of channels that ``new_channel()`` has not made here."""
+    logs: GroupLogs | None = None
+    """What it has heard of groups with a history; None if no group has one."""
+    log_timing: ClassVar[LogTiming] = LogTiming()
+    """When to read histories from Redis."""
 
     def __init__(self, layer: "RedisBaseLayer[Endpoint]", name: str) -> None:
         self._layer = layer
@@ -71,6 +84,59 @@ class Endpoint(abc.ABC):
     def attach(self, channel: str, listener: Callable[[], None]) -> Mailbox:
         """Return the mailbox of a channel, for a reader that does not wait."""
         return self._layer.mailboxes.attach(channel, listener)
+
+    def keep_logs(self, groups: Groups) -> None:
+        """Deliver the messages of groups that have a history in order, from now on."""
+        layer = self._layer
+        self.logs = GroupLogs(
+            self.shards,
+            expiry=layer.expiry,
+            group_of=layer.history_in_redis,
+            places=self._places,
+            decode=self._decode_stored,
+            count=layer.counters.count,
+            complain=layer.counters.complain,
+            timing=self.log_timing,
+        )
+        groups.watch(self.logs.drop)
+
+    async def follow(self, group: str, channel: str) -> None:
+        """Add a channel to a group with a history, and find out where the group is."""
+        await self.join(group, channel)
+        assert self.logs is not None
+        await self.logs.opened(group)
+
+    async def resume(
+        self, group: str, channel: str, since: str | None, last: int | None
+    ) -> Resumed:
+        """Add a channel to a group, and deliver what it missed.
+
+        Raises:
+            RedisUnavailable: Redis cannot be asked; the channel is not added.
+        """
+        assert self.logs is not None
+        is_member = channel in self.groups.by_group.get(group, ())
+        try:
+            return await self.logs.resume(
+                group,
+                channel,
+                since,
+                last,
+                join=functools.partial(self.join, group, channel),
+                is_member=is_member,
+            )
+        except RedisUnavailable:
+            if not is_member:
+                await self.leave(group, channel)
+            raise
+
+    @abc.abstractmethod
+    def _places(self, group: str) -> Places:
+        """Return the members of a group, with their mailboxes."""
+
+    @abc.abstractmethod
+    def _decode_stored(self, value: bytes) -> dict[str, Any]:
+        """Return the message in a value from the history of a group."""
 
     @abc.abstractmethod
     def join(self, group: str, channel: str) -> Coroutine[Any, Any, None]:
@@ -130,10 +196,11 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         random_prefix_length: int,
         serializer_format: str,
         age_limit: float | None,
+        history: Mapping[Any, History] | None,
     ) -> None:
-        super().__init__(expiry, capacity, channel_capacity)
+        super().__init__(expiry, capacity, channel_capacity, history=history)
         require_finite("expiry", self.expiry)
-        self.prefix: str = _require_prefix(prefix)
+        self.prefix: str = _require_prefix(prefix, hosts)
         """Prefix of all keys in Redis."""
         self.hosts: tuple[Host, ...] = hosts
         """Addresses of Redis."""
@@ -260,7 +327,10 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
             TypeError: A name is not valid.
         """
         endpoint = self._endpoint_for(group, channel)
-        await in_loop(endpoint.loop, endpoint.join, self._in_redis(group), channel)
+        join = endpoint.join
+        if self._histories and self.history_of(group) is not None:
+            join = endpoint.follow
+        await in_loop(endpoint.loop, join, self._in_redis(group), channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel from a group; no effect if it is not in the group.
@@ -270,6 +340,74 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         """
         endpoint = self._endpoint_for(group, channel)
         await in_loop(endpoint.loop, endpoint.leave, self._in_redis(group), channel)
+
+    async def group_resume(
+        self,
+        group: str,
+        channel: str,
+        *,
+        since: str | None = None,
+        last: int | None = None,
+    ) -> Resumed:
+        """Add a channel to a group, and deliver the messages that it missed.
+
+        See :meth:`BaseChannelLayer.group_resume()
+        <fast_channels.layers.BaseChannelLayer.group_resume>`. While Redis is away, it
+        works if this process has heard what is needed itself. Cancelling does not undo
+        it.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply; then the
+                channel is not added. Not without ``since`` and ``last``.
+            TypeError: A name is not valid, or ``last`` is not an int.
+            ValueError: ``since`` or ``last`` is given, but the group has no history;
+                ``last`` is not positive; or the channel is not one that
+                ``new_channel()`` has made in this process.
+        """
+        if not self._histories or self.history_of(group) is None:
+            return await super().group_resume(group, channel, since=since, last=last)
+        if last is not None:
+            require_positive_int("last", last)
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        endpoint = self._owner(channel)
+        if endpoint is None:
+            raise ValueError(
+                f"channel {channel!r} cannot resume: it is not one that new_channel() "
+                "of this layer has made in this process"
+            )
+        resume = functools.partial(
+            endpoint.resume, self._in_redis(group), channel, since, last
+        )
+        results: list[Resumed] = []
+
+        async def keep_result() -> None:
+            results.append(await resume())
+
+        await in_loop(endpoint.loop, keep_result)
+        return results[0]
+
+    async def group_history(
+        self, group: str, since: str | None = None, limit: int = 100
+    ) -> GroupHistory:
+        """Return messages of a group that has a history, in the order of sending.
+
+        Args:
+            group: The group.
+            since: A position: return the first messages after it. By default, return
+                the latest messages.
+            limit: Maximum number of messages.
+
+        Raises:
+            RedisUnavailable: Redis cannot be reached, or did not reply.
+            TypeError: An argument has the wrong type.
+            ValueError: The group has no history, or ``limit`` is not positive.
+        """
+        history = self._require_history(group)
+        require_positive_int("limit", limit)
+        logs = self._endpoints.get().logs
+        assert logs is not None
+        return await logs.read(self._in_redis(group), group, history, since, limit)
 
     # The whole layer
 
@@ -325,14 +463,34 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         self.require_valid_channel_name(channel)
         return self._owner(channel) or self._endpoints.get()
 
+    @property
+    def has_histories(self) -> bool:
+        """Whether some groups have a history."""
+        return bool(self._histories)
+
+    def history_in_redis(self, name: str) -> tuple[str, History] | None:
+        """Return the group with a name in Redis, and its history; None without."""
+        group = self._from_redis(name)
+        history = self.history_of(group)
+        return None if history is None else (group, history)
+
     def _in_redis(self, group: str) -> str:
         """Return the name of a group in endpoints."""
         return group
 
+    def _from_redis(self, name: str) -> str:
+        """Return the group with a name in endpoints."""
+        return name
 
-def _require_prefix(prefix: object) -> str:
+
+def _require_prefix(prefix: object, hosts: Sequence[Host]) -> str:
     if not isinstance(prefix, str) or not prefix:
         raise TypeError(f"prefix must be a str that is not empty, not {prefix!r}")
+    if hosts[0].kind == "cluster" and prefix.partition("{")[2].startswith("}"):
+        raise ValueError(
+            f"prefix {prefix!r} begins with an empty hash tag, with which a Redis "
+            "Cluster spreads keys that belong together; leave out {}"
+        )
     return prefix
 
 

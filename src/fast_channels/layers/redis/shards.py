@@ -51,6 +51,8 @@ class Shard:
     """Where its commands are sent."""
     timeout: float
     """Seconds to wait for a reply."""
+    cluster: str | None = None
+    """The name of its cluster in error messages; None for a server."""
     tripwire: str | None = None
     """The name of a shard channel in its slot; None for a server.
 
@@ -171,6 +173,7 @@ class ClusterShards(Shards):
                 SlotCommands(self.cluster, slot),
                 timeout,
                 tripwire=own,
+                cluster=str(host),
                 broken=functools.partial(self.cluster.broken, slot),
             )
             # More than one if the prefix has a hash tag of its own.
@@ -270,8 +273,8 @@ def _tags() -> tuple[str, ...]:
     number whose slot is in it. Clusters usually give each master such a range too.
     """
     tags: dict[int, str] = {}
-    for number in itertools.count():
-        tags.setdefault(slot_of(str(number)) * _SHARDS // _SLOTS, str(number))
-        if len(tags) == _SHARDS:
-            return tuple(tags[index] for index in range(_SHARDS))
-    raise AssertionError
+    numbers = map(str, itertools.count())
+    while len(tags) < _SHARDS:
+        number = next(numbers)
+        tags.setdefault(slot_of(number) * _SHARDS // _SLOTS, number)
+    return tuple(tags[index] for index in range(_SHARDS))

@@ -7,6 +7,7 @@ from .base import LayerOptions, LayerPair
 from .channels import ChannelTests
 from .consumers import ConsumerTests
 from .groups import GroupTests
+from .history import HistoryTests
 from .lifetime import LifetimeTests
 from .listening import ListeningTests
 from .messages import MessageTests
@@ -19,6 +20,7 @@ class LayerContract(
     ChannelTests,
     GroupTests,
     ListeningTests,
+    HistoryTests,
     MessageTests,
     NameTests,
     ConsumerTests,

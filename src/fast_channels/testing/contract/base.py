@@ -8,6 +8,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Mapping,
     Sequence,
 )
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 import pytest
 import pytest_asyncio
 
-from fast_channels.layers import BaseChannelLayer
+from fast_channels.layers import BaseChannelLayer, History
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
 __all__ = [
@@ -45,6 +46,7 @@ class LayerOptions(TypedDict, total=False):
     expiry: float
     capacity: int
     channel_capacity: ChannelCapacityDict
+    history: Mapping[Any, History]
 
 
 def with_options(**options: Unpack[LayerOptions]) -> pytest.MarkDecorator:
@@ -160,6 +162,10 @@ class ContractBase:
     can_be_flushed: bool = True
     """``flush()`` drops all messages and groups. If not set, it raises
     :exc:`NotImplementedError`."""
+
+    keeps_history: bool = False
+    """The option ``history`` gives groups a history, from which members can resume. If
+    not set, the tests of that are skipped."""
 
     keeps_statistics: bool = True
     """``statistics()`` counts channels, groups and messages, and all of them are 0 when

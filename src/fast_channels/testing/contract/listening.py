@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from fast_channels.layers import BaseChannelLayer
+from fast_channels.layers import BaseChannelLayer, History
 
 from .base import LIMIT, ContractBase, LayerPair, held_by, running, with_options
+from .history import with_history
 
 __all__ = ["ListeningTests"]
 
@@ -191,3 +192,46 @@ class ListeningTests(ContractBase):
         await asyncio.to_thread(asyncio.run, begin())
         assert abandoned.pop().cancelled()
         await self.assert_released(pair)
+
+    @with_history()
+    async def test_listener_resumes(self, pair: LayerPair) -> None:
+        """A loop gets what was sent since a position, and then what follows, once."""
+        sent = [await self._send(pair, number) for number in range(4)]
+        # In the process that sent, and in another one.
+        for layer in (pair.layer, pair.other):
+            async with (
+                asyncio.timeout(LIMIT),
+                layer.listen("room.1", "other", since=sent[1]) as messages,
+            ):
+                assert messages.complete
+                assert messages.position == sent[1]
+                sent.append(await self._send(pair, len(sent)))
+                for number in range(2, len(sent)):
+                    assert (await anext(messages))["number"] == number
+                    assert messages.position == sent[number]
+                assert await messages.get(timeout=0) is None
+        async with (
+            asyncio.timeout(LIMIT),
+            pair.layer.listen("room.1", last=2) as messages,
+        ):
+            assert messages.position == sent[-3]
+            assert [(await anext(messages))["number"] for _ in range(2)] == [4, 5]
+
+    @with_history(History(messages=2))
+    async def test_listener_whose_position_is_lost(self, pair: LayerPair) -> None:
+        """A loop knows that it has missed messages, and where it begins."""
+        sent = [await self._send(pair, number) for number in range(4)]
+        async with (
+            asyncio.timeout(LIMIT),
+            pair.layer.listen("room.1", since=sent[0]) as messages,
+        ):
+            assert not messages.complete
+            assert messages.position == sent[-1]
+            await self._send(pair, 4)
+            assert (await anext(messages))["number"] == 4
+
+    async def _send(self, pair: LayerPair, number: int) -> str:
+        message = {"type": "test.numbered", "number": number}
+        position = await pair.other.group_send("room.1", message)
+        assert position is not None
+        return position

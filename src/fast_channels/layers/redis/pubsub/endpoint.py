@@ -9,12 +9,18 @@ from typing import Any
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.groups import Groups
+from fast_channels.layers.history import History
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
+from fast_channels.layers.redis.keys import history_keys
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
+from fast_channels.layers.redis.logs import Places, numbering_options
+from fast_channels.layers.redis.scripts import HISTORY_PUBLISH, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import starting_with
+from fast_channels.type_defs import ChannelMessage
 
+from .positions import POSITION_KEY, Positions
 from .subscriber import Pattern, Subscriber
 
 __all__ = ["PubSubEndpoint"]
@@ -52,6 +58,9 @@ class PubSubEndpoint(Endpoint):
         self._step = step
         # By the names of their Redis channels.
         self.groups: Groups = Groups()
+        self._positions = Positions(layer.serializer)
+        if layer.has_histories:
+            self.keep_logs(self.groups)
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
@@ -65,7 +74,7 @@ class PubSubEndpoint(Endpoint):
                 name=shard.name,
                 received=self._deliver,
                 lost=functools.partial(self._lost, on_disconnect),
-                restored=functools.partial(self._tell_everybody, on_reconnect),
+                restored=functools.partial(self._restored, shard, on_reconnect),
                 timeout=shard.timeout,
             )
             for shard in self.shards
@@ -78,6 +87,33 @@ class PubSubEndpoint(Endpoint):
         # A process that sends once and ends does not need to watch Sentinels.
         self.shards.watch_if_settled()
         return self.shards.of(name).commands.execute("PUBLISH", name, message)
+
+    async def publish_numbered(
+        self, name: str, history: History, message: ChannelMessage, once: str | None
+    ) -> str:
+        """Number, store and publish a message; return its position."""
+        self.shards.watch_if_settled()
+        if POSITION_KEY in message:
+            raise ValueError(
+                f"a message must not have the key {POSITION_KEY!r}, in which the layer "
+                "stores its position"
+            )
+        shard = self.shards.of(name)
+        positions = self._positions
+        epoch, offset = await run(
+            shard.commands,
+            HISTORY_PUBLISH,
+            history_keys(shard.prefix, name, once),
+            "PUBLISH" if positions.in_redis else "",
+            name,
+            *positions.parts(message),
+            *numbering_options(history),
+        )
+        position = f"{epoch.decode()}.{offset.decode()}"
+        if not positions.in_redis:
+            numbered = self._layer.serialize({**message, POSITION_KEY: position})
+            await shard.commands.execute("PUBLISH", name, numbered)
+        return position
 
     # Listening
 
@@ -157,6 +193,8 @@ class PubSubEndpoint(Endpoint):
     async def forget(self) -> None:
         """Leave all groups, and drop the messages of plain channels in this process."""
         self.plain.clear()
+        if self.logs is not None:
+            self.logs.clear()
         while self.groups.by_channel:
             await self._leave_all(next(iter(self.groups.by_channel)))
 
@@ -172,6 +210,8 @@ class PubSubEndpoint(Endpoint):
             timer.cancel()
         self._plain.clear()
         self._patterns.clear()
+        if self.logs is not None:
+            self.logs.clear()
         self.groups.clear()
         self._foreign.clear()
         self.plain.clear()
@@ -202,7 +242,12 @@ class PubSubEndpoint(Endpoint):
         """
         heard = name.decode(errors="replace")
         try:
-            self._hand_out(heard, self._layer.deserialize(data))
+            message = self._layer.deserialize(data)
+            if self.logs is not None:
+                position = self._positions.take(message, data)
+                if position is not None and self.logs.heard(heard, position, message):
+                    return
+            self._hand_out(heard, message)
         except UndecodableMessage as exc:
             self._layer.counters.complain(_shorten(heard), _shorten(str(exc)))
         except Exception as exc:  # noqa: BLE001 # a serializer may be the user's
@@ -226,6 +271,19 @@ class PubSubEndpoint(Endpoint):
         elif heard in self._plain:
             self._put((), (heard,), message.copy)
 
+    def _places(self, group: str) -> Places:
+        members = self.groups.by_group.get(group, {})
+        others = members.keys() & self._foreign if self._foreign else ()
+        if not others:
+            return [(self._layer.mailboxes, members)]
+        own = [name for name in members if name not in others]
+        return [(self._layer.mailboxes, own), (self.plain, others)]
+
+    def _decode_stored(self, value: bytes) -> dict[str, Any]:
+        message = self._layer.deserialize(value)
+        self._positions.take(message, value)
+        return message
+
     def _put(
         self,
         own: Collection[str],
@@ -245,6 +303,11 @@ class PubSubEndpoint(Endpoint):
 
     def _lost(self, message_type: str | None) -> None:
         self._layer.counters.count_reconnect()
+        self._tell_everybody(message_type)
+
+    def _restored(self, shard: Shard, message_type: str | None) -> None:
+        if self.logs is not None:
+            self.logs.check_shard(shard)
         self._tell_everybody(message_type)
 
     def _tell_everybody(self, message_type: str | None) -> None:

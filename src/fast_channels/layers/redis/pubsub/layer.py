@@ -8,6 +8,7 @@ its own name, and a group under a name with the prefix.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fast_channels.layers.history import History
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
@@ -66,6 +67,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
         sentinel_kwargs: Mapping[str, Any] | None = None,
         connection_kwargs: Mapping[str, Any] | None = None,
         cluster: Sequence[HostSpelling] | None = None,
+        history: Mapping[Any, History] | None = None,
     ) -> None:
         super().__init__(
             parse_hosts(
@@ -87,6 +89,7 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
             serializer_format=serializer_format,
             # A message was published just now, even if its sender's clock is wrong.
             age_limit=None,
+            history=history,
         )
         self._types = on_disconnect, on_reconnect
 
@@ -194,7 +197,14 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
                 keys that the serializer can encode.
         """
         self.require_valid_group_name(group)
-        self._history_to_send(group, once)
+        if self._histories or once is not None:
+            history = self._history_to_send(group, once)
+            if history is not None:
+                self.require_valid_message(message)
+                endpoint = self._endpoints.get()
+                return await endpoint.publish_numbered(
+                    self._in_redis(group), history, message, once
+                )
         await self._publish(self._in_redis(group), message)
         return None
 
@@ -203,6 +213,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
 
     def _in_redis(self, group: str) -> str:
         return f"{self.prefix}__group__{group}"
+
+    def _from_redis(self, name: str) -> str:
+        return name.removeprefix(self._in_redis(""))
 
     async def _publish(self, name: str, message: ChannelMessage) -> None:
         self.require_valid_message(message)

@@ -14,6 +14,7 @@ from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.keys import mark_key, queue_key
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
+from fast_channels.layers.redis.logs import Places
 from fast_channels.layers.redis.scripts import SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
@@ -31,10 +32,8 @@ __all__ = ["Held", "QueueEndpoint"]
 # Plain channels need no limit here: while messages wait, inboxes take no others. A
 # change of a group has to reach its process even if that is full.
 _UNBOUNDED = 1 << 62
-
 # The channels of other processes that use this library.
 _CHANNEL = re.compile(r"[^!]+\.[0-9a-f]{12}\.[0-9a-f]+![0-9a-f]+\.[0-9a-f]{16}")
-
 # The part after the "!" in what a change of a group is for, instead of a channel.
 _CHANGES = "groups"
 
@@ -90,15 +89,20 @@ class QueueEndpoint(Endpoint):
         self._max_deliveries = max_deliveries
         # The inboxes of the shards that have been read.
         self._inboxes: dict[Shard, Inbox] = {}
+        self._refusals: set[tuple[str, str]] = set()
         self.memberships: Memberships = Memberships(
             self.shards,
             group_expiry,
             process=name,
             away=self._is_away,
             timing=self.timing,
+            represented=functools.partial(_has_history, layer),
+            relisted=self._relisted,
         )
         """What keeps the groups of its channels in Redis."""
         self.groups: Groups = self.memberships.groups
+        if layer.has_histories:
+            self.keep_logs(self.groups)
 
     # Sending
 
@@ -155,7 +159,8 @@ class QueueEndpoint(Endpoint):
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
-                flushed=functools.partial(self._flushed, shard),
+                flushed=functools.partial(self._lost_data, shard),
+                refusals=self._refusals,
             )
         return inbox
 
@@ -239,6 +244,8 @@ class QueueEndpoint(Endpoint):
     async def forget(self) -> None:
         """Leave all groups, and drop the messages of plain channels in this process."""
         self.memberships.clear()
+        if self.logs is not None:
+            self.logs.clear()
         self.plain.clear()
         # The mark keys are about to be deleted.
         self._mark_at.clear()
@@ -255,6 +262,8 @@ class QueueEndpoint(Endpoint):
         for name in list(self.plain.by_channel):
             self._give_back(name)
         self.plain.clear()
+        if self.logs is not None:
+            self.logs.clear()
         closing = [asyncio.create_task(inbox.close()) for inbox in inboxes]
         closing.append(asyncio.create_task(self.memberships.close()))
         try:
@@ -267,8 +276,7 @@ class QueueEndpoint(Endpoint):
             await self.shards.close()
 
     def _waiting(self, name: str) -> int:
-        mailbox = self.plain.by_channel.get(name)
-        return 0 if mailbox is None else len(mailbox)
+        return len(self.plain.by_channel.get(name, ()))
 
     def _connected(self, shard: Shard) -> None:
         again = self._inboxes[shard].connects > 1
@@ -277,25 +285,20 @@ class QueueEndpoint(Endpoint):
         # The server may have restarted without its data. Not after the first connect,
         # which can come after Django has discarded one of our channels.
         if again or shard.commands.connects > 1:
-            self._flushed(shard)
+            self._lost_data(shard)
 
-    def _flushed(self, shard: Shard) -> None:
+    def _lost_data(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
-        inbox = self._inboxes.get(shard)
-        if inbox is None:
-            self._flushed(shard)
+        if (inbox := self._inboxes.get(shard)) is None:
+            self._lost_data(shard)
         else:
             inbox.reconnect()
 
-    def _lost_data(self, shard: Shard) -> None:
-        self._flushed(shard)
-
     def _is_away(self, shard: Shard) -> bool:
-        inbox = self._inboxes.get(shard)
-        return shard.commands.failing if inbox is None else inbox.failing
+        return self._inboxes.get(shard, shard.commands).failing
 
     def _deliver(self, popped: Popped) -> None:
         """Put a message into the mailboxes of its channels."""
@@ -330,20 +333,23 @@ class QueueEndpoint(Endpoint):
             if written == name + _CHANGES:
                 self._change_group(name, message)
                 return
-            channels, group = self._resolve(name, channels)
+            channels, group, position = self._resolve(name, channels)
+            if position and group and self._is_heard(group, position, message):
+                return
         copies = message.copy if len(channels) == 1 else copies_of(message)
         put = layer.mailboxes.put_each(channels, copies, deadline)
         layer.counters.count(put, group)
 
     def _resolve(
         self, queue: str, names: Sequence[object]
-    ) -> tuple[list[str], str | None]:
+    ) -> tuple[list[str], str | None, str | None]:
         """Replace stand-ins with the channels that they stand for.
 
         Returns:
-            The channels, each of them once, and their group if it is known.
+            The channels, each of them once; their group if it is known; and the
+            position of the message if the group has a history.
         """
-        group = None
+        group = position = None
         channels: dict[str, float] = {}
         for name in names:
             if not (isinstance(name, str) and name.startswith(queue)):
@@ -356,7 +362,26 @@ class QueueEndpoint(Endpoint):
                 if stand_in.count < len(members):
                     members = {each: 0.0 for each in members if each.startswith(queue)}
                 channels = channels | members if channels else members.copy()
-        return list(channels), group
+            else:
+                # Unless it is the stand-in of a group that was left.
+                position = name[len(queue) + len(MARK) :]
+        return list(channels), group, position
+
+    def _is_heard(self, group: str, position: str, message: dict[str, Any]) -> bool:
+        """Deliver a message to all members of a group that has a history."""
+        return self.logs is not None and self.logs.heard(group, position, message)
+
+    def _relisted(self, group: str) -> None:
+        if self.logs is not None:
+            self.logs.check(group)
+
+    def _places(self, group: str) -> Places:
+        return [(self._layer.mailboxes, self.groups.by_group.get(group, ()))]
+
+    def _decode_stored(self, value: bytes) -> dict[str, Any]:
+        message = self._layer.deserialize(value, any_age=True)
+        message.pop(CHANNEL_KEY, None)
+        return message
 
     def _change_group(self, queue: str, change: dict[str, Any]) -> None:
         """Carry out a change that another process has made to a group."""
@@ -373,3 +398,7 @@ class QueueEndpoint(Endpoint):
             case _:
                 problem = "it is for the process, and no valid change of a group"
                 self._layer.counters.complain(queue, problem)
+
+
+def _has_history(layer: RedisBaseLayer[Endpoint], group: str) -> bool:
+    return layer.has_histories and layer.history_of(group) is not None

@@ -12,13 +12,26 @@ from typing import Any, cast
 
 from fast_channels.exceptions import ChannelFull
 from fast_channels.layers.delivery import Delivery
+from fast_channels.layers.history import History
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.options import require_finite, require_positive_int
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
-from fast_channels.layers.redis.keys import group_key, processes_key, queue_key
+from fast_channels.layers.redis.keys import (
+    group_key,
+    history_keys,
+    processes_key,
+    queue_key,
+)
 from fast_channels.layers.redis.layer import RedisBaseLayer
-from fast_channels.layers.redis.scripts import GROUP_SEND, MEMBERS, SEND
+from fast_channels.layers.redis.logs import numbering_options
+from fast_channels.layers.redis.scripts import (
+    GROUP_SEND,
+    HISTORY_MEMBERS,
+    HISTORY_SEND,
+    MEMBERS,
+    SEND,
+)
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import (
     CHANNEL_KEY,
@@ -33,6 +46,7 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 from .dead_letters import read_dead_letters, requeue_dead_letters
 from .endpoint import Held, QueueEndpoint
 from .flushing import flush_keys
+from .stand_ins import MARK, is_stand_in, queue_of
 
 __all__ = ["RedisChannelLayer"]
 
@@ -88,6 +102,9 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         cluster: Some nodes of a Redis Cluster, instead of ``hosts``: the others are
             found. The user, the password and all other arguments of the first one are
             used for every node. See :doc:`/topics/cluster`.
+        history: The groups that have a history, by glob (``"room.*"``) or compiled
+            pattern, each with its :class:`~fast_channels.layers.History`; the first
+            match applies. All processes must have the same.
 
     Raises:
         ImportError: Keys are given, but cryptography is not installed.
@@ -115,6 +132,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         max_deliveries: int | None = 5,
         process_capacity: int = 10_000,
         cluster: Sequence[HostSpelling] | None = None,
+        history: Mapping[Any, History] | None = None,
     ) -> None:
         super().__init__(
             parse_hosts(
@@ -134,6 +152,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             random_prefix_length=random_prefix_length,
             serializer_format=serializer_format,
             age_limit=expiry,
+            history=history,
         )
         self.group_expiry: float = require_finite("group_expiry", group_expiry)
         """Seconds after which a channel is dropped from a group, unless a running
@@ -355,8 +374,11 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             ValueError: The message has the key ``__asgi_channel__``.
         """
         self.require_valid_group_name(group)
-        self._history_to_send(group, once)
         self.require_valid_message(message)
+        if self._histories or once is not None:
+            history = self._history_to_send(group, once)
+            if history is not None:
+                return await self._send_numbered(group, history, message, once)
         endpoint = self._endpoints.get()
         shard = endpoint.shards.of(group)
         keys = [group_key(shard.prefix, group), processes_key(shard.prefix)]
@@ -390,6 +412,63 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                 full += await self._fan_out(endpoint, _names(plain), message, deadline)
         self.counters.count_full_queues(full, group)
         return None
+
+    async def _send_numbered(
+        self, group: str, history: History, message: ChannelMessage, once: str | None
+    ) -> str:
+        """Send a message to a group that has a history; return its position."""
+        endpoint = self._endpoints.get()
+        shard = endpoint.shards.of(group)
+        keys = [
+            group_key(shard.prefix, group),
+            processes_key(shard.prefix),
+            *history_keys(shard.prefix, group, once),
+        ]
+        options = numbering_options(history)
+        deadline = shard.commands.deadline()
+        value = self.serialize({**message, CHANNEL_KEY: []})
+        full: list[str] = []
+        if self._end is None:
+            epoch, offset, is_new, members = await endpoint.run(
+                shard,
+                HISTORY_MEMBERS,
+                keys,
+                self.group_expiry,
+                value,
+                *options,
+                deadline=deadline,
+            )
+            position = f"{epoch.decode()}.{offset.decode()}"
+            names = _names(members)
+            if not is_new:
+                # The first call may have failed in between. Receivers that know
+                # positions recognize what they have.
+                queues = {queue_of(name) for name in names if is_stand_in(name)}
+                names = [each for each in names if self.non_local_name(each) in queues]
+            full = await self._fan_out(endpoint, names, message, deadline, position)
+        else:
+            empty, tail, writer = self._end
+            epoch, offset, queues, plain = await endpoint.run(
+                shard,
+                HISTORY_SEND,
+                keys,
+                self.group_expiry,
+                self.prefix,
+                self.process_capacity,
+                "" if self.channel_capacity else self.capacity,
+                self.expiry,
+                writer,
+                value.removesuffix(empty + tail),
+                tail,
+                *options,
+                deadline=deadline,
+            )
+            position = f"{epoch.decode()}.{offset.decode()}"
+            full = _names(queues)
+            if plain:
+                full += await self._fan_out(endpoint, _names(plain), message, deadline)
+        self.counters.count_full_queues(full, group)
+        return position
 
     # The whole layer
 
@@ -453,8 +532,16 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         members: list[str],
         message: ChannelMessage,
         deadline: float,
+        position: str | None = None,
     ) -> list[str]:
         """Send one value to each process, for all its channels.
+
+        Args:
+            endpoint: The endpoint.
+            members: The channels, and stand-ins.
+            message: The message.
+            deadline: The deadline of the commands.
+            position: The position of the message, for queues with a stand-in.
 
         Returns:
             The names of the queues that were full.
@@ -465,6 +552,10 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         channels: dict[str, list[str]] = {}
         for member in members:
             channels.setdefault(self.non_local_name(member), []).append(member)
+        if position is not None:
+            for queue, own in channels.items():
+                if any(map(is_stand_in, own)):
+                    own.append(queue + MARK + position)
         sent = await asyncio.gather(
             *[
                 self._enqueue(

@@ -34,6 +34,9 @@ class Memberships:
         process: Name of the process, as in the names of its channels.
         away: Returns whether a shard is known to be unreachable.
         timing: When to write to Redis.
+        represented: Returns whether a stand-in represents all members of a group, even
+            a single one: a message lists its position with a stand-in.
+        relisted: Called with each group whose stand-in Redis lists again.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class Memberships:
         process: str,
         away: Callable[[Shard], bool],
         timing: Timing,
+        represented: Callable[[str], bool] = lambda _: False,
+        relisted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shards: Shards = shards
         """The shards."""
         self._group_expiry = group_expiry
+        self._represented = represented
+        self._relisted = relisted
         # Memberships are renewed on a beat, too.
         self._pause = min(timing.beat, group_expiry / 3)
         self._step = timing.step
@@ -107,7 +114,11 @@ class Memberships:
             self._timer = loop.call_later(self._pause, self._beat)
         members = self.groups.by_group[group]
         writer = self._writer(group)
-        if len(members) <= NAMED and group not in self.stand_ins.by_group:
+        if (
+            len(members) <= NAMED
+            and group not in self.stand_ins.by_group
+            and not self._represented(group)
+        ):
             writer.note((group, channel))
             return True
         if is_new:
@@ -290,6 +301,8 @@ class Memberships:
             if group in writer.wrong:
                 stand_in.listed = None
                 continue
+            if stand_in.listed != epoch:
+                self._relisted(group)
             stand_in.listed = epoch
             if epoch == writer.epoch:
                 named, stand_in.named = stand_in.named, set()

@@ -21,7 +21,15 @@ import base64
 import hashlib
 from collections.abc import Collection
 
-__all__ = ["MARK", "NAMED", "StandIn", "StandIns", "name_of", "queue_of"]
+__all__ = [
+    "MARK",
+    "NAMED",
+    "StandIn",
+    "StandIns",
+    "is_stand_in",
+    "name_of",
+    "queue_of",
+]
 
 NAMED: int = 8
 """Maximum number of channels of a process that a group lists by name."""
@@ -33,6 +41,11 @@ MARK: str = "g."
 def queue_of(channel: str) -> str:
     """Return the queue of a channel: its name up to and including the ``!``."""
     return channel[: channel.index("!") + 1]
+
+
+def is_stand_in(name: str) -> bool:
+    """Return whether a name in a group is that of a stand-in."""
+    return f"!{MARK}" in name
 
 
 def name_of(group: str, queue: str) -> str:

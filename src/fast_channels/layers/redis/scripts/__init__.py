@@ -15,6 +15,10 @@ __all__ = [
     "GROUP_ADD",
     "GROUP_DISCARD",
     "GROUP_SEND",
+    "HISTORY_MEMBERS",
+    "HISTORY_PUBLISH",
+    "HISTORY_READ",
+    "HISTORY_SEND",
     "MEMBERS",
     "POP",
     "RECOVER",
@@ -47,6 +51,12 @@ class Script:
 GROUP_ADD: Script = Script("clock", "processes", "group_add")
 GROUP_DISCARD: Script = Script("group_discard")
 GROUP_SEND: Script = Script("clock", "enqueue", "processes", "group_send")
+HISTORY_MEMBERS: Script = Script("clock", "processes", "numbering", "history_members")
+HISTORY_PUBLISH: Script = Script("numbering", "history_publish")
+HISTORY_READ: Script = Script("numbering", "history_read")
+HISTORY_SEND: Script = Script(
+    "clock", "enqueue", "processes", "numbering", "history_send"
+)
 MEMBERS: Script = Script("clock", "processes", "members")
 POP: Script = Script("pop")
 RECOVER: Script = Script("recover")

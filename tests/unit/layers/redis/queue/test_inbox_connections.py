@@ -218,7 +218,7 @@ async def test_queues_are_polled_where_redis_does_not_report_changes(
     (level, text), *later = logged()
     assert level == logging.WARNING
     assert text == (
-        f"redis-1 refuses to report changes of queues ({REFUSED}), so it is polled "
+        f"redis-1 refuses to report changes of queues ({REFUSED}), so that is checked "
         "every 0.05 seconds"
     )
     assert later == fails("the line was cut")
