@@ -1,7 +1,8 @@
 """The application and its parts, each in its own module.
 
-The parts are ``system``, ``chat``, ``jobs``, ``notifications`` and ``analytics``, each
-with a consumer; ``layers`` has the channel layers, and ``pages`` the web pages.
+The parts are ``chat``, ``answers``, ``system``, ``jobs``, ``notifications`` and
+``analytics``, each with a consumer; ``layers`` has the channel layers, and ``pages``
+the web pages.
 """
 
 import os
@@ -14,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from fast_channels.lifespan import channels_lifespan
 from fast_channels.middleware import AllowedHostsOriginValidator
 
-from . import analytics, chat, jobs, notifications, pages, system
+from . import analytics, answers, chat, jobs, notifications, pages, system
 from .counter import counting
 from .layers import redis_url, setup_layers
 
@@ -35,7 +36,7 @@ def allowed_hosts() -> list[str]:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the analytics worker in this process if there is no Redis."""
-    async with counting() if redis_url() is None else nullcontext():
+    async with answers.writing(), counting() if redis_url() is None else nullcontext():
         yield
 
 
@@ -43,5 +44,7 @@ app = FastAPI(title="fast_channels", lifespan=channels_lifespan(lifespan, timeou
 # Otherwise a page of another site could open a WebSocket to this one.
 app.add_middleware(AllowedHostsOriginValidator, allowed_hosts=allowed_hosts())
 app.mount("/static", StaticFiles(directory=pages.STATIC), name="static")
-for part in (system, chat, jobs, notifications, analytics, pages):
+# The client for browsers that the library has.
+app.mount("/client", StaticFiles(packages=["fast_channels"]), name="client")
+for part in (system, chat, answers, jobs, notifications, analytics, pages):
     app.include_router(part.router)

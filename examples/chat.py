@@ -1,32 +1,44 @@
-"""The chat: a consumer for each connection, and a group for each room.
+"""The chat: a consumer for each connection, and a group with a history for each room.
 
 Both sides send JSON objects, in text frames. The browser sends:
 
-    {"type": "join", "name": "Ada"}       first; again, to change the name
-    {"type": "message", "text": "Hello"}  after it has joined
+    {"type": "join", "name": "Ada", "tab": "d5e3"}  first; again, to change the name
+    {"type": "message", "text": "Hello"}            after it has joined
 
-and the server:
+"tab" is a secret by which a tab recognizes its own messages after a reload. The address
+of the WebSocket can have the position to resume from: "?since=0f6b9ad2.17".
 
-    {"type": "joined", "room": "tea", "name": "Ada"}       to the new person
-    {"type": "notice", "event": "join", "name": "Ada"}     to the others; or "leave"
+The server sends:
+
+    {"type": "joined", "room": "tea", "name": "Ada", "complete": true}  to the person;
+                                       "complete" is false if messages are missing
+    {"type": "notice", "event": "join", "name": "Ada"}  to the others; or "leave"
     {"type": "message", "name": "Ada", "text": "Hello", "own": false,
-     "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" for the author
-    {"type": "error", "detail": "..."}                     to the sender
+     "time": "2025-01-31T12:00:00+00:00", "position": "0f6b9ad2.17"}
+                                       to all; "own" for the author
+    {"type": "error", "detail": "..."}                  to the sender
 """
 
 import asyncio
 import contextlib
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter
 
 from fast_channels.exceptions import StopConsumer
+from fast_channels.layers import GroupMessage, Resumed
 from fast_channels.layers.redis import RedisUnavailable
 from fast_channels.type_defs import ChannelMessage
 
 from .answering import AnsweringConsumer
 from .chat_rules import BAD_ROOM, ROOM_RULE, check_name, check_text, is_room
+
+# https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+TRY_AGAIN_LATER = 1013
+# Messages that a new person sees.
+LATEST = 50
 
 EXPECTED = "Expected a 'join' with a name or a 'message' with a text."
 
@@ -37,10 +49,15 @@ class Room(AnsweringConsumer):
     channel_layer_alias = "chat"
 
     name: str | None = None  # before they have joined
+    tab = ""
 
     async def connect(self) -> None:
         self.room = str(self.scope["path_params"].get("room_name", "lobby"))
         self.group = f"room.{self.room}"
+        # A group without a history: nobody wants to know who came and left yesterday.
+        self.people = f"people.{self.room}"
+        query = parse_qs(self.scope["query_string"].decode())
+        (self.since,) = query.get("since", [None])[-1:]
         # Accept first: browsers do not show why a connection was refused.
         await self.accept()
         if not is_room(self.room):
@@ -57,6 +74,7 @@ class Room(AnsweringConsumer):
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         match content:
             case {"type": "join", "name": str(name)}:
+                self.tab = str(content.get("tab") or self.channel_name)
                 await self.join(check_name(name))
             case {"type": "message", "text": str(text)}:
                 await self.write(check_text(text, self.name))
@@ -65,31 +83,54 @@ class Room(AnsweringConsumer):
 
     async def join(self, name: str) -> None:
         """Enter the room, or change the name."""
-        before, self.name = self.name, name
-        await self.join_group(self.group)
-        await self.send_json({"type": "joined", "room": self.room, "name": name})
-        if before is not None:
+        joined = {"type": "joined", "room": self.room, "name": name, "complete": True}
+        if self.name is not None:
+            before, self.name = self.name, name
+            await self.send_json(joined)
             await self.notify("leave", before)
+        else:
+            try:
+                # What was missed follows when this handler has returned.
+                resumed = await self.resume(self.since)
+            except RedisUnavailable:
+                # The page comes back after a while.
+                await self.close(TRY_AGAIN_LATER)
+                return
+            self.name = name
+            await self.send_json({**joined, "complete": resumed.complete})
+            await self.join_group(self.people)
         await self.notify("join", name)
+
+    async def resume(self, since: str | None) -> Resumed:
+        return await self.join_group(self.group, since=since, last=LATEST)
 
     async def write(self, text: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"type": "message", "name": self.name, "text": text, "time": time}
-        await self.publish({**content, "own": False})
-        # For the author, this also confirms that the message was sent.
-        await self.send_json({**content, "own": True})
-
-    async def notify(self, event: str, name: str) -> None:
-        await self.publish({"type": "notice", "event": event, "name": name})
-
-    async def publish(self, content: dict[str, Any]) -> None:
-        """Send a message to the group; each consumer handles it below."""
-        message = {"type": "chat", "sender": self.channel_name, "content": content}
+        message = {"type": "chat", "tab": self.tab, "content": content}
         await self.channel_layer.group_send(self.group, message)
 
-    async def chat(self, event: ChannelMessage) -> None:
+    async def notify(self, event: str, name: str) -> None:
+        content = {"type": "notice", "event": event, "name": name}
+        message = {"type": "notice", "sender": self.channel_name, "content": content}
+        await self.channel_layer.group_send(self.people, message)
+
+    async def chat(self, event: GroupMessage) -> None:
+        # For the author, this also confirms that the message was sent.
+        own = event["tab"] == self.tab
+        content = {**event["content"], "own": own, "position": event.position}
+        await self.send_json(content)
+
+    async def notice(self, event: ChannelMessage) -> None:
         if event["sender"] != self.channel_name:
             await self.send_json(event["content"])
+
+    async def group_gap(self, event: ChannelMessage) -> None:
+        """Get what this connection was too slow for, or what Redis has lost."""
+        resumed = await self.resume(event["position"])
+        if not resumed.complete:
+            joined = {"type": "joined", "room": self.room, "name": self.name}
+            await self.send_json({**joined, "complete": False})
 
 
 router = APIRouter()

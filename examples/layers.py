@@ -2,8 +2,9 @@
 
 Consumers choose a layer by its alias. Each has its purpose:
 
-* ``chat``: messages to everyone who is in a room at the moment. By default they are
-  published; REDIS_LAYER=queue keeps them in Redis until they are received.
+* ``chat``: messages to everyone in a room, with a history for those who come later. By
+  default they are published; REDIS_LAYER=queue sends them through queues.
+* ``answers``: the parts of answers, with a history from their beginning to their end.
 * ``queue``: messages that must not be lost, the progress of background jobs.
 * ``notifications``: messages to every page that is open at the moment.
 * ``analytics``: events that wait for a worker for up to an hour.
@@ -13,12 +14,17 @@ import os
 
 from fast_channels.layers import (
     BaseChannelLayer,
+    History,
     InMemoryChannelLayer,
     RedisChannelLayer,
     RedisPubSubChannelLayer,
     has_layers,
     register_channel_layer,
 )
+
+# How much the groups of these layers keep.
+CHAT = {"room.*": History(messages=200, seconds=86_400)}
+ANSWERS = {"answer.*": History(messages=1000, seconds=3600)}
 
 KINDS: dict[str, type[RedisChannelLayer | RedisPubSubChannelLayer]] = {
     "pubsub": RedisPubSubChannelLayer,
@@ -50,7 +56,8 @@ def setup_layers(*, force: bool = False) -> None:
 
 def _in_memory() -> dict[str, BaseChannelLayer]:
     return {
-        "chat": InMemoryChannelLayer(),
+        "chat": InMemoryChannelLayer(history=CHAT),
+        "answers": InMemoryChannelLayer(history=ANSWERS),
         "queue": InMemoryChannelLayer(capacity=1000),
         "notifications": InMemoryChannelLayer(),
         "analytics": InMemoryChannelLayer(expiry=3600, capacity=5000),
@@ -63,7 +70,8 @@ def _through_redis(url: str) -> dict[str, BaseChannelLayer]:
         raise SystemExit(f"REDIS_LAYER: {kind!r} is neither 'queue' nor 'pubsub'")
     # Prefixes separate the layers, which share one Redis.
     return {
-        "chat": KINDS[kind](hosts=[url], prefix="chat"),
+        "chat": KINDS[kind](hosts=[url], prefix="chat", history=CHAT),
+        "answers": KINDS[kind](hosts=[url], prefix="answers", history=ANSWERS),
         "queue": RedisChannelLayer(
             hosts=[url], prefix="queue", expiry=900, capacity=1000
         ),

@@ -15,6 +15,7 @@ STATIC = Path(__file__).parent / "static"
 # By path; in addition, the chat has a page for each room.
 TITLES = {
     "/": "Chat",
+    "/answers": "Answers",
     "/system": "System",
     "/jobs": "Jobs",
     "/notifications": "Notifications",
@@ -55,6 +56,11 @@ def _show(path: str) -> HTMLResponse:
 def chat() -> HTMLResponse:
     """Return the page for all rooms; its script gets the room from the address."""
     return _show("/")
+
+
+@router.get("/answers")
+def answers() -> HTMLResponse:
+    return _show("/answers")
 
 
 @router.get("/system")

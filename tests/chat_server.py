@@ -82,6 +82,13 @@ class ChatServer:
         self.url = lines[0].removeprefix("Chat: ").rstrip("\n")
         self.layer = lines[1].removeprefix("Layer: ").rstrip("\n")
 
+    def kill(self) -> None:
+        """Kill the process, as if its machine had failed."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.kill()
+        process.communicate()
+
     def stop(self) -> tuple[int, str, str]:
         """Press Ctrl-C; return the exit code and the output on stdout and stderr."""
         assert self._process is not None

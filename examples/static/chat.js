@@ -3,7 +3,6 @@
 
 import { $, connect, ready, showState } from "./connection.js";
 
-const BAD_ROOM = 4400; // The close code after which reconnecting is pointless.
 const ROOM_NAME = /^[A-Za-z0-9_-]{1,50}$/;
 
 const inLobby = location.pathname === "/";
@@ -11,6 +10,8 @@ const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length)
 
 // A tab keeps its name; a new tab begins with the last chosen name.
 let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
+// The server knows the messages of this tab by it, even after a reload.
+const tab = sessionStorage.getItem("chat.tab") ?? newTab();
 let visits = 0; // The number of times that this page has joined the room.
 let sending; // The timer of a pending message; undefined if no answer is pending.
 
@@ -25,11 +26,13 @@ function enter() {
       const content = JSON.parse(frame);
       handlers[content.type](content);
     },
-    closed(event) {
+    lost() {
       answered();
       allowWriting(false);
-      if (event.code === BAD_ROOM) refuse(event.reason);
-      return event.code === BAD_ROOM;
+    },
+    ended({ reason }) {
+      showState("disconnected", "Disconnected");
+      refuse(reason);
     },
   });
 }
@@ -39,15 +42,18 @@ function send(content) {
 }
 
 function join() {
-  if (name && socket.open) send({ type: "join", name });
+  if (name && socket.open) send({ type: "join", name, tab });
 }
 
 // Messages from the server: a function for each type
 
 const handlers = {
-  joined() {
+  joined({ complete }) {
     const wasAway = ready() > 0;
-    if (visits++ && wasAway) addNotice("You are back. What was written meanwhile is not shown.");
+    // The latest messages follow.
+    if (!complete) log.replaceChildren();
+    if (visits++ && wasAway) addNotice("You are back.");
+    if (!complete) addNotice("Older messages are gone.");
     allowWriting(true);
   },
   notice({ event, name }) {
@@ -238,6 +244,13 @@ function setProblem(field, problem) {
   $(field).setAttribute("aria-invalid", String(Boolean(problem)));
   $(`${field.replace("-name", "")}-problem`).textContent = problem;
   if (problem) $(field).focus();
+}
+
+function newTab() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  const made = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  sessionStorage.setItem("chat.tab", made);
+  return made;
 }
 
 function decode(path) {

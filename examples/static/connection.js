@@ -1,4 +1,6 @@
-// A WebSocket that reconnects. Its state is shown in #state, which every page has.
+// The connection of a page, whose state is shown in #state, which every page has.
+
+import { ChannelSocket } from "/client/fast-channels.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -11,45 +13,44 @@ export function showState(state, text, countdown = "") {
   $("countdown").textContent = countdown;
 }
 
-// Keep a WebSocket open. opened() is called with each new one, received() with each frame.
-// closed() is called with the event when one has ended; if it returns true, there are no
-// further attempts. The returned object has send() and open.
-export function connect(path, { opened = () => {}, received, closed = () => {} }) {
-  let socket;
-  let retry; // The timer of the next attempt; undefined if there is none.
-
-  function open() {
-    clearTimeout(retry);
-    retry = undefined;
-    if (failures) showState("reconnecting", "Reconnecting…");
-    else showState("connecting", "Connecting…");
-    const url = new URL(path, location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    socket = new WebSocket(url);
-    socket.onopen = () => {
-      showState("connected", "Connected");
-      opened();
-    };
-    socket.onmessage = (event) => received(event.data);
-    socket.onclose = (event) => {
-      if (closed(event)) showState("disconnected", "Disconnected");
-      else retryLater(open, (timer) => (retry = timer));
-    };
-  }
-
-  function now() {
-    if (retry !== undefined && document.visibilityState === "visible") open();
-  }
-
-  addEventListener("online", now);
-  document.addEventListener("visibilitychange", now);
-  open();
+// Keep a WebSocket open. opened() is called with each new one, received() with each frame,
+// lost() when one is lost, and ended() with the event when there are no further attempts.
+// The returned object has send(), close() and open.
+export function connect(path, { opened, received, lost = () => {}, ended = showEnd }) {
+  const stop = () => clearInterval(timer);
+  let timer;
+  showState("connecting", "Connecting…");
+  const socket = new ChannelSocket(path);
+  socket.onopen = () => {
+    stop();
+    showState("connected", "Connected");
+    opened?.();
+  };
+  socket.onmessage = (event) => received(event.data);
+  socket.onerror = ({ delay }) => {
+    lost();
+    stop();
+    timer = countDown(delay);
+  };
+  socket.onclose = (event) => {
+    lost();
+    stop();
+    ended(event);
+  };
   return {
     send: (content) => socket.send(content),
+    close() {
+      stop();
+      socket.close();
+    },
     get open() {
-      return socket.readyState === WebSocket.OPEN;
+      return socket.readyState === ChannelSocket.OPEN;
     },
   };
+}
+
+function showEnd() {
+  showState("disconnected", "Disconnected");
 }
 
 // Mark the page as ready; returns the number of connections that failed before.
@@ -59,16 +60,25 @@ export function ready() {
   return before;
 }
 
-// Wait for 0.5 to 1 s after the first failure, then longer, but never beyond 10 s. The
-// random part keeps browsers from reconnecting all at once.
-export function retryLater(open, keep = () => {}) {
-  const delay = Math.min(5000, 500 * 2 ** failures++) * (1 + Math.random());
+function countDown(delay) {
+  failures++;
   const due = Date.now() + delay;
   const tick = () => {
-    const left = due - Date.now();
-    if (left <= 0) return open();
-    showState("reconnecting", "Reconnecting", ` in ${Math.ceil(left / 1000)} s…`);
-    keep(setTimeout(tick, left % 1000 || 1000));
+    const left = Math.ceil((due - Date.now()) / 1000);
+    if (left > 0) showState("reconnecting", "Reconnecting", ` in ${left} s…`);
+    else showState("reconnecting", "Reconnecting…");
   };
   tick();
+  return setInterval(tick, 250);
+}
+
+// The same for another kind of connection: call a function after a while. Each further
+// failure makes the wait longer, and a part of it is random.
+export function retryLater(open) {
+  const delay = Math.min(5000, 500 * 2 ** failures) * (1 + Math.random());
+  const timer = countDown(delay);
+  setTimeout(() => {
+    clearInterval(timer);
+    open();
+  }, delay);
 }

@@ -59,7 +59,7 @@ const socket = connect("/ws/jobs", {
     const content = JSON.parse(frame);
     handlers[content.type](content);
   },
-  closed() {
+  lost() {
     // A new connection has a new channel, which the jobs do not know.
     for (const [job, entry] of jobs) {
       say(entry, "Lost from sight: the connection ended.");

@@ -18,9 +18,6 @@ connect("/ws/notifications", {
     const content = JSON.parse(frame);
     handlers[content.type](content);
   },
-  closed(event) {
-    $("problem").textContent = event.reason;
-  },
 });
 
 $("form").addEventListener("submit", async (event) => {

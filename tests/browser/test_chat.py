@@ -180,16 +180,17 @@ async def test_reader_is_not_moved(visit: Visit) -> None:
 @pytest.mark.parametrize("width", [320, 1600])
 async def test_page_is_as_wide_as_the_window(visit: Visit, width: int) -> None:
     """Long words cause no horizontal scrolling."""
-    page = await visit("/room/" + "w" * 50, "W" * 40, width=width)
-    other = await visit("/room/" + "w" * 50, "M" * 40)
+    room = f"/room/{width}".ljust(56, "w")
+    page = await visit(room, "W" * 40, width=width)
+    other = await visit(room, "M" * 40)
     for author in (page, other):
         await write(author, "w" * 500)
     await expect(log(page).get_by_role("article")).to_have_count(2)
     for selector in ("html", "#log"):
-        room = await page.locator(selector).evaluate(
+        left = await page.locator(selector).evaluate(
             "element => element.clientWidth - element.scrollWidth"
         )
-        assert room == 0
+        assert left == 0
 
 
 async def test_page_reconnects(visit: Visit, server: ChatServer) -> None:

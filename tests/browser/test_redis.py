@@ -1,5 +1,6 @@
 """The chat in a browser, on two servers that share a Redis."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -131,4 +132,67 @@ async def test_one_server_is_stopped_and_started(
     for page in (ada, bob):
         await expect_message(page, "Ada", "Here he is")
         await expect_message(page, "Bob", "Here I am")
-    await expect(log(bob)).not_to_contain_text("Where is Bob?")
+    # He gets what was written meanwhile, and nothing twice.
+    for page in (ada, bob):
+        await expect(log(page).get_by_role("article")).to_have_count(3)
+        await expect_message(page, "Ada", "Where is Bob?")
+
+
+async def test_messages_survive(visit: Visit, servers: list[ChatServer]) -> None:
+    """Messages survive a reload, a restart of all servers, and are there for others."""
+    ada = await visit("/room/kept", "Ada")
+    for text in ("first", "second"):
+        await write(ada, text)
+        await expect_message(ada, "Ada", text)
+    await ada.reload()
+    await expect(log(ada).get_by_role("article")).to_have_count(2)
+    # She recognizes her own messages.
+    await expect(ada.locator(".own")).to_have_count(2)
+    for server in servers:
+        server.stop()
+    await expect(state(ada)).to_contain_text("Reconnecting")
+    for server in servers:
+        server.start()
+    await expect(log(ada)).to_contain_text("You are back")
+    bob = await visit("/room/kept", "Bob", server=1)
+    await expect(log(bob).get_by_role("article")).to_have_count(2)
+    await write(bob, "third")
+    for page in (ada, bob):
+        await expect_message(page, "Bob", "third")
+        await expect(log(page).get_by_role("article")).to_have_count(3)
+        texts = await log(page).locator(".text").all_text_contents()
+        assert texts == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("kind", ["server-sent events", "a WebSocket"])
+async def test_answer_goes_on(
+    visit: Visit, servers: list[ChatServer], kind: str
+) -> None:
+    """An answer goes on in a second tab, after a reload, and on another server."""
+    # The first server writes the answer; the pages are connected to the second one.
+    asker = await visit("/answers")
+    await asker.get_by_label("Your question").fill("Why?")
+    await asker.get_by_role("button", name="Ask").click()
+    await expect(asker.locator("#answer")).to_contain_text("You asked: “Why?” I am")
+    path = "/answers#" + asker.url.partition("#")[2]
+
+    reader = await visit(path, server=1)
+    await reader.get_by_label(kind).check()
+    await expect(state(reader)).to_have_text("Connected")
+    await expect(reader.locator("#answer")).to_contain_text("one by one")
+    second = await reader.context.new_page()
+    await second.goto(reader.url)
+    await second.get_by_label(kind).check()
+    await second.reload()
+    servers[1].kill()
+    for page in (reader, second):
+        await expect(state(page)).to_contain_text("Reconnecting")
+    servers[1].start()
+    whole = re.compile("^You asked: .* the position of the last word. $")
+    for page in (asker, reader, second):
+        await expect(state(page)).to_have_text("Done")
+        await expect(page.locator("#answer")).to_have_text(whole)
+    texts = [
+        await page.locator("#answer").text_content() for page in (asker, reader, second)
+    ]
+    assert texts[0] == texts[1] == texts[2]

@@ -21,8 +21,9 @@ from fastapi import FastAPI
 from websockets import Origin
 
 from examples import notify
+from examples.answers import writing
 from examples.counter import counting
-from examples.layers import setup_layers
+from examples.layers import CHAT, setup_layers
 from fast_channels.layers import (
     InMemoryChannelLayer,
     RedisChannelLayer,
@@ -74,6 +75,7 @@ async def joined(
             "type": "joined",
             "room": room,
             "name": name,
+            "complete": True,
         }
         yield person
 
@@ -102,6 +104,7 @@ def browse(app: FastAPI) -> httpx.AsyncClient:
         ("/room/tea", "chat"),
         ("/room/a/b", "chat"),
         ("/room/a%20b", "chat"),
+        ("/answers", "answers"),
         ("/system", "system"),
         ("/jobs", "jobs"),
         ("/notifications", "notifications"),
@@ -119,6 +122,9 @@ async def test_every_part_has_a_page(app: FastAPI, path: str, script: str) -> No
         for file in ("/static/style.css", f"/static/{script}.js"):
             assert f'"{file}"' in page.text
             assert (await client.get(file)).status_code == 200
+        module = await client.get("/client/fast-channels.js")
+        assert module.status_code == 200
+        assert "javascript" in module.headers["content-type"]
 
 
 @pytest.mark.parametrize("path", ["/ws/lobby", "/ws/system", "/ws/jobs"])
@@ -236,7 +242,154 @@ async def test_message_reaches_everyone(app: FastAPI) -> None:
             "own": False,
             "name": "Bob",
             "text": "<b>Hello</b>",
+            "position": message["position"],
         }
+
+
+async def test_room_is_resumed(app: FastAPI) -> None:
+    """A person who comes back gets what was missed; a new one, the latest messages."""
+    async with joined(app, "Ada") as ada:
+        for number in range(3):
+            await ada.send_json_to({"type": "message", "text": str(number)})
+        received = [await ada.receive_json_from() for _ in range(3)]
+    async with opened(app, f"/ws/room/tea?since={received[0]['position']}") as ada:
+        await ada.send_json_to({"type": "join", "name": "Ada"})
+        assert (await ada.receive_json_from())["complete"] is True
+        for message in received[1:]:
+            assert await ada.receive_json_from() == {**message, "own": False}
+    async with opened(app, "/ws/room/tea?since=made-up") as bob:
+        await bob.send_json_to({"type": "join", "name": "Bob", "tab": "secret"})
+        assert (await bob.receive_json_from())["complete"] is False
+        for message in received:
+            assert await bob.receive_json_from() == {**message, "own": False}
+        await bob.send_json_to({"type": "message", "text": "mine"})
+        assert (await bob.receive_json_from())["own"] is True
+    # A tab keeps its messages.
+    async with opened(app, "/ws/room/tea") as bob:
+        await bob.send_json_to({"type": "join", "name": "Robert", "tab": "secret"})
+        await bob.receive_json_from()
+        own = [(await bob.receive_json_from())["own"] for _ in range(4)]
+        assert own == [False, False, False, True]
+
+
+async def test_gap_in_a_room_is_filled(app: FastAPI) -> None:
+    """A connection that was too slow gets what it has missed."""
+    layer = channel_layers["chat"]
+    async with joined(app, "Ada") as ada:
+        await ada.send_json_to({"type": "message", "text": "first"})
+        position = (await ada.receive_json_from())["position"]
+        gap = {"type": "group.gap", "group": "room.tea"}
+        for since, complete in ((position, True), ("made-up", False)):
+            await layer.group_send("people.tea", {**gap, "position": since})
+            if complete:
+                assert await ada.receive_nothing()
+            else:
+                assert (await ada.receive_json_from())["complete"] is False
+                assert (await ada.receive_json_from())["text"] == "first"
+
+
+@pytest.fixture
+async def answers() -> AsyncGenerator[None]:
+    """Stop writing answers at the end of a test."""
+    async with writing():
+        yield
+
+
+async def ask(app: FastAPI, question: str) -> str:
+    async with browse(app) as client:
+        response = await client.post("/answers", json={"text": question})
+        assert response.status_code == 202
+        answer: str = response.json()["answer"]
+        return answer
+
+
+async def receive_events(page: HttpCommunicator) -> list[dict[str, str]]:
+    """Return the events of a stream, each a dict of its fields."""
+    body = (await page.get_response(timeout=5))["body"].decode()
+    return [
+        dict(line.split(": ", 1) for line in event.splitlines())
+        for event in body.split("\n\n")
+        if event.startswith(("id", "event", "data"))
+    ]
+
+
+async def test_answer_continues(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page gets each word once, whenever and however it begins to listen."""
+    monkeypatch.setattr("examples.answers.SECONDS", 0)
+    answer = await ask(app, "Why?")
+    stream = f"/answers/{answer}/events"
+    events = await receive_events(HttpCommunicator(app, "GET", stream))
+    text = "".join(json.loads(each["data"])["text"] for each in events[:-1])
+    assert text.startswith("You asked: “Why?” I am not a model")
+    assert events[-1] == {"event": "done", "id": events[-1]["id"], "data": ""}
+    # A browser that reconnects.
+    last_event = [(b"last-event-id", events[9]["id"].encode())]
+    page = HttpCommunicator(app, "GET", stream, headers=last_event)
+    assert await receive_events(page) == events[10:]
+    # The same over WebSockets.
+    for since, complete in ((events[9]["id"], True), ("made-up", False)):
+        async with opened(app, f"/ws/answers/{answer}?since={since}") as socket:
+            if not complete:
+                assert await socket.receive_json_from() == {"again": True}
+            first = 10 if complete else 0
+            for event in events[first:-1]:
+                data = json.loads(event["data"])
+                word = {**data, "position": event["id"]}
+                assert await socket.receive_json_from() == word
+            assert await socket.receive_output() == {"type": "websocket.close"}
+    # A position that is lost.
+    headers = [(b"last-event-id", b"made-up")]
+    page = HttpCommunicator(app, "GET", stream, headers=headers)
+    assert await receive_events(page) == [{"data": '{"again":true}'}, *events]
+
+
+@pytest.mark.usefixtures("answers")
+async def test_gap_in_an_answer_is_filled(app: FastAPI) -> None:
+    """A page that was too slow resumes from its last word."""
+    answer = await ask(app, "Why?")
+    group = f"answer.{answer}"
+    (first,) = await channel_layers["answers"].group_history(group, limit=1)
+    gap = {"type": "group.gap", "group": group, "position": first.position}
+    async with (
+        opened(app, f"/ws/answers/{answer}") as socket,
+        HttpCommunicator(app, "GET", f"/answers/{answer}/events") as page,
+    ):
+        assert await socket.receive_json_from() == {
+            "text": "",
+            "position": first.position,
+        }
+        assert await page.receive_body() == b":\n\n"
+        layer = channel_layers["answers"]
+        assert isinstance(layer, InMemoryChannelLayer)
+        for channel in list(layer.groups[group]):
+            await layer.send(channel, gap)
+        assert (await socket.receive_json_from(timeout=5))["text"] == "You "
+        # The browser reconnects.
+        assert (await page.get_response(timeout=5))["status"] == 200
+
+
+@pytest.mark.parametrize("answer", ["unknown", "a b", "a" * 200])
+async def test_unknown_answer(app: FastAPI, answer: str) -> None:
+    """An answer that nobody has asked for is refused, with a reason."""
+    async with browse(app) as client:
+        assert (await client.get(f"/answers/{answer}/events")).status_code == 404
+        response = await client.post("/answers", json={"text": ""})
+        assert response.status_code == 422
+    async with opened(app, f"/ws/answers/{answer}") as socket:
+        close = await socket.receive_output()
+        assert (close["code"], close["reason"]) == (4404, "There is no such answer.")
+
+
+async def test_answer_ends_with_its_server(app: FastAPI) -> None:
+    """A server that stops ends its answers, for the pages on other servers."""
+    layer = channel_layers["answers"]
+    async with writing():
+        answer = await ask(app, "Why?")
+        async with layer.listen(f"answer.{answer}", last=2) as messages:
+            assert [await messages.get(timeout=5) for _ in range(2)]
+    history = await layer.group_history(f"answer.{answer}")
+    assert history[-1]["type"] == "answer.done"
+    assert len(history) < 10
 
 
 async def test_others_are_notified_of_a_leave(app: FastAPI) -> None:
@@ -338,7 +491,7 @@ async def test_process_serves_until_interrupted() -> None:
         ):
             await ada.send('{"type": "join", "name": "Ada"}')
             answer: dict[str, Any] = json.loads(await ada.recv())
-            assert answer == {"type": "joined", "room": "lobby", "name": "Ada"}
+            assert (answer["type"], answer["room"]) == ("joined", "lobby")
             await refused.wait_closed()
             assert refused.close_code == 4400
             assert str(refused.close_reason).startswith("A room name has ")
@@ -414,20 +567,24 @@ async def test_people_stay_without_redis(
     app: FastAPI, own_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without Redis, messages are answered with an error; people stay connected."""
-    own_redis_server.stop()
     url = f"{own_redis_server.url}?socket_timeout=0.2"
-    async with RedisChannelLayer(hosts=[url]) as layer:
+    async with RedisChannelLayer(hosts=[url], history=CHAT) as layer:
         register_channel_layer("chat", layer)
         async with joined(app, "Ada") as ada:
-            assert (await receive_error(ada)).startswith("Not sent: ")
-            await ada.send_json_to({"type": "message", "text": "Hello"})
-            assert (await receive_error(ada)).startswith("Not sent: ")
-            # Bob leaves; the others cannot be notified, but his connection ends.
-            async with joined(app, "Bob"):
-                pass
-            own_redis_server.start()
             await ada.send_json_to({"type": "message", "text": "Hello"})
             assert (await ada.receive_json_from())["text"] == "Hello"
+            own_redis_server.stop()
+            await ada.send_json_to({"type": "message", "text": "Hello"})
+            assert (await receive_error(ada)).startswith("Not sent: ")
+            # Bob comes back later.
+            async with opened(app, "/ws/room/other") as bob:
+                await bob.send_json_to({"type": "join", "name": "Bob"})
+                assert (await bob.receive_output(timeout=5))["code"] == 1013
+            own_redis_server.start()
+            await ada.send_json_to({"type": "message", "text": "Hello again"})
+            # Redis has lost its data, so she gets the latest messages again.
+            while (await ada.receive_json_from(timeout=5)).get("text") != "Hello again":
+                pass
     assert own_redis_server.keys("asgi:group:") == []
     ours = [each.message for each in caplog.records if each.name != "asyncio"]
     # The process can end before it has noticed the end of the outage.
