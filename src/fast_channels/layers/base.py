@@ -266,11 +266,14 @@ class BaseChannelLayer:
     ) -> Messages:
         """Receive the messages of groups in any coroutine.
 
-        For an endpoint that streams events, a subscription of GraphQL, or a task::
+        For an endpoint that streams events, a subscription of GraphQL, or a task:
 
-            async with layer.listen("room.7", "news") as messages:
-                async for message in messages:
-                    ...
+        .. code-block:: python
+
+            async def show(layer):
+                async with layer.listen("room.7", "news") as messages:
+                    async for message in messages:
+                        print(message)
 
         The block has a channel of its own, with the same ``capacity`` as a consumer's:
         messages for which there is no room are dropped. However the block ends, the
