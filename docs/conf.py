@@ -36,6 +36,7 @@ nitpick_ignore = [
     ("py:class", "MultiFernet"),
     ("py:class", "redis.asyncio.client.Redis"),
     ("py:class", "redis.asyncio.connection.ConnectionPool"),
+    ("py:class", "starlette.background.BackgroundTask"),
 ]
 nitpick_ignore_regex = [
     # Type variables: what is put in their place matters, not their name.
