@@ -17,19 +17,22 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers import (
     BaseChannelLayer,
     GroupMessage,
-    History,
     InMemoryChannelLayer,
     RedisChannelLayer,
     RedisPubSubChannelLayer,
     Resumed,
     register_channel_layer,
 )
+from fast_channels.layers.redis.logs import LogTiming
+from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.testing import WebsocketCommunicator
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.server import RedisServer
+from tests.waiting import until
 
 from .conftest import Storm
+from .history_process import HISTORY, LAYERS
 from .killer import any_client, kill_again_and_again
 from .traffic import LIMIT
 
@@ -38,8 +41,7 @@ Make: TypeAlias = Callable[[], BaseChannelLayer]
 
 _ROOT = Path(__file__).parents[4]
 _GROUP = "room.1"
-_HISTORY = {"room.*": History(messages=5000)}
-_LAYERS = {"queue": RedisChannelLayer, "pub/sub": RedisPubSubChannelLayer}
+_PROCESS = "tests.integration.redis.faults.history_process"
 # Seconds between two messages.
 _PACE = 0.005
 
@@ -127,6 +129,12 @@ async def sending(layer: BaseChannelLayer) -> AsyncGenerator[list[str]]:
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def kill_for_ever(server: RedisServer) -> None:
+    while True:
+        await kill_again_and_again(server, 1, any_client)
+        await asyncio.sleep(0.15)
+
+
 @pytest.fixture(
     params=["memory", "queue", "encrypted queue", "two hosts", "cluster", "pub/sub"]
 )
@@ -136,7 +144,7 @@ async def where(
     """The servers of a kind of layer, and how to make one."""
     kind: str = request.param
     servers: list[RedisServer] = []
-    options: dict[str, Any] = {"capacity": 100_000, "history": _HISTORY}
+    options: dict[str, Any] = {"capacity": 100_000, "history": HISTORY}
     if kind == "memory":
         layer = InMemoryChannelLayer(**options)
         yield servers, lambda: layer
@@ -144,7 +152,8 @@ async def where(
         return
     options["prefix"] = prefix
     if kind == "cluster":
-        cluster: RedisCluster = request.getfixturevalue("own_redis_cluster")
+        cluster = request.getfixturevalue("own_redis_cluster")
+        assert isinstance(cluster, RedisCluster)
         options["cluster"] = cluster.urls
         servers += [node for node in cluster.nodes if node.running]
     else:
@@ -194,17 +203,18 @@ async def test_client_that_comes_back_again_and_again(
         await asyncio.gather(*kills, return_exceptions=True)
         # Calm again: one more message, and everything before it has arrived.
         count = len(sent)
-        async with asyncio.timeout(LIMIT):
-            while len(sent) == count:
-                await asyncio.sleep(_PACE)
+        await until(lambda: len(sent) > count, limit=LIMIT, pause=_PACE)
         last = int(sent[-1].rpartition(".")[2])
         channel, resumed = await resume(layer, seen.position)
         assert resumed.complete
         async with asyncio.timeout(LIMIT):
             while seen.offsets[-1] < last:
                 seen.note(await layer.receive(channel))
-            while any(member.offsets[-1] < last for member in members):
-                await asyncio.sleep(_PACE)
+        await until(
+            lambda: all(member.offsets[-1] >= last for member in members),
+            limit=LIMIT,
+            pause=_PACE,
+        )
     for each in (seen, *members):
         each.assert_complete(each.offsets[-1])
     assert {position.partition(".")[0] for position in sent} == {
@@ -212,7 +222,257 @@ async def test_client_that_comes_back_again_and_again(
     }
 
 
-async def kill_for_ever(server: RedisServer) -> None:
-    while True:
-        await kill_again_and_again(server, 1, any_client)
-        await asyncio.sleep(0.15)
+@pytest.fixture(params=LAYERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """A kind of layer in Redis."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def server(
+    redis_binary: ServerBinary, request: pytest.FixtureRequest
+) -> Iterator[RedisServer]:
+    """A server that can restart, with its data or without."""
+    with RedisServer(redis_binary, persist=request.param) as server:
+        yield server
+
+
+async def send(layer: BaseChannelLayer, count: int) -> list[str]:
+    """Send messages, and return their positions."""
+    sent: list[str] = []
+    for number in range(count):
+        message = {"type": "number", "number": number}
+        sent.append(await again(lambda: layer.group_send(_GROUP, message)))  # noqa: B023 # awaited here
+    return sent
+
+
+async def receive(layer: BaseChannelLayer, channel: str) -> dict[str, Any]:
+    async with asyncio.timeout(LIMIT):
+        return await layer.receive(channel)
+
+
+@pytest.mark.parametrize(
+    "server", [True, False], ids=["persistent", "volatile"], indirect=True
+)
+async def test_redis_that_restarts(server: RedisServer, prefix: str, kind: str) -> None:
+    """With its data, nothing is missing; without, clients and members are notified."""
+    async with (
+        LAYERS[kind]([server.url], prefix, history=HISTORY) as layer,
+        LAYERS[kind]([server.url], prefix, history=HISTORY) as other,
+    ):
+        member, _ = await resume(layer, None)
+        sent = await send(other, 3)
+        for position in sent:
+            message = await receive(layer, member)
+            assert isinstance(message, GroupMessage)
+            assert message.position == position
+        await asyncio.to_thread(server.restart)
+        if not server.persist:
+            gap = {"type": "group.gap", "group": _GROUP, "position": sent[-1]}
+            assert await receive(layer, member) == gap
+        sent += await send(other, 3)
+        for position in sent[3:]:
+            message = await receive(layer, member)
+            assert isinstance(message, GroupMessage)
+            assert message.position == position
+        for each in (layer, other):
+            channel, resumed = await resume(each, sent[1])
+            replayed = 4 if server.persist else 0
+            assert resumed == Resumed(sent[-1], bool(server.persist), replayed)
+            channel, resumed = await resume(each, sent[-2])
+            assert resumed == Resumed(sent[-1], complete=True, replayed=1)
+            assert (await receive(each, channel))["number"] == 2
+
+
+async def test_history_that_redis_has_evicted(
+    redis_server: RedisServer, prefix: str, kind: str
+) -> None:
+    """Without the messages, who had them all has missed nothing; others are told."""
+    async with (
+        LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as layer,
+        LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as other,
+    ):
+        sent = await send(layer, 3)
+        [key] = redis_server.keys(f"{prefix}:history:")
+        redis_server.command("DEL", key)
+        member, resumed = await resume(layer, sent[0])
+        assert resumed == Resumed(sent[-1], complete=False, replayed=0)
+        _, resumed = await resume(other, sent[-1])
+        assert resumed == Resumed(sent[-1], complete=True, replayed=0)
+        sent += await send(other, 1)
+        assert (await receive(layer, member))["number"] == 0
+        # Whether it has heard of the new message yet, or not.
+        channel, resumed = await resume(other, sent[2])
+        assert resumed.complete
+        message = await receive(other, channel)
+        assert isinstance(message, GroupMessage)
+        assert message.position == sent[-1]
+
+
+async def test_position_that_redis_has_evicted(
+    redis_server: RedisServer, prefix: str, kind: str
+) -> None:
+    """Without the position, everything begins anew, and everybody is notified."""
+    async with (
+        LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as layer,
+        LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as other,
+    ):
+        member, _ = await resume(layer, None)
+        sent = await send(layer, 3)
+        for _ in sent:
+            await receive(layer, member)
+        [key] = redis_server.keys(f"{prefix}:position:")
+        redis_server.command("DEL", key)
+        new = await send(other, 2)
+        assert new[0].partition(".")[0] != sent[0].partition(".")[0]
+        gap = {"type": "group.gap", "group": _GROUP, "position": sent[-1]}
+        assert await receive(layer, member) == gap
+        for position in new:
+            message = await receive(layer, member)
+            assert isinstance(message, GroupMessage)
+            assert message.position == position
+        for each in (layer, other):
+            _, resumed = await resume(each, sent[-1])
+            assert resumed == Resumed(new[-1], complete=False, replayed=0)
+
+
+async def test_process_that_is_killed_during_a_replay(
+    redis_server: RedisServer, prefix: str, kind: str
+) -> None:
+    """The client resumes elsewhere, from what it got."""
+    async with LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as layer:
+        sent = await send(layer, 300)
+        got = sent[:1]
+        for count in (150, 300):
+            process = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-m",
+                    "tests.integration.redis.faults.history_process",
+                ),
+                *(kind, redis_server.url, prefix, _GROUP, got[-1]),
+                stdout=PIPE,
+                cwd=_ROOT,
+            )
+            assert process.stdout is not None
+            async with asyncio.timeout(LIMIT):
+                while len(got) < count:
+                    got.append((await process.stdout.readline()).decode().strip())
+            process.kill()
+            await process.communicate()
+        assert got == sent
+
+
+async def test_slow_client(redis_server: RedisServer, prefix: str, kind: str) -> None:
+    """It gets a replay that exceeds its capacity, and all that is sent meanwhile."""
+
+    class Slow(AsyncJsonWebsocketConsumer):
+        channel_layer_alias = "faults"
+
+        @override
+        async def receive_json(self, content: Any, **kwargs: Any) -> None:
+            await self.join_group(_GROUP, since=content)
+
+        async def number(self, event: GroupMessage) -> None:
+            await asyncio.sleep(0.001)
+            await self.send_json(event.position)
+
+        async def group_gap(self, event: dict[str, Any]) -> None:
+            resumed = await self.join_group(_GROUP, since=event["position"])
+            assert resumed.complete
+
+    async with LAYERS[kind](
+        [redis_server.url], prefix, history=HISTORY, capacity=10
+    ) as layer:
+        register_channel_layer("faults", layer)
+        sent = await send(layer, 201)
+        async with WebsocketCommunicator(Slow, "/") as client:
+            await client.connect()
+            await client.send_json_to(sent[0])
+            got = [await client.receive_json_from(LIMIT)]
+            sent += await send(layer, 300)
+            while got[-1] != sent[-1]:
+                got.append(await client.receive_json_from(LIMIT))
+        assert got == sent[1:]
+
+
+@pytest.mark.parametrize("has_member", [True, False], ids=["with a member", "new"])
+async def test_two_thousand_clients_at_once(
+    own_redis_server: RedisServer, prefix: str, kind: str, has_member: bool
+) -> None:
+    """A process that restarts asks Redis once for all of its clients."""
+    async with (
+        LAYERS[kind]([own_redis_server.url], prefix, history=HISTORY) as layer,
+        LAYERS[kind]([own_redis_server.url], prefix, history=HISTORY) as other,
+    ):
+        if has_member:
+            await resume(layer, None)
+        sent = await send(other, 100)
+        await layer.new_channel()
+
+        def commands() -> int:
+            return sum(own_redis_server.command_counts().values())
+
+        before = commands()
+        clients = await asyncio.gather(
+            *[resume(layer, sent[number % 80]) for number in range(2000)]
+        )
+        used = commands() - before
+        for number, (channel, resumed) in enumerate(clients):
+            assert resumed == Resumed(sent[-1], True, 99 - number % 80)
+            message = await receive(layer, channel)
+            assert isinstance(message, GroupMessage)
+            assert message.position == sent[number % 80 + 1]
+    assert used <= 50
+
+
+async def test_copies_that_a_full_queue_dropped(
+    redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process reads them from the history, even if the last one was dropped."""
+    monkeypatch.setattr(QueueEndpoint, "log_timing", LogTiming(check=0.2, steps=2))
+    async with (
+        RedisChannelLayer(
+            [redis_server.url], prefix, history=HISTORY, process_capacity=3
+        ) as layer,
+    ):
+        channel, _ = await resume(layer, None)
+        message = {"type": "number"}
+        # In one write: the process has no time to read.
+        sent = await asyncio.gather(
+            *[layer.group_send(_GROUP, message) for _ in range(50)]
+        )
+        assert layer.statistics()["dropped"]
+        for position in sent:
+            received = await receive(layer, channel)
+            assert isinstance(received, GroupMessage)
+            assert received.position == position
+
+
+@pytest.mark.parametrize("senders", [20])
+async def test_senders_that_cross(
+    redis_server: RedisServer,
+    second_redis_server: RedisServer,
+    prefix: str,
+    senders: int,
+) -> None:
+    """Messages that take two steps and overtake each other arrive in order."""
+    urls = [redis_server.url, second_redis_server.url]
+
+    def make() -> RedisChannelLayer:
+        return RedisChannelLayer(
+            urls, prefix, history=HISTORY, symmetric_encryption_keys=["secret"]
+        )
+
+    async with make() as layer, make() as one, make() as two:
+        channel, _ = await resume(layer, None)
+        sends = [send(each, 20) for each in (one, two) for _ in range(senders // 2)]
+        sent = await asyncio.gather(*sends)
+        expected = sorted(
+            itertools.chain(*sent), key=lambda each: int(each.partition(".")[2])
+        )
+        for position in expected:
+            message = await receive(layer, channel)
+            assert isinstance(message, GroupMessage)
+            assert message.position == position
