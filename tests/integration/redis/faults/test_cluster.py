@@ -30,7 +30,7 @@ from .traffic import (
 )
 
 PLAIN = "jobs"
-# Less than the time that a command waits for a reply, and long enough for a busy machine.
+# Less than the time that a command waits for a reply, and enough for a busy machine.
 _SOON = 3
 
 
