@@ -82,6 +82,8 @@ class Topology:
         self.failing_since: float | None = None
         """When questions began to fail, on the event loop's clock."""
         self._pause = self._timing.pause[0]
+        # Nodes to ask before any other, as they know what has changed.
+        self._knowing: dict[Address, None] = {}
         self._task: asyncio.Task[None] | None = None
         # Resolved when the task has asked.
         self._round: asyncio.Future[None] | None = None
@@ -108,8 +110,14 @@ class Topology:
         self._note({slot: address})
         self.refresh()
 
-    def refresh(self) -> asyncio.Future[None]:
-        """Ask for the masters soon; return a future that is resolved after that."""
+    def refresh(self, knowing: Address | None = None) -> asyncio.Future[None]:
+        """Ask for the masters soon; return a future that is resolved after that.
+
+        Args:
+            knowing: A node that knows what has changed; others learn of it later.
+        """
+        if knowing is not None:
+            self._knowing[knowing] = None
         if self._round is None or self._task is None:
             self._round = asyncio.get_running_loop().create_future()
             self._task = asyncio.create_task(self._ask())
@@ -149,11 +157,15 @@ class Topology:
         self._task = None
         assert self._round is not None
         resolve(self._round)
+        if self._knowing:
+            self.refresh()
 
     async def _ask_all(self) -> str | None:
         """Ask all known nodes in turn; return the problems if none answers."""
         known = list(self.all_masters)
         random.shuffle(known)
+        if self._knowing:
+            known.insert(0, self._knowing.popitem()[0])
         nodes = [*map(self.cluster.at, known), *self.cluster.nodes]
         problems: dict[str, None] = {}
         for node in nodes:
