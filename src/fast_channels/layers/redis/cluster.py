@@ -7,60 +7,57 @@ The rules:
    later ones. A command whose slot is being moved goes there alone.
 3. A command that was certainly not executed is sent again, until its deadline: its node
    cannot be reached, or the cluster is electing a new master. One that may have been
-   executed fails.
+   executed fails. Once a command has been given up, the later ones for that node are
+   sent again for a shorter time, until one succeeds.
 4. A node that fails or is silent is a reason to ask for the masters. A node that is no
    longer a master is disconnected, after its last replies if there are any.
-5. The failure of a node is logged once when it begins, and once when it ends.
 """
 
 import asyncio
 import functools
-import logging
-import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.waking import ignore_error
+from fast_channels.waking import ignore_error, resolve
 
-from .commands import CommandConnection, NotSent
+from .cluster_node import ClusterNode
+from .commands import CLOSED, CommandConnection, NotSent
 from .hosts import Host
-from .outage import Outage
-from .topology import Topology
+from .link import Timing
+from .topology import Topology, TopologyTiming
 from .wire import (
     Address,
     Connection,
     ResponseError,
     Word,
-    is_refusal,
     is_unready,
     located_connection,
-    plain_connection,
     redirection,
 )
 
 __all__ = ["Cluster", "ClusterTiming", "SlotCommands"]
 
-_logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
-class ClusterTiming:
+class ClusterTiming(TopologyTiming):
     """When to act in a cluster; times are in seconds."""
 
     pause: tuple[float, float] = (0.001, 0.25)
     """The first pause before a command is sent again, and the longest one."""
     retry: float = 0.5
-    """Time to send commands again while no node has answered for long."""
+    """Time to send commands again for a node whose latest one was given up."""
+    probe: float = 0.5
+    """Time after which a node that could not be reached is tried again."""
     look: float = 0.25
     """Interval between checks for silent nodes, while commands wait for replies."""
     silence: float = 1.0
     """Silence of a node after which another one may be the master."""
     farewell: float = 1.0
     """Time for the last replies of a node that is no longer a master."""
-    jitter: Callable[[float, float], float] = random.uniform
-    """Returns a number between two others, at random."""
+    connection: Timing = CommandConnection.timing
+    """When the connections for commands act."""
 
 
 class Cluster:
@@ -93,10 +90,17 @@ class Cluster:
         self._switched = switched
         self._lost = lost
         self._timing = timing or self.timing
-        self.topology: Topology = Topology(host, slots, self._changed)
+        self.topology: Topology = Topology(host, slots, self._changed, self._timing)
         """Which node serves which slot."""
-        self._nodes: dict[Address, _Node] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._nodes: dict[Address, ClusterNode] = {}
+        # Nodes that are no longer masters, by the tasks that disconnect them.
+        self._retiring: dict[asyncio.Task[None], ClusterNode] = {}
+        # Tasks of commands that no other code waits for.
+        self._posted: set[asyncio.Task[Any]] = set()
+        # Masters whose latest command was given up; None if there was no master.
+        self._given_up: set[Address | None] = set()
+        # Resolved when it is closed.
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Timer that looks for silent nodes, while commands wait for replies.
         self._timer: asyncio.TimerHandle | None = None
 
@@ -128,7 +132,7 @@ class Cluster:
                 self.topology.refresh()
                 return False
 
-    def node_of(self, slot: int) -> "_Node | None":
+    def node_of(self, slot: int) -> ClusterNode | None:
         """Return the connection to the master of a slot, if there is one."""
         master = self.topology.masters.get(slot)
         return None if master is None else self._nodes.get(master)
@@ -141,56 +145,91 @@ class Cluster:
         """
         await asyncio.shield(self.topology.refresh())
         if self.topology.problem is not None:
-            raise NotSent(self.topology.problem)
+            raise self.topology.unavailable()
         return [self._node(each).commands for each in self.topology.all_masters]
 
     async def execute(self, slot: int, *command: Word, deadline: float) -> Any:
         """Send a command to the master of a slot and return its reply.
 
-        Cancelling does not withdraw the command.
+        A command that is cancelled may or may not be executed.
 
         Raises:
             ResponseError: The reply is an error that is not a refusal.
             RedisUnavailable: Redis refuses the command, or does not reply in time.
         """
+        end = self._end
         asked: Address | None = None
         asking: Address | None = None
-        for pause in self._pauses(deadline):
+        problem: RedisUnavailable | ResponseError | None = None
+        retries_end = self._retries_end(slot, deadline)
+        for pause in self._pauses(retries_end):
             if pause:
-                await asyncio.sleep(pause)
+                await asyncio.wait([end], timeout=pause)
             try:
-                asked = asking or await self.topology.master_of(slot, deadline)
-                return await self._send(asked, command, deadline, bool(asking))
+                if end.done():
+                    raise self._unavailable(CLOSED)
+                asked = asking or await self.topology.master_of(slot, retries_end)
+                reply = await self._send(asked, command, deadline, bool(asking))
             except (RedisUnavailable, ResponseError) as exc:
+                if end.done():
+                    raise
                 problem = exc
                 asking = self._reroute(slot, asked, exc)
+            else:
+                if self._given_up:
+                    self._given_up -= {asked, None}
+                return reply
+        self._given_up.add(self.topology.masters.get(slot))
         if isinstance(problem, RedisUnavailable):
             raise problem
-        raise NotSent(f"{self.topology.cluster} is not available: {problem}")
+        raise self._unavailable(
+            f"slot {slot} is moving, or its nodes do not agree where it is ({problem})"
+        )
+
+    def post(self, slot: int, *command: Word, deadline: float) -> None:
+        """Send a command without waiting for its reply, which is ignored."""
+        sending = asyncio.create_task(self.execute(slot, *command, deadline=deadline))
+        self._posted.add(sending)
+        sending.add_done_callback(self._posted.discard)
+        sending.add_done_callback(ignore_error)
 
     async def close(self) -> None:
         """Disconnect; all pending commands fail."""
+        resolve(self._end)
+        self._end = asyncio.get_running_loop().create_future()
         if self._timer is not None:
             self._timer.cancel()
-        nodes, self._nodes = self._nodes, {}
+            self._timer = None
+        nodes = [*self._nodes.values(), *self._retiring.values()]
+        self._nodes.clear()
+        tasks = [*self._retiring, *self._posted]
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(
-            self.topology.close(),
-            *[node.close("the layer was closed") for node in nodes.values()],
-            *self._closing,
+            self.topology.close(CLOSED),
+            *[node.close(CLOSED) for node in nodes],
+            *tasks,
+            return_exceptions=True,
         )
 
-    def _pauses(self, deadline: float) -> Iterator[float]:
+    def _retries_end(self, slot: int, deadline: float) -> float:
+        """Return when to stop sending a command again."""
+        if self.topology.masters.get(slot) not in self._given_up:
+            return deadline
+        now = asyncio.get_running_loop().time()
+        return min(deadline, now + self._timing.retry)
+
+    def _pauses(self, end: float) -> Iterator[float]:
         """Yield the pauses before each attempt to send a command."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        failing = self.topology.failing_since
-        if failing is not None and failing + self.timeout < now:
-            deadline = min(deadline, now + self._timing.retry)
         pause, longest = self._timing.pause
         yield 0.0
-        while loop.time() + pause < deadline:
+        while loop.time() + pause < end:
             yield pause * self._timing.jitter(0.5, 1.0)
             pause = min(2 * pause, longest)
+
+    def _unavailable(self, problem: str) -> NotSent:
+        return NotSent(f"{self.topology.cluster} is not available: {problem}")
 
     def _send(
         self, address: Address, command: tuple[Word, ...], deadline: float, asking: bool
@@ -200,7 +239,8 @@ class Cluster:
             self._watch()
         if asking:
             # Applies to the next command on the connection.
-            commands.post("ASKING")
+            reply = commands.submit("ASKING", deadline=deadline)
+            reply.add_done_callback(ignore_error)
         return commands.submit(*command, deadline=deadline)
 
     def _reroute(
@@ -232,19 +272,23 @@ class Cluster:
 
     # Nodes
 
-    def _node(self, address: Address) -> "_Node":
+    def _node(self, address: Address) -> ClusterNode:
         node = self._nodes.get(address)
         if node is None:
             host = self.topology.cluster.at(address)
             failed = functools.partial(self._failed, address)
-            node = self._nodes[address] = _Node(host, self.timeout, failed)
+            node = self._nodes[address] = ClusterNode(
+                host,
+                self.timeout,
+                failed,
+                pause=self._timing.probe,
+                timing=self._timing.connection,
+            )
         return node
 
     def _failed(self, address: Address, lost: bool) -> None:
         """Note that a node has failed, and perhaps lost its data."""
         self.topology.refresh()
-        if address not in self.topology.all_masters:
-            return
         node = self._nodes.get(address)
         if node is not None:
             node.probe()
@@ -259,14 +303,16 @@ class Cluster:
         for address, node in list(self._nodes.items()):
             if address not in masters:
                 del self._nodes[address]
-                closing = asyncio.create_task(self._retire(node))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
+                self._given_up.discard(address)
+                retiring = asyncio.create_task(self._retire(node))
+                self._retiring[retiring] = node
+                retiring.add_done_callback(self._retiring.pop)
         for slot in slots:
             self._switched(slot)
 
-    async def _retire(self, node: "_Node") -> None:
-        if node.commands.silence() < self._timing.look and not node.failing:
+    async def _retire(self, node: ClusterNode) -> None:
+        silent = node.failing or node.commands.silence() >= self._timing.look
+        if node.commands.pending and not silent:
             await asyncio.sleep(self._timing.farewell)
         await node.close("another node has taken over")
 
@@ -295,8 +341,6 @@ class SlotCommands:
     def __init__(self, cluster: Cluster, slot: int) -> None:
         self._cluster = cluster
         self._slot = slot
-        # Tasks that no other code refers to.
-        self._posted: set[asyncio.Task[Any]] = set()
 
     @property
     def connects(self) -> int:
@@ -308,7 +352,9 @@ class SlotCommands:
     def failing(self) -> bool:
         """Whether the last attempt to reach the current master failed."""
         node = self._cluster.node_of(self._slot)
-        return node is not None and node.failing
+        if node is None:
+            return self._cluster.topology.problem is not None
+        return node.failing
 
     def deadline(self) -> float:
         """Return the deadline of a command that is sent now, for the event loop."""
@@ -326,67 +372,4 @@ class SlotCommands:
 
     def post(self, *command: Word) -> None:
         """Send a command without waiting for its reply, which is ignored."""
-        sending = asyncio.create_task(self.execute(*command))
-        self._posted.add(sending)
-        sending.add_done_callback(self._posted.discard)
-        sending.add_done_callback(ignore_error)
-
-
-class _Node:
-    """The connection for commands to one node.
-
-    Args:
-        host: The node.
-        timeout: Seconds to wait for a reply.
-        failed: Called after each failure, and with whether a connection was lost.
-    """
-
-    def __init__(
-        self, host: Host, timeout: float, failed: Callable[[bool], None]
-    ) -> None:
-        self._failed = failed
-        self._outage = Outage(_logger, str(host), "reached")
-        self._probe: asyncio.Future[Any] | None = None
-        self._closed = False
-        # Number of connections whose end is known.
-        self._lost = 0
-        self.commands: CommandConnection = CommandConnection(
-            functools.partial(plain_connection, host),
-            str(host),
-            timeout=timeout,
-            # All but redirections, which are followed.
-            refuses=is_refusal,
-            broken=self._broken,
-        )
-        """The connection."""
-
-    @property
-    def failing(self) -> bool:
-        """Whether the last attempt to reach the node failed."""
-        return self._outage.lasts
-
-    def probe(self) -> None:
-        """Find out whether the node answers, without waiting for it."""
-        if self._probe is None and not self._closed:
-            self._probe = self.commands.submit("PING")
-            self._probe.add_done_callback(self._probed)
-
-    async def close(self, why: str) -> None:
-        """Disconnect; all pending commands fail."""
-        self._closed = True
-        await self.commands.close(why)
-
-    def _broken(self, why: Exception) -> None:
-        lost = self.commands.connects > self._lost
-        self._lost = self.commands.connects
-        if self.commands.pending:
-            self._outage.begin(why)
-        self._failed(lost)
-
-    def _probed(self, probe: asyncio.Future[Any]) -> None:
-        self._probe = None
-        ignore_error(probe)
-        if not probe.cancelled() and probe.exception() is None:
-            self._outage.end()
-        elif not self._closed:
-            self._failed(False)
+        self._cluster.post(self._slot, *command, deadline=self.deadline())

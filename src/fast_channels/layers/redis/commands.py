@@ -39,10 +39,12 @@ from .wire import (
     pack,
 )
 
-__all__ = ["CommandConnection", "Commands", "NotSent"]
+__all__ = ["CLOSED", "CommandConnection", "Commands", "NotSent", "can_pass"]
+
+CLOSED = "the layer was closed"
+"""Why commands fail that wait when a layer is closed."""
 
 _Reply: TypeAlias = "asyncio.Future[Any]"
-_CLOSED = "the layer was closed"
 # A reply and its deadline, on the event loop's clock.
 _Pending: TypeAlias = tuple[_Reply, float]
 
@@ -119,6 +121,8 @@ class CommandConnection:
         self._patience = timeout - self._timing.grace
         # Time of the last reply, or of a write while no reply was pending.
         self._heard = 0.0
+        # Time at which the latest attempt to connect began; None after it succeeded.
+        self._began: float | None = None
         # Commands that are not written yet.
         self._outbox: list[tuple[bytes, _Pending]] = []
         # The pending replies of written commands, in the order of the commands.
@@ -130,7 +134,7 @@ class CommandConnection:
             ended=self._ended,
             closed=lambda: self._fail_all(ConnectionAbortedError(self._closed)),
         )
-        self._closed = _CLOSED
+        self._closed = CLOSED
         # Timer that checks the deadlines: one for all commands, as a timer for each
         # would cost more than the command.
         self._watch: asyncio.TimerHandle | None = None
@@ -159,10 +163,11 @@ class CommandConnection:
         return bool(self._outbox or self._written)
 
     def silence(self) -> float:
-        """Return the seconds for which no reply has arrived while one was pending."""
-        if not self._written:
+        """Return the seconds for which commands have waited without any reply."""
+        since = self._heard if self._written else self._began
+        if since is None or not self.pending:
             return 0.0
-        return asyncio.get_running_loop().time() - self._heard
+        return asyncio.get_running_loop().time() - since
 
     def deadline(self) -> float:
         """Return the deadline of a command that is submitted now.
@@ -222,7 +227,7 @@ class CommandConnection:
         self._give_up = None
         self._link.drop(ConnectionAbortedError("the connection was dropped"))
 
-    async def close(self, why: str = _CLOSED) -> None:
+    async def close(self, why: str = CLOSED) -> None:
         """Close the connection; all pending commands fail.
 
         Args:
@@ -234,6 +239,7 @@ class CommandConnection:
     async def _use(self) -> None:
         """Connect, and send commands until the connection breaks."""
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         if self._give_up is None:
             retry = min(self._timeout, self._timing.retry)
             self._give_up = loop.time() + (retry if self._away else self._timeout)
@@ -244,7 +250,7 @@ class CommandConnection:
         async with asyncio.timeout_at(self._give_up):
             await connection.connect()
         self._away = False
-        self._give_up = self._problem = None
+        self._began = self._give_up = self._problem = None
         self.connects += 1
         self._link.works()
         reader = self._link.spawn(self._read(connection))
@@ -272,7 +278,7 @@ class CommandConnection:
         if self._problem is None or str(why):
             self._problem = why
         now = asyncio.get_running_loop().time()
-        if not _can_pass(why) or now + self._link.pause > self._give_up:
+        if not can_pass(why) or now + self._link.pause > self._give_up:
             self._fail_all(self._problem)
 
     def _look_at(self, when: float, seen: float = -math.inf) -> None:
@@ -370,8 +376,8 @@ class CommandConnection:
         return error
 
 
-def _can_pass(error: Exception) -> bool:
-    """Return whether another attempt to connect can succeed."""
+def can_pass(error: Exception) -> bool:
+    """Return whether another attempt to connect can succeed soon."""
     # For example, another attempt does not help against a wrong password.
     return isinstance(error, RedisError | OSError) and not isinstance(
         error, AuthenticationError | ResponseError

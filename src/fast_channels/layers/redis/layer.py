@@ -7,7 +7,7 @@ import functools
 import os
 import secrets
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from fast_channels.exceptions import UndecodableMessage
@@ -133,7 +133,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
     ) -> None:
         super().__init__(expiry, capacity, channel_capacity)
         require_finite("expiry", self.expiry)
-        self.prefix: str = _require_prefix(prefix)
+        self.prefix: str = _require_prefix(prefix, hosts)
         """Prefix of all keys in Redis."""
         self.hosts: tuple[Host, ...] = hosts
         """Addresses of Redis."""
@@ -329,9 +329,14 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         return group
 
 
-def _require_prefix(prefix: object) -> str:
+def _require_prefix(prefix: object, hosts: Sequence[Host]) -> str:
     if not isinstance(prefix, str) or not prefix:
         raise TypeError(f"prefix must be a str that is not empty, not {prefix!r}")
+    if hosts[0].kind == "cluster" and prefix.partition("{")[2].startswith("}"):
+        raise ValueError(
+            f"prefix {prefix!r} begins with an empty hash tag, with which a Redis "
+            "Cluster spreads keys that belong together; leave out {}"
+        )
     return prefix
 
 

@@ -54,6 +54,8 @@ class Timing:
     """Silence after which a server gets a PING."""
     suspicion: float = 1.0
     """The same for a node of a cluster, and the time after which it is suspected."""
+    suspicions: float = 0.25
+    """Interval between further suspicions."""
     patience: float = 5.0
     """Silence after which a server that owes a reply counts as gone."""
     grace: float = 0.05
@@ -209,13 +211,14 @@ class Link:
 
     async def _await_reply(self, progress: Progress, heard: float) -> None:
         """Wait as long as a reply may take; until it comes, suspect a node."""
-        left = self._timing.patience
-        while self._suspect is not None and left > self._timing.suspicion:
-            await asyncio.sleep(self._timing.suspicion)
-            left -= self._timing.suspicion
+        left, pause = self._timing.patience, self._timing.suspicion
+        while self._suspect is not None and left > pause:
+            await asyncio.sleep(pause)
+            left -= pause
             if progress.heard() != heard:
                 return
             self._suspect()
+            pause = self._timing.suspicions
         await asyncio.sleep(left)
 
     # The task

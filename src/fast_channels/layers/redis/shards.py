@@ -270,8 +270,8 @@ def _tags() -> tuple[str, ...]:
     number whose slot is in it. Clusters usually give each master such a range too.
     """
     tags: dict[int, str] = {}
-    for number in itertools.count():
-        tags.setdefault(slot_of(str(number)) * _SHARDS // _SLOTS, str(number))
-        if len(tags) == _SHARDS:
-            return tuple(tags[index] for index in range(_SHARDS))
-    raise AssertionError
+    numbers = map(str, itertools.count())
+    while len(tags) < _SHARDS:
+        number = next(numbers)
+        tags.setdefault(slot_of(number) * _SHARDS // _SLOTS, number)
+    return tuple(tags[index] for index in range(_SHARDS))

@@ -338,29 +338,30 @@ def is_refusal(error: BaseException) -> bool:
 
 
 # A node of a cluster names the node to ask instead; before redis-py 6, only some of its
-# connections have classes for that. The host is missing if the node does not know it.
-_REDIRECTION = re.compile(r"(?:(?:MOVED|ASK) )?\d+ (.*):(\d+)")
-# Errors of a cluster about what works on a single server.
-_ONLY_IN_CLUSTERS = re.compile(r"CROSSSLOT|Keys in request don't hash|non local key")
+# connections have classes for that. The host is missing, or "?", if it is not known.
+_REDIRECTION = re.compile(r"(MOVED |ASK )?\d+ \??(.*):(\d+)")
+# Errors about what works on a single server.
+_ONLY_IN_CLUSTERS = re.compile("hash to the same slot|access a non local key")
+# How scripts fail while the keys that they use are being moved.
+_TRANSIT = re.compile("^TRYAGAIN |access a non local key")
+_UNREADY = (exceptions.ClusterDownError, exceptions.BusyLoadingError)
 
 
-def redirection(error: BaseException | None) -> tuple[bool, Address] | None:
+def redirection(error: BaseException) -> tuple[bool, Address] | None:
     """Return the node of a cluster that an error refers to; None for other errors.
 
     Returns:
         Whether the slot has moved there, rather than being about to; and the address,
         whose host is empty if it is that of the node that was asked.
     """
-    text = str(error)
-    classified = isinstance(error, exceptions.AskError)
-    found = _REDIRECTION.fullmatch(text)
-    if found is None or not (classified or text.startswith(("MOVED ", "ASK "))):
+    found = _REDIRECTION.fullmatch(str(error))
+    if found is None or not isinstance(error, ResponseError):
         return None
-    if classified:
-        moved = isinstance(error, exceptions.MovedError)
-    else:
-        moved = text.startswith("MOVED ")
-    return moved, (found[1], int(found[2]))
+    code, host, port = found.groups()
+    if code is None and not isinstance(error, exceptions.AskError):
+        return None
+    moved = code == "MOVED " or isinstance(error, exceptions.MovedError)
+    return moved, (host, int(port))
 
 
 def moved_slot(error: BaseException) -> int | None:
@@ -373,31 +374,24 @@ def moved_slot(error: BaseException) -> int | None:
 
 def is_from_cluster(error: BaseException) -> bool:
     """Return whether an error shows that a server is a node of a Redis Cluster."""
-    found = _ONLY_IN_CLUSTERS.search(str(error))
-    return redirection(error) is not None or found is not None
+    return redirection(error) is not None or (
+        isinstance(error, ResponseError)
+        and _ONLY_IN_CLUSTERS.search(str(error)) is not None
+    )
 
 
-def is_unready(error: BaseException | None) -> bool:
+def is_unready(error: BaseException) -> bool:
     """Return whether a node of a cluster has refused a command that it will accept.
 
     The cluster elects a master, or a master reads its data from disk.
     """
-    return (
-        is_in_transit(error)
-        or isinstance(error, exceptions.ClusterDownError | exceptions.BusyLoadingError)
-        # Some connections of redis-py before 6 have no class for it.
-        or str(error).startswith("CLUSTERDOWN ")
-    )
+    down = isinstance(error, _UNREADY) or str(error).startswith("CLUSTERDOWN ")
+    return down or is_in_transit(error)
 
 
-# How a script fails while the keys that it uses are being moved.
-_TRANSIT = re.compile(r"TRYAGAIN|access a non local key")
-
-
-def is_in_transit(error: BaseException | None) -> bool:
+def is_in_transit(error: BaseException) -> bool:
     """Return whether a slot is being moved to another node, which takes a moment."""
-    text = str(error)
-    if isinstance(error, exceptions.TryAgainError) or _TRANSIT.search(text):
+    if isinstance(error, exceptions.TryAgainError) or _TRANSIT.search(str(error)):
         return True
     redirected = redirection(error)
     return redirected is not None and not redirected[0]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fast_channels.layers.redis.queue import inbox as inbox_module
+from fast_channels.layers.redis.queue import tracking
 from fast_channels.layers.redis.queue.inbox import Inbox, InboxTiming
 from tests.waiting import turn, until
 
@@ -41,9 +42,9 @@ async def idle(server: FakeRedis, reader: Reader) -> Reader:
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Logged:
     """Return the log records of the inbox."""
-    caplog.set_level(logging.INFO, inbox_module.__name__)
+    names = {inbox_module.__name__, tracking.__name__}
+    for name in names:
+        caplog.set_level(logging.INFO, name)
     return lambda: [
-        (level, text)
-        for name, level, text in caplog.record_tuples
-        if name == inbox_module.__name__
+        (level, text) for name, level, text in caplog.record_tuples if name in names
     ]

@@ -14,7 +14,7 @@ import pytest
 from redis.exceptions import BusyLoadingError, OutOfMemoryError
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers.redis.commands import CommandConnection
+from fast_channels.layers.redis.commands import CommandConnection, NotSent
 from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.wire import (
     AuthenticationError,
@@ -27,7 +27,7 @@ from fast_channels.layers.redis.wire import (
 )
 from tests.waiting import PAUSE, turn, until
 
-from .fake_server import EchoServer
+from .fake_server import NO_PAUSE, EchoServer
 
 
 async def gather(*commands: Awaitable[Any]) -> list[Any]:
@@ -638,3 +638,81 @@ async def test_a_command_issued_while_it_closes_before_its_start_fails(
     replies.append(redis.submit("A"))
     await redis.close()
     assert [type(cause(reply)) for reply in replies] == [ConnectionAbortedError] * 2
+
+
+# For the owner of several connections
+
+
+@pytest.mark.parametrize("where", ["connect", "send", "read"])
+async def test_an_error_says_whether_a_command_was_sent(
+    server: EchoServer, redis: CommandConnection, where: str
+) -> None:
+    """One that was not can be sent elsewhere."""
+    server.stalls.add(where)
+    reply = redis.submit("A")
+    await until(lambda: server.stalled)
+    await redis.close("another server is the master")
+    assert isinstance(reply.exception(), NotSent) == (where == "connect")
+    assert str(reply.exception()) == (
+        "redis-1 is not available: another server is the master"
+    )
+    server.stalls.clear()
+
+
+async def test_each_failure_is_reported_to_the_owner(server: EchoServer) -> None:
+    """By then, the commands that fail are still pending."""
+    broken: list[tuple[str, bool]] = []
+
+    def note(why: Exception) -> None:
+        broken.append((str(why), commands.pending))
+
+    commands = CommandConnection(
+        server.connect, "redis-1", timing=NO_PAUSE, broken=note
+    )
+    server.refusals.append(RedisConnectionError("refused"))
+    assert await commands.execute("A") == "A"
+    server.cut()
+    await until(lambda: len(broken) == 2)
+    server.silent.add("B")
+    reply = commands.submit("B")
+    await until(lambda: len(server.told) == 2)
+    server.cut()
+    with pytest.raises(RedisUnavailable, match=r"the line was cut"):
+        await reply
+    cut = "the line was cut"
+    assert broken == [("refused", True), (cut, False), (cut, True)]
+    await commands.close()
+
+
+async def test_errors_that_its_owner_handles_are_raised(server: EchoServer) -> None:
+    redis = CommandConnection(server.connect, "redis-1", refuses=lambda _: False)
+    server.refuses["A"] = ResponseError("BUSY Redis is busy running a script")
+    with pytest.raises(ResponseError, match=r"BUSY"):
+        await redis.execute("A")
+    await redis.close()
+
+
+@pytest.mark.parametrize("where", ["connect", "read"])
+async def test_silence_lasts_from_the_last_reply(
+    server: EchoServer, redis: CommandConnection, where: str
+) -> None:
+    """Or from the beginning of an attempt to connect; it needs a pending command."""
+    assert (redis.silence(), redis.pending) == (0, False)
+    if where == "read":
+        await redis.execute("A")
+        server.silent.add("B")
+    else:
+        server.stalls.add("connect")
+    assert redis.silence() == 0
+    reply = redis.submit("B")
+    assert redis.silence() == 0
+    await until(lambda: server.stalled or server.asked("B"))
+    assert redis.pending
+    before = redis.silence()
+    await until(lambda: redis.silence() > before)
+    server.stalls.clear()
+    server.go_on.set()
+    if where == "read":
+        server.connection.reply("B")
+    assert await reply == "B"
+    assert (redis.silence(), redis.pending) == (0, False)

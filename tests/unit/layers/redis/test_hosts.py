@@ -28,6 +28,8 @@ def options_of(spelling: Any, **shared: Any) -> Mapping[str, Any]:
         "redis://localhost",
         "REDIS://localhost:6379/",
         "redis://localhost:6379/0/",
+        "valkey://localhost",
+        "VALKEY://localhost:6379/0",
         "redis://:@localhost?db=0&password=",
         ("localhost", 6379),
         ["localhost", "6379"],
@@ -114,6 +116,7 @@ def test_host_may_be_a_unix_socket(spelling: Any, options: dict[str, Any]) -> No
     "spelling",
     [
         "rediss://h?ssl_cert_reqs=none&ssl_check_hostname=False",
+        "valkeys://h?ssl_cert_reqs=none&ssl_check_hostname=False",
         "redis://h?ssl=true&ssl_cert_reqs=none&ssl_check_hostname=no",
         {"host": "h", "ssl": 1, "ssl_cert_reqs": "none", "ssl_check_hostname": False},
     ],
@@ -281,6 +284,35 @@ def test_sentinels_share_the_socket_options_of_the_master() -> None:
         "socket_connect_timeout": 2,
     }
     assert sentinel.command_timeout == host.command_timeout == 3
+
+
+# Cluster
+
+
+def test_a_cluster_is_one_host() -> None:
+    """All nodes are reached as the first one is."""
+    nodes: list[Any] = ["rediss://:secret@a", ("b", 1), {"host": "::1", "port": 2}]
+    shared = {"client_name": "me", "socket_timeout": 3}
+    (host,) = parse_hosts(None, cluster=nodes, connection_kwargs=shared)
+    options = {"db": 0, "password": "secret", "client_name": "me"}
+    assert (host.kind, host.tls, host.command_timeout) == ("cluster", True, 3)
+    assert host.options == options
+    places = [("a", 6379), ("b", 1), ("::1", 2)]
+    assert (
+        host.nodes
+        == tuple(map(host.at, places))
+        == tuple(
+            Host(
+                "tcp",
+                {**options, "host": name, "port": port},
+                tls=True,
+                command_timeout=3,
+            )
+            for name, port in places
+        )
+    )
+    assert str(host) == "cluster rediss://:***@a:6379,b:1,[::1]:2"
+    assert repr(host) == f"<Host {host}>"
 
 
 # What is shown

@@ -31,8 +31,9 @@ AGAIN = "redis-1 can be used again"
 class User:
     """Sends and reads on the connections of a link."""
 
-    def __init__(self, server: EchoServer, timing: Timing) -> None:
+    def __init__(self, server: EchoServer, timing: Timing, *, suspicious: bool) -> None:
         self.server = server
+        self.suspicions = 0
         self.wanted = True
         self.outbox: list[str] = []
         # The words it has read; why connections ended; how often the link was closed.
@@ -50,6 +51,7 @@ class User:
             wanted=lambda: self.wanted,
             ended=self.ends.append,
             closed=self._count_closing,
+            suspect=self._suspect if suspicious else None,
         )
 
     def send(self, words: str) -> None:
@@ -77,6 +79,9 @@ class User:
         while True:
             self.read.append(await connection.read_response(disconnect_on_error=False))
 
+    def _suspect(self) -> None:
+        self.suspicions += 1
+
     def _count_closing(self) -> None:
         self.closed += 1
 
@@ -87,10 +92,12 @@ async def server() -> EchoServer:
 
 
 @contextlib.asynccontextmanager
-async def using(server: EchoServer, timing: Timing = NO_PAUSE) -> AsyncGenerator[User]:
+async def using(
+    server: EchoServer, timing: Timing = NO_PAUSE, *, suspicious: bool = False
+) -> AsyncGenerator[User]:
     """Make a link, and check that it leaves no connection and no task."""
     before = asyncio.all_tasks()
-    user = User(server, timing)
+    user = User(server, timing, suspicious=suspicious)
     try:
         yield user
     finally:
@@ -488,3 +495,40 @@ async def test_a_late_answer_is_read_before_it_counts_as_missing(
         assert user.ends == []
         server.connection.reply("PONG")
         await works(user)
+
+
+# A node of a cluster
+
+
+async def test_a_silent_node_is_suspected_until_it_counts_as_gone(
+    server: EchoServer,
+) -> None:
+    """It gets a PING sooner than other servers."""
+    timing = replace(
+        NO_PAUSE, idle=60, suspicion=0.01, suspicions=0.005, patience=0.023
+    )
+    async with using(server, timing, suspicious=True) as user:
+        await works(user)
+        server.silent.add("PING")
+        await until(lambda: user.ends)
+        assert user.suspicions == 3
+        assert str(user.ends[0]) == "it did not answer for 0.023 seconds"
+        server.silent.clear()
+        await works(user)
+
+
+async def test_a_node_that_answers_late_is_suspected_no_longer(
+    server: EchoServer,
+) -> None:
+    timing = replace(
+        NO_PAUSE, suspicion=0.005, suspicions=0.005, patience=60, grace=0.001
+    )
+    async with using(server, timing, suspicious=True) as user:
+        await works(user)
+        server.silent.add("PING")
+        await until(lambda: user.suspicions)
+        server.silent.clear()
+        server.connection.reply("PONG")
+        pings = len(server.asked("PING"))
+        await until(lambda: len(server.asked("PING")) > pings + 1)
+        assert user.ends == []

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from fast_channels.layers import RedisChannelLayer
 from fast_channels.layers.redis import RedisPubSubChannelLayer
-from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.sentinel import Master, make_connection
 from fast_channels.layers.redis.wire import plain_connection
+
+if TYPE_CHECKING:
+    from fast_channels.layers.redis.hosts import Host
 
 # The parts of a secret; each is looked for separately.
 PARTS = ("hunter", "sesame", "qwerty")
@@ -109,21 +111,25 @@ def shown_by_errors(error: BaseException | None) -> Iterator[str]:
 def shown(spelling: Any, *, bare: bool) -> Iterator[str]:
     """Yield all text about a host: of an error, or of the result."""
     hosts: Any = spelling if bare else [spelling]
-    for make in (RedisChannelLayer, RedisPubSubChannelLayer):
-        try:
-            yield repr(make(hosts))
-        except (TypeError, ValueError) as exc:
-            yield from shown_by_errors(exc)
-    try:
-        found = parse_hosts(hosts)
-    except (TypeError, ValueError):
-        return
+    found: list[Host] = []
+    for name in ("hosts", "cluster"):
+        for make in (RedisChannelLayer, RedisPubSubChannelLayer):
+            try:
+                layer = make(**{name: hosts})
+            except (TypeError, ValueError) as exc:
+                yield from shown_by_errors(exc)
+            else:
+                yield repr(layer)
+                found += layer.hosts
     for host in found:
         yield from (str(host), repr(host))
         place = Master(host) if host.kind == "sentinel" else host
+        others = (*host.sentinels, *host.nodes)
+        yield from map(repr, others)
         try:
-            yield repr(make_connection(place))
-            yield from (repr(plain_connection(each)) for each in host.sentinels)
+            if host.kind != "cluster":
+                yield repr(make_connection(place))
+            yield from (repr(plain_connection(each)) for each in others)
         except (TypeError, ValueError) as exc:
             # redis-py doesn't know this argument.
             yield from shown_by_errors(exc)

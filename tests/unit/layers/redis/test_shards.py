@@ -7,9 +7,16 @@ import pytest
 
 from fast_channels.layers.redis.hosts import parse_hosts
 from fast_channels.layers.redis.sharding import shard_of
-from fast_channels.layers.redis.shards import Shard, Shards, open_shards
+from fast_channels.layers.redis.shards import (
+    ClusterShards,
+    Shard,
+    Shards,
+    open_shards,
+)
+from fast_channels.layers.redis.wire import slot_of
 from tests.waiting import until
 
+from .fake_cluster import A, B, FakeCluster
 from .fake_hosts import FakeHosts
 from .pubsub.fake_pubsub import FakePubSub
 
@@ -119,3 +126,125 @@ async def test_new_master_gets_a_new_connection(hosts: FakeHosts[FakePubSub]) ->
     await other.commands.execute("PUBLISH", "room", b"")
     assert len(second.open) == 1
     await shards.close()
+
+
+# A cluster
+
+
+@pytest.fixture
+async def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    return FakeCluster(monkeypatch)
+
+
+class Noticed:
+    """The shards of a cluster with two nodes, and the notices about them."""
+
+    def __init__(self, fake: FakeCluster, prefix: str = "asgi") -> None:
+        self.switched: list[Shard] = []
+        self.lost: list[Shard] = []
+        hosts = parse_hosts(
+            None,
+            cluster=["redis://a:7000", "redis://b:7000"],
+            connection_kwargs={"socket_timeout": 3},
+        )
+        shards = open_shards(hosts, prefix, self.switched.append, self.lost.append)
+        assert isinstance(shards, ClusterShards)
+        self.shards = shards
+        slots = [slot_of(shard.prefix) for shard in shards]
+        fake.owners = {slot: A if slot < 8192 else B for slot in slots}
+
+
+async def test_a_cluster_has_a_shard_in_each_64th_of_its_slots(
+    fake: FakeCluster,
+) -> None:
+    """Their prefixes are the same in every process, and in every version."""
+    noticed = Noticed(fake)
+    shards = [*noticed.shards]
+    slots = [slot_of(shard.prefix) for shard in shards]
+    assert len(shards) == len({*slots}) == 64
+    prefixes = [f"asgi{{{tag}}}" for tag in (10, 18, 113, 342)]
+    assert [shard.prefix for shard in shards[:4]] == prefixes
+    for shard, slot in zip(shards, slots, strict=True):
+        assert shard.name == (f"slot {slot} of cluster redis://a:7000,b:7000")
+        assert shard.tripwire == shard.prefix
+        assert shard.timeout == 3
+    # Not in the order of slots, but the same.
+    assert sorted(slot // 256 for slot in slots) == [*range(64)]
+
+
+async def test_all_keys_for_a_name_are_in_one_slot(fake: FakeCluster) -> None:
+    """Groups and queues are spread over all slots."""
+    shards = Noticed(fake).shards
+    names = [f"room{number}" for number in range(1000)]
+    assert {*map(shards.of, names)} == {*shards}
+    for name in names[:100]:
+        shard = shards.of(name)
+        assert shards.in_turn(name, 1) is shards.in_turn(name, 2) is shard
+        assert shards.holding(name) == (shard,)
+        assert shard.prefix == f"asgi{{{shard.prefix[5:-1]}}}"
+
+
+async def test_a_hash_tag_in_the_prefix_keeps_a_layer_in_one_slot(
+    fake: FakeCluster,
+) -> None:
+    noticed = Noticed(fake, "{app}")
+    shards = [*noticed.shards]
+    assert {slot_of(shard.prefix) for shard in shards} == {slot_of("{app}")}
+    assert len({shard.prefix for shard in shards}) == 64
+    noticed.shards.cluster.topology.moved(slot_of("{app}"), B)
+    noticed.shards.cluster.topology.moved(slot_of("{app}"), A)
+    assert noticed.switched == shards
+    await noticed.shards.close()
+
+
+async def test_commands_and_connections_lead_to_the_master_of_a_slot(
+    fake: FakeCluster,
+) -> None:
+    noticed = Noticed(fake)
+    low, high = (
+        next(
+            shard
+            for shard in noticed.shards
+            if fake.owners[slot_of(shard.prefix)] == to
+        )
+        for to in (A, B)
+    )
+    slot = slot_of(high.prefix)
+    assert await low.commands.execute("GET", slot_of(low.prefix)) == (
+        f"a: GET {slot_of(low.prefix)}"
+    )
+    connection = high.connect()
+    await connection.connect()
+    assert sorted(fake.open) == [A, B]
+    fake.owners[slot] = A
+    assert high.broken(fake.redirection("MOVED", slot, A))
+    assert noticed.switched == [high]
+    fake[A].cut()
+    await until(lambda: noticed.lost)
+    assert high in noticed.lost
+    assert low in noticed.lost
+    await connection.disconnect(nowait=True)
+    await noticed.shards.close()
+    assert fake.open == []
+
+
+async def test_all_keys_of_a_prefix_are_found_on_all_masters(
+    fake: FakeCluster,
+) -> None:
+    """Keys that only look similar are left out."""
+    noticed = Noticed(fake)
+    first, second, *_ = noticed.shards
+    keys = {
+        A: [first.prefix + ":group:x", first.prefix + "jobs", "asgi{nonsense}jobs"],
+        B: [second.prefix + "jobs", "asgi{", second.prefix],
+    }
+    for address, held in keys.items():
+        fake[address].keys = held
+    found = {shard: names for shard, names in await noticed.shards.find() if names}
+    assert {shard: sorted(names) for shard, names in found.items()} == {
+        first: [f"{first.prefix}:group:x".encode(), f"{first.prefix}jobs".encode()],
+        second: [second.prefix.encode(), f"{second.prefix}jobs".encode()],
+    }
+    patterns = {words[3] for words in fake[A].asked("SCAN")}
+    assert patterns == {"asgi{*"}
+    await noticed.shards.close()

@@ -17,11 +17,15 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationWrongNumberOfArgsError,
     BusyLoadingError,
+    MovedError,
     OutOfMemoryError,
+    RedisError,
 )
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.redis import wire
 from fast_channels.layers.redis.hosts import Host, parse_hosts
 from fast_channels.layers.redis.wire import (
@@ -34,8 +38,13 @@ from fast_channels.layers.redis.wire import (
     ResponseError,
     connection_options,
     describe,
+    is_from_cluster,
+    is_in_transit,
     is_refusal,
+    is_unready,
     pack,
+    redirection,
+    slot_of,
     starting_with,
 )
 
@@ -367,3 +376,119 @@ def test_a_timeout_without_a_text_says_what_happened() -> None:
 def test_an_error_without_a_text_is_described_by_its_class() -> None:
     assert describe(ConnectionResetError()) == "ConnectionResetError"
     assert describe(ConnectionResetError("reset by peer")) == "reset by peer"
+
+
+# Errors of a cluster
+
+
+def parsed(text: str) -> RedisError:
+    """Return what this release of redis-py makes of an error reply."""
+    connection: Any = Connection()
+    error = connection._parser.parse_error(text)
+    assert isinstance(error, RedisError)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("place", "address"),
+    [
+        ("10.0.0.1:7000", ("10.0.0.1", 7000)),
+        ("redis-1.example:7000", ("redis-1.example", 7000)),
+        ("2001:db8::1:7000", ("2001:db8::1", 7000)),
+        # It is not known to the node, or no hostname is.
+        (":7000", ("", 7000)),
+        ("?:7000", ("", 7000)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["MOVED", "ASK"])
+def test_a_redirection_has_an_address(
+    kind: str, place: str, address: tuple[str, int]
+) -> None:
+    """redis-py parses it into a class of its own, from some release on."""
+    for error in (
+        parsed(f"{kind} 3999 {place}"),
+        ResponseError(f"{kind} 3999 {place}"),
+        (MovedError if kind == "MOVED" else AskError)(f"3999 {place}"),
+    ):
+        assert redirection(error) == (kind == "MOVED", address)
+        assert is_from_cluster(error)
+        assert is_in_transit(error) == is_unready(error) == (kind == "ASK")
+        assert not is_refusal(error)
+        assert describe(error) == (
+            "it is a node of a Redis Cluster; write cluster=[...] instead of "
+            f"hosts=[...] ({error})"
+        )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RedisUnavailable("MOVED 5 b:7000"),
+        ResponseError("WRONGTYPE Operation against a key"),
+        ResponseError("5 b:7000"),
+        ResponseError("MOVED"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_redirection(error: Exception) -> None:
+    assert redirection(error) is None
+    assert not is_in_transit(error)
+    assert not is_unready(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_transit"),
+    [
+        ("TRYAGAIN Multiple keys request during rehashing of slot", True),
+        ("ERR Script attempted to access a non local key in a cluster node", True),
+        (
+            (
+                "ERR Error running script (call to f_1): @user_script:5: "
+                "@user_script: 5: Script attempted to access a non local key in a "
+                "cluster node"
+            ),
+            True,
+        ),
+        ("CLUSTERDOWN Hash slot not served", False),
+        ("CLUSTERDOWN The cluster is down", False),
+        ("LOADING Redis is loading the dataset in memory", False),
+    ],
+)
+def test_what_a_cluster_is_not_ready_for(text: str, *, in_transit: bool) -> None:
+    """It is ready in a moment, in the form of any release of redis-py."""
+    for error in (parsed(text), *([ResponseError(text)] * (text[:7] != "LOADING"))):
+        assert is_unready(error)
+        assert is_in_transit(error) == in_transit
+        assert redirection(error) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CROSSSLOT Keys in request don't hash to the same slot",
+        "ERR Script attempted to access keys that do not hash to the same slot",
+        "ERR Script attempted to access a non local key in a cluster node",
+    ],
+)
+def test_what_works_on_a_single_server_only(text: str) -> None:
+    """It shows that a server is a node of a cluster."""
+    error = parsed(text)
+    assert is_from_cluster(error)
+    assert "write cluster=[...] instead of hosts=[...]" in describe(error)
+    # The same text in another error says nothing about the server.
+    assert not is_from_cluster(RedisUnavailable(text))
+    assert describe(RedisUnavailable(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "slot"),
+    [
+        ("123456789", 12739),
+        ("asgi{17}", 12304),
+        ("asgi{17}:group:x", 12304),
+        ("é", 10180),
+    ],
+)
+def test_the_slot_of_a_key(key: str, slot: int) -> None:
+    """It is that of the hash tag, if there is one."""
+    assert slot_of(key) == slot

@@ -31,10 +31,8 @@ __all__ = ["Held", "QueueEndpoint"]
 # Plain channels need no limit here: while messages wait, inboxes take no others. A
 # change of a group has to reach its process even if that is full.
 _UNBOUNDED = 1 << 62
-
 # The channels of other processes that use this library.
 _CHANNEL = re.compile(r"[^!]+\.[0-9a-f]{12}\.[0-9a-f]+![0-9a-f]+\.[0-9a-f]{16}")
-
 # The part after the "!" in what a change of a group is for, instead of a channel.
 _CHANGES = "groups"
 
@@ -155,7 +153,7 @@ class QueueEndpoint(Endpoint):
                 deliver=self._deliver,
                 waiting=self._waiting,
                 connected=functools.partial(self._connected, shard),
-                flushed=functools.partial(self._flushed, shard),
+                flushed=functools.partial(self._lost_data, shard),
             )
         return inbox
 
@@ -267,8 +265,7 @@ class QueueEndpoint(Endpoint):
             await self.shards.close()
 
     def _waiting(self, name: str) -> int:
-        mailbox = self.plain.by_channel.get(name)
-        return 0 if mailbox is None else len(mailbox)
+        return len(self.plain.by_channel.get(name, ()))
 
     def _connected(self, shard: Shard) -> None:
         again = self._inboxes[shard].connects > 1
@@ -277,25 +274,20 @@ class QueueEndpoint(Endpoint):
         # The server may have restarted without its data. Not after the first connect,
         # which can come after Django has discarded one of our channels.
         if again or shard.commands.connects > 1:
-            self._flushed(shard)
+            self._lost_data(shard)
 
-    def _flushed(self, shard: Shard) -> None:
+    def _lost_data(self, shard: Shard) -> None:
         self.memberships.assert_again(shard)
         self._mark_at.pop(shard, None)
 
     def _switched(self, shard: Shard) -> None:
-        inbox = self._inboxes.get(shard)
-        if inbox is None:
-            self._flushed(shard)
+        if (inbox := self._inboxes.get(shard)) is None:
+            self._lost_data(shard)
         else:
             inbox.reconnect()
 
-    def _lost_data(self, shard: Shard) -> None:
-        self._flushed(shard)
-
     def _is_away(self, shard: Shard) -> bool:
-        inbox = self._inboxes.get(shard)
-        return shard.commands.failing if inbox is None else inbox.failing
+        return self._inboxes.get(shard, shard.commands).failing
 
     def _deliver(self, popped: Popped) -> None:
         """Put a message into the mailboxes of its channels."""

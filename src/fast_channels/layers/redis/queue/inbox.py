@@ -10,6 +10,7 @@ connections. The rules:
 2. Two connections are needed: one takes messages, and on the other one Redis reports,
    by client-side caching, that a queue has changed. Only then does the inbox ask again,
    so waiting costs nothing. Where Redis refuses to report changes, the inbox polls.
+   See ``tracking``.
 3. All replies of a round trip are read before any of them can raise: a queue that Redis
    refuses does not affect the others.
 4. Only silence means that a server is gone. While the bytes of a large reply arrive,
@@ -21,10 +22,9 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fast_channels.layers.redis.link import Link, Timing
+from fast_channels.layers.redis.link import Link
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.progress import Progress, limit_silence
 from fast_channels.layers.redis.scripts import run
@@ -32,13 +32,10 @@ from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.redis.wire import (
     Connection,
     MasterDownError,
-    NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     RedisConnectionError,
     ResponseError,
-    ask,
-    is_from_cluster,
     is_in_transit,
     is_refusal,
     pack,
@@ -46,38 +43,11 @@ from fast_channels.layers.redis.wire import (
 
 from .batches import Call, Popped, ProcessQueue, Queue, Terms
 from .plain_queue import PlainQueue
+from .tracking import InboxTiming, Tracking
 
 __all__ = ["Inbox", "InboxTiming", "Popped"]
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class InboxTiming(Timing):
-    """When an inbox acts; times are in seconds."""
-
-    check: float = 5.0
-    """Interval between checks of all queues, which also renew leases.
-
-    It limits how long a lost push delays a message.
-    """
-    lease: float = 35.0
-    """Time without a check after which a receiver counts as dead.
-
-    Its event loop can be blocked for half a minute.
-    """
-    check_moved: float = 1.0
-    """The same, where Redis does not report that a shard moves to another node."""
-    poll: float = 0.1
-    """Interval between polls where Redis does not report changes."""
-    track_again: float = 60.0
-    """Time until Redis is asked again to report changes."""
-    refused: float = 0.5
-    """Time until a queue is read again after a refusal."""
-    batch: int = 100
-    """Maximum number of messages per request."""
-    quick: float = 0.001
-    """Time per message within which a quick reader of a plain channel asks again."""
 
 
 class Inbox:
@@ -130,12 +100,7 @@ class Inbox:
         self._connected = connected
         self._flushed = flushed
         self._queues: dict[str, Queue] = {}
-        # Whether Redis reports changes on these connections, and whether its refusal
-        # was logged.
-        self._tracks = False
-        self._refusal_logged = False
-        # Seconds between two checks; whether Redis reports that the shard has moved.
-        self._pause = self._timing.check
+        self._tracking = Tracking(shard, self._timing)
         # When to check all queues next, changed or not.
         self._next_check = 0.0
         # Whether to send scripts in full, as the server does not know them.
@@ -229,14 +194,14 @@ class Inbox:
         pops, changes = self._shard.connect(), self._shard.connect()
         self._link.own(pops, changes)
         async with asyncio.timeout(self._shard.timeout):
-            await self._open(pops, changes)
+            await self._tracking.open(pops, changes)
         listener: asyncio.Task[None] | None = None
-        if self._tracks:
+        if self._tracking.reports_changes:
             listener = self._link.spawn(self._listen(changes))
             self._link.spawn(self._link.keep_alive(changes, Progress(changes)))
         for queue in self._queues.values():
             queue.reconnected()
-        self._next_check = asyncio.get_running_loop().time() + self._pause
+        self._next_check = asyncio.get_running_loop().time() + self._tracking.check
         self.connects += 1
         self._connected()
         await self._serve(pops, listener)
@@ -267,61 +232,8 @@ class Inbox:
             await self._sleep(now, polls=listener is None)
         await listener
 
-    async def _open(self, pops: Connection, changes: Connection) -> None:
-        """Open the connections; without tracking, keep only one."""
-        await pops.connect()
-        await changes.connect()
-        try:
-            told = await ask(changes, "CLIENT", "ID")
-            if self._shard.tripwire is not None:
-                await self._set_tripwire(changes, self._shard.tripwire)
-            await ask(changes, "SUBSCRIBE", "__redis__:invalidate")
-            # NOLOOP: skip notifications for keys that this connection pops.
-            await ask(pops, "CLIENT", "TRACKING", "ON", "REDIRECT", told, "NOLOOP")
-            self._tracks = True
-            self._refusal_logged = False
-        except ResponseError as exc:
-            denied = isinstance(exc, NoPermissionError)
-            # "redirect": they reached two servers, as the master has changed.
-            if "redirect" in str(exc).lower() or (is_refusal(exc) and not denied):
-                raise
-            self._tracks = False
-            await changes.disconnect(nowait=True)
-            if not self._refusal_logged:
-                self._refusal_logged = True
-                _logger.warning(
-                    "%s refuses to report changes of queues (%s), so it is polled "
-                    "every %s seconds",
-                    self._shard.name,
-                    exc,
-                    self._timing.poll,
-                )
-
     def _suspect(self) -> None:
         self._shard.broken(TimeoutError("it does not answer"))
-
-    async def _set_tripwire(self, changes: Connection, channel: str) -> None:
-        """Make Redis report when the shard moves to another node.
-
-        When a slot moves, Redis reports changes of keys, but not of a queue that is
-        empty at that moment: it has no key.
-        """
-        try:
-            await ask(changes, "SSUBSCRIBE", channel)
-            self._pause = self._timing.check
-        except ResponseError as exc:
-            denied = isinstance(exc, NoPermissionError)
-            if is_from_cluster(exc) or (is_refusal(exc) and not denied):
-                raise
-            if self._pause != self._timing.check_moved:
-                self._pause = self._timing.check_moved
-                _logger.warning(
-                    "%s refuses to report when it moves to another node (%s), so that "
-                    "is checked every %s seconds",
-                    self._shard.name,
-                    exc,
-                    self._pause,
-                )
 
     async def _listen(self, changes: Connection) -> None:
         """Record which queues change, until the connection breaks."""
@@ -466,7 +378,7 @@ class Inbox:
 
     def _check(self, now: float) -> None:
         """Check all queues, changed or not, and forget those that are not in use."""
-        self._next_check = now + self._pause
+        self._next_check = now + self._tracking.check
         for name, queue in list(self._queues.items()):
             queue.changed = queue.checks = True
             if queue.idle:

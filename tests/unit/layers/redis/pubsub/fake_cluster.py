@@ -1,18 +1,18 @@
 """A Redis Cluster whose slots move and whose nodes refuse, as a test asks."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from redis.exceptions import ClusterDownError
 
-from fast_channels.layers.redis import cluster, topology
-from fast_channels.layers.redis.cluster import Cluster, ClusterTiming
+from fast_channels.layers.redis.cluster import Cluster
 from fast_channels.layers.redis.hosts import Host
 from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub import node_subscriptions
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
-from fast_channels.layers.redis.topology import Topology, TopologyTiming
 from fast_channels.layers.redis.wire import ResponseError, slot_of
+from tests.unit.layers.redis.fake_cluster import TIMING, lead_to
 
 from .fake_pubsub import FakePubSub, PubSubConnection
 
@@ -86,12 +86,10 @@ class FakeCluster:
         # How a slot without an owner is refused.
         self.down: Exception = ClusterDownError(NOT_SERVED)
         monkeypatch.setattr(Subscriber, "timing", timing)
-        soon = TopologyTiming(pause=(0.0, 0.001), jitter=lambda _, __: 0)
-        monkeypatch.setattr(Topology, "timing", soon)
-        monkeypatch.setattr(Cluster, "timing", ClusterTiming(farewell=0))
-        for module in (cluster, topology, node_subscriptions):
-            monkeypatch.setattr(module, "plain_connection", self._connect)
-        monkeypatch.setattr(cluster, "located_connection", self._connect_to_slot)
+        # A question is for one node at a time.
+        monkeypatch.setattr(Cluster, "timing", replace(TIMING, another=1000))
+        monkeypatch.setattr(node_subscriptions, "plain_connection", self._connect)
+        lead_to(self._connect, monkeypatch)
 
     @property
     def urls(self) -> list[str]:
@@ -116,27 +114,6 @@ class FakeCluster:
             if owner is node:
                 self.owners[slot] = by
 
-    def node_at(self, host: Host) -> FakeNode:
-        """Return the node at an address."""
-        [node] = [each for each in self.nodes if each.port == host.options["port"]]
-        return node
-
     def _connect(self, host: Host) -> PubSubConnection:
-        return self.node_at(host).connect()
-
-    def _connect_to_slot(self, host: Host, locate: Any, _: object) -> PubSubConnection:
-        return _Located(self, host, locate)
-
-
-class _Located(PubSubConnection):
-    """A connection to the node that is named when it opens."""
-
-    def __init__(self, cluster: FakeCluster, host: Host, locate: Any) -> None:
-        super().__init__(cluster.nodes[0])
-        self._cluster = cluster
-        self._host = host
-        self._locate = locate
-
-    async def connect(self) -> None:
-        self.server = self._cluster.node_at(self._host.at(await self._locate()))
-        await super().connect()
+        [node] = [each for each in self.nodes if each.port == host.options["port"]]
+        return node.connect()

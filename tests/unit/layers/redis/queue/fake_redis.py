@@ -118,6 +118,7 @@ class FakeRedis(FakeServer[RedisConnection]):
             connection.push(None)
 
     def answer(self, connection: RedisConnection, words: list[bytes]) -> list[Any]:
+        reply: Any
         match [word.decode() for word in words]:
             case ["EVAL" | "EVALSHA", *_]:
                 reply = self._run(connection, words)
@@ -132,6 +133,11 @@ class FakeRedis(FakeServer[RedisConnection]):
             case ["SUBSCRIBE", name]:
                 connection.subscribed = True
                 reply = [b"subscribe", name.encode(), b"1"]
+            case ["SSUBSCRIBE", name]:
+                reply = [b"ssubscribe", name.encode(), b"1"]
+            case ["CLUSTER", "SLOTS"]:
+                # It is the only node of a cluster.
+                reply = [[0, 16383, [b"a", 7000]]]
             case ["SET", *_]:
                 reply = b"OK"
             case ["ZREM", _, *members]:

@@ -19,7 +19,11 @@ class Reader:
     """An inbox with the messages it delivers; its channels belong to one process."""
 
     def __init__(
-        self, server: FakeRedis, timeout: float = 5, timing: InboxTiming = Inbox.timing
+        self,
+        server: FakeRedis,
+        timeout: float = 5,
+        timing: InboxTiming = Inbox.timing,
+        tripwire: str | None = None,
     ) -> None:
         self.got: list[Popped] = []
         # The number of messages that wait in mailboxes of plain channels.
@@ -29,9 +33,20 @@ class Reader:
         # How often it has connected, and how often all keys were deleted.
         self.connected = 0
         self.flushed = 0
+        # Why connections broke, and whether the shard had moved then.
+        self.broken: list[str] = []
+        self.moved = False
         self.commands = CommandConnection(server.connect, "redis-1", timeout=timeout)
         self.inbox = Inbox(
-            Shard("redis-1", "asgi:", server.connect, self.commands, timeout),
+            Shard(
+                "redis-1",
+                "asgi:",
+                server.connect,
+                self.commands,
+                timeout,
+                tripwire=tripwire,
+                broken=self._broken,
+            ),
             receiver="me",
             expiry=60,
             max_deliveries=5,
@@ -51,6 +66,10 @@ class Reader:
         self.got.append(popped)
         self.deliver(popped)
 
+    def _broken(self, why: Exception) -> bool:
+        self.broken.append(str(why))
+        return self.moved
+
     def _connected(self) -> None:
         self.connected += 1
 
@@ -60,10 +79,13 @@ class Reader:
 
 @contextlib.asynccontextmanager
 async def reading(
-    server: FakeRedis, timeout: float = 5, timing: InboxTiming = Inbox.timing
+    server: FakeRedis,
+    timeout: float = 5,
+    timing: InboxTiming = Inbox.timing,
+    tripwire: str | None = None,
 ) -> AsyncGenerator[Reader]:
     """Make an inbox, and check that it leaves no connection when closed."""
-    reader = Reader(server, timeout, timing)
+    reader = Reader(server, timeout, timing, tripwire)
     try:
         yield reader
     finally:
