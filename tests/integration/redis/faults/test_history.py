@@ -26,6 +26,7 @@ from fast_channels.layers import (
 from fast_channels.layers.redis.logs import LogTiming
 from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.testing import WebsocketCommunicator
+from tests.integration.redis.slots import move_anywhere, pubsub_slot_of, slot_of
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.server import RedisServer
@@ -136,7 +137,17 @@ async def kill_for_ever(server: RedisServer) -> None:
 
 
 @pytest.fixture(
-    params=["memory", "queue", "encrypted queue", "two hosts", "cluster", "pub/sub"]
+    params=[
+        "memory",
+        "queue",
+        "encrypted queue",
+        "queue on two hosts",
+        "queue on a cluster",
+        "pub/sub",
+        "encrypted pub/sub",
+        "pub/sub on two hosts",
+        "pub/sub on a cluster",
+    ]
 )
 async def where(
     request: pytest.FixtureRequest, prefix: str
@@ -151,7 +162,7 @@ async def where(
         await layer.close()
         return
     options["prefix"] = prefix
-    if kind == "cluster":
+    if "cluster" in kind:
         cluster = request.getfixturevalue("own_redis_cluster")
         assert isinstance(cluster, RedisCluster)
         options["cluster"] = cluster.urls
@@ -159,12 +170,12 @@ async def where(
     else:
         servers.append(request.getfixturevalue("own_redis_server"))
         options["hosts"] = [servers[0].url]
-    if kind == "two hosts":
+    if "two hosts" in kind:
         servers.append(request.getfixturevalue("second_redis_server"))
         options["hosts"] = [server.url for server in servers]
-    if kind == "encrypted queue":
+    if "encrypted" in kind:
         options["symmetric_encryption_keys"] = ["secret"]
-    cls = RedisPubSubChannelLayer if kind == "pub/sub" else RedisChannelLayer
+    cls = RedisPubSubChannelLayer if "pub/sub" in kind else RedisChannelLayer
     layers: list[BaseChannelLayer] = []
 
     def make() -> BaseChannelLayer:
@@ -220,6 +231,50 @@ async def test_client_that_comes_back_again_and_again(
     assert {position.partition(".")[0] for position in sent} == {
         str(seen.position).partition(".")[0]
     }
+
+
+@pytest.mark.parametrize("cls", LAYERS.values(), ids=LAYERS)
+async def test_slots_that_move(
+    own_redis_cluster: RedisCluster,
+    prefix: str,
+    storm: Storm,
+    cls: type[RedisChannelLayer | RedisPubSubChannelLayer],
+) -> None:
+    """Neither members nor a client that comes back miss anything."""
+    urls = own_redis_cluster.urls
+    async with (
+        cls(cluster=urls, prefix=prefix, history=HISTORY, capacity=100_000) as layer,
+        cls(cluster=urls, prefix=prefix, history=HISTORY) as other,
+    ):
+        if isinstance(layer, RedisChannelLayer):
+            slot = slot_of(layer, _GROUP)
+        else:
+            slot = pubsub_slot_of(layer, _GROUP)
+        seen = Seen()
+        async with staying([layer]) as [member], sending(other) as sent:
+            for number in range(storm(short=3, full=50)):
+                hold_open = 0.3 * (number % 2)
+                moving = asyncio.create_task(
+                    asyncio.to_thread(
+                        move_anywhere, own_redis_cluster, slot, hold_open=hold_open
+                    )
+                )
+                for _ in range(10):
+                    channel, resumed = await resume(layer, seen.position)
+                    assert resumed.complete
+                    seen.note(await receive(layer, channel))
+                    await layer.delete_channel(channel)
+                await moving
+            # Also what was sent last.
+            count = len(sent)
+            await until(lambda: len(sent) > count, limit=LIMIT, pause=_PACE)
+            last = int(sent[-1].rpartition(".")[2])
+            channel, resumed = await resume(layer, seen.position)
+            while seen.offsets[-1] < last:
+                seen.note(await receive(layer, channel))
+            await until(lambda: member.offsets[-1] >= last, limit=LIMIT, pause=_PACE)
+    seen.assert_complete(seen.offsets[-1])
+    member.assert_complete(member.offsets[-1])
 
 
 @pytest.fixture(params=LAYERS)
