@@ -13,6 +13,9 @@ async def test_error_of_a_future_is_ignored(
     end: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error that no task retrieves is not logged by asyncio."""
+    # What earlier tests have left.
+    gc.collect()
+    caplog.clear()
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.add_done_callback(ignore_error)
     if end == "error":

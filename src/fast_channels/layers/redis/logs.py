@@ -228,10 +228,10 @@ class GroupLogs:
         if log is not None:
             log.check()
 
-    def check_shard(self, shard: Shard) -> None:
-        """Do so for all groups of a shard."""
+    def check_shards(self, shards: Collection[Shard]) -> None:
+        """Do so for all groups of some shards."""
         for name, log in self._by_name.items():
-            if self._shards.of(name) is shard:
+            if self._shards.of(name) in shards:
                 log.check()
 
     def _check_some(self) -> None:

@@ -21,7 +21,7 @@ from tests.redis_servers.server import RedisServer
 
 from .sides import MESSAGE, BothWays, Kind, Options, Side
 
-_LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
+LAYERS = {"core": RedisChannelLayer, "pubsub": RedisPubSubChannelLayer}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,7 +84,7 @@ def options(
 @pytest.fixture
 async def ours(kind: Kind, options: Options) -> AsyncIterator[Side]:
     """The library's layer, of the kind that the module tests."""
-    async with _LAYERS[kind](**options) as layer:
+    async with LAYERS[kind](**options) as layer:
         yield layer
 
 

@@ -25,7 +25,7 @@ SCRIPTS = {
 }
 
 # The beginning that several scripts share.
-SHARED = {"clock.lua", "enqueue.lua", "processes.lua"}
+SHARED = {"clock.lua", "enqueue.lua", "numbering.lua", "processes.lua"}
 
 
 class Redis:
@@ -122,6 +122,10 @@ def test_a_script_ends_with_the_file_of_its_name(name: str) -> None:
     [
         ("GROUP_ADD", ["clock", "processes"]),
         ("GROUP_SEND", ["clock", "enqueue", "processes"]),
+        ("HISTORY_MEMBERS", ["clock", "processes", "numbering"]),
+        ("HISTORY_PUBLISH", ["numbering"]),
+        ("HISTORY_READ", ["numbering"]),
+        ("HISTORY_SEND", ["clock", "enqueue", "processes", "numbering"]),
         ("MEMBERS", ["clock", "processes"]),
         ("SEND", ["clock", "enqueue"]),
     ],

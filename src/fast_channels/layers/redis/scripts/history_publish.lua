@@ -5,10 +5,11 @@
 --       3 the key of this message, if it is sent once
 -- ARGV: 1 the command, 'PUBLISH' or 'SPUBLISH'; '' to publish nothing
 --       2 the Redis channel
---       3 how to write the position into the value: 'msgpack', 'json', 'token' or ''
---       4 the value up to the position
---       5 the value after the position
---       6-10 the options of number()
+--       3 what precedes the value when it is published
+--       4 how to write the position into the value: 'msgpack', 'json', 'token' or ''
+--       5 the value up to the position
+--       6 the value after the position
+--       7-11 the options of number()
 -- Returns the epoch and the offset.
 
 local write = {
@@ -24,12 +25,12 @@ local write = {
 }
 local value
 local epoch, offset, is_new = number(
-  KEYS[1], KEYS[2], KEYS[3], { unpack(ARGV, 6, 10) }, function(position)
-    value = ARGV[4] .. write[ARGV[3]](position) .. ARGV[5]
+  KEYS[1], KEYS[2], KEYS[3], { unpack(ARGV, 7, 11) }, function(position)
+    value = ARGV[5] .. write[ARGV[4]](position) .. ARGV[6]
     return value
   end
 )
 if is_new and ARGV[1] ~= '' then
-  redis.call(ARGV[1], ARGV[2], value)
+  redis.call(ARGV[1], ARGV[2], ARGV[3] .. value)
 end
 return { epoch, offset }

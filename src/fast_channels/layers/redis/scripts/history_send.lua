@@ -10,7 +10,14 @@
 --       3 the stored messages
 --       4 the position
 --       5 the key of this message, if it is sent once
--- ARGV: 1-8 as in group_send.lua
+-- ARGV: 1 seconds that a member stays in the group
+--       2 the prefix of the keys of queues
+--       3 the capacity of the queue of a process
+--       4 the capacity of a plain channel; '' if each has its own
+--       5 seconds that a message can wait in a queue
+--       6 the encoding of the list: 'msgpack' or 'json'
+--       7 the value up to the list
+--       8 the value after the list
 --       9-13 the options of number()
 -- Returns the epoch and the offset; the names of the queues that were full; and the
 -- plain channels to which nothing was sent.
