@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -175,7 +176,7 @@ def test_event_loop_that_is_closed_without_an_end() -> None:
     """What the layer does without waiting is done when the loop is gone."""
     layer = InMemoryChannelLayer()
 
-    async def events() -> Any:
+    async def events() -> AsyncGenerator[dict[str, Any]]:
         async with layer.listen("a") as messages:
             async for message in messages:
                 yield message

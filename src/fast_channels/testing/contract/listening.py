@@ -90,14 +90,14 @@ class ListeningTests(ContractBase):
     async def test_listener_is_bounded(self, pair: LayerPair) -> None:
         """Messages for which there is no room are dropped; it gets later ones."""
         async with pair.layer.listen("group") as messages:
-            for _ in range(3):
+            for _ in range(10):
                 await pair.other.group_send("group", FIRST)
             await pair.arrival()
-            received = [await messages.get(timeout=LIMIT) for _ in range(2)]
-            assert received == [FIRST, FIRST]
-            while await messages.get(timeout=0.05) is not None:
-                # A layer can have handed one of them over before the last was sent.
-                pass
+            received = 0
+            while await messages.get(timeout=_PAUSE) is not None:
+                received += 1
+            # A layer can hand one over before the others arrive.
+            assert received in {2, 3}
             await pair.other.group_send("group", SECOND)
             assert await messages.get(timeout=LIMIT) == SECOND
 
@@ -146,8 +146,7 @@ class ListeningTests(ContractBase):
         with pytest.raises(TypeError, match="at least one group"):
             pair.layer.listen()
         with pytest.raises(TypeError, match="not a group name"):
-            async with pair.layer.listen("group", ""):
-                pass
+            await pair.layer.listen("group", "").__aenter__()
         messages = pair.layer.listen("group")
         with pytest.raises(RuntimeError, match="not joined yet"):
             await messages.get()
