@@ -5,22 +5,24 @@ Both sides send JSON objects, in text frames. The browser sends:
     {"type": "join", "name": "Ada", "tab": "d5e3"}  first; again, to change the name
     {"type": "message", "text": "Hello"}            after it has joined
 
-"tab" is a secret by which a tab recognizes its own messages after a reload. The address
-of the WebSocket can have the position to resume from: "?since=0f6b9ad2.17".
+"tab" is a secret of the tab, which makes the "id" below: by it the tab recognizes its
+own messages, even after a reload. The address of the WebSocket can have the position to
+resume from: "?since=0f6b9ad2.17".
 
 The server sends:
 
-    {"type": "joined", "room": "tea", "name": "Ada", "complete": true}  to the person;
-                                       "complete" is false if messages are missing
-    {"type": "notice", "event": "join", "name": "Ada"}  to the others; or "leave"
-    {"type": "message", "name": "Ada", "text": "Hello", "own": false,
+    {"type": "joined", "room": "tea", "name": "Ada", "id": "5f0c", "complete": true}
+        to the person; "complete" is false if messages are missing
+    {"type": "notice", "event": "join", "name": "Ada", "from": "5f0c"}  or "leave"
+    {"type": "message", "name": "Ada", "text": "Hello", "from": "5f0c",
      "time": "2025-01-31T12:00:00+00:00", "position": "0f6b9ad2.17"}
-                                       to all; "own" for the author
-    {"type": "error", "detail": "..."}                  to the sender
+        to everyone in the room, the same for all
+    {"type": "error", "detail": "..."}  to the sender
 """
 
 import asyncio
 import contextlib
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -49,7 +51,6 @@ class Room(AnsweringConsumer):
     channel_layer_alias = "chat"
 
     name: str | None = None  # before they have joined
-    tab = ""
 
     async def connect(self) -> None:
         self.room = str(self.scope["path_params"].get("room_name", "lobby"))
@@ -58,6 +59,7 @@ class Room(AnsweringConsumer):
         self.people = f"people.{self.room}"
         query = parse_qs(self.scope["query_string"].decode())
         (self.since,) = query.get("since", [None])[-1:]
+        self.joined = {"type": "joined", "room": self.room, "complete": True}
         # Accept first: browsers do not show why a connection was refused.
         await self.accept()
         if not is_room(self.room):
@@ -74,16 +76,17 @@ class Room(AnsweringConsumer):
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         match content:
             case {"type": "join", "name": str(name)}:
-                self.tab = str(content.get("tab") or self.channel_name)
-                await self.join(check_name(name))
+                await self.join(check_name(name), str(content.get("tab", "")))
             case {"type": "message", "text": str(text)}:
                 await self.write(check_text(text, self.name))
             case _:
                 raise ValueError(EXPECTED)
 
-    async def join(self, name: str) -> None:
+    async def join(self, name: str, tab: str) -> None:
         """Enter the room, or change the name."""
-        joined = {"type": "joined", "room": self.room, "name": name, "complete": True}
+        secret = tab or self.channel_name
+        self.id = hashlib.sha256(secret.encode(errors="replace")).hexdigest()[:16]
+        joined = {**self.joined, "name": name, "id": self.id}
         if self.name is not None:
             before, self.name = self.name, name
             await self.send_json(joined)
@@ -107,29 +110,29 @@ class Room(AnsweringConsumer):
     async def write(self, text: str) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"type": "message", "name": self.name, "text": text, "time": time}
-        message = {"type": "chat", "tab": self.tab, "content": content}
-        await self.channel_layer.group_send(self.group, message)
+        await self.publish(self.group, {**content, "from": self.id})
 
     async def notify(self, event: str, name: str) -> None:
         content = {"type": "notice", "event": event, "name": name}
-        message = {"type": "notice", "sender": self.channel_name, "content": content}
-        await self.channel_layer.group_send(self.people, message)
+        await self.publish(self.people, {**content, "from": self.id})
 
-    async def chat(self, event: GroupMessage) -> None:
-        # For the author, this also confirms that the message was sent.
-        own = event["tab"] == self.tab
-        content = {**event["content"], "own": own, "position": event.position}
-        await self.send_json(content)
+    async def publish(self, group: str, content: dict[str, Any]) -> None:
+        """Send to everyone in the room, with the methods below."""
+        message = {"type": f"chat.{content['type']}", "content": content}
+        await self.channel_layer.group_send(group, message)
 
-    async def notice(self, event: ChannelMessage) -> None:
-        if event["sender"] != self.channel_name:
-            await self.send_json(event["content"])
+    # For the author, it also confirms that the message was sent.
+    async def chat_message(self, event: GroupMessage) -> None:
+        await self.send_json({**event["content"], "position": event.position})
+
+    async def chat_notice(self, event: ChannelMessage) -> None:
+        await self.send_json(event["content"])
 
     async def group_gap(self, event: ChannelMessage) -> None:
         """Get what this connection was too slow for, or what Redis has lost."""
         resumed = await self.resume(event["position"])
         if not resumed.complete:
-            joined = {"type": "joined", "room": self.room, "name": self.name}
+            joined = {**self.joined, "name": self.name, "id": self.id}
             await self.send_json({**joined, "complete": False})
 
 

@@ -12,6 +12,7 @@ const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length)
 let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
 // The server knows the messages of this tab by it, even after a reload.
 const tab = sessionStorage.getItem("chat.tab") ?? newTab();
+let id; // Made of it by the server; messages have the ID of their author in "from".
 let visits = 0; // The number of times that this page has joined the room.
 let sending; // The timer of a pending message; undefined if no answer is pending.
 
@@ -48,7 +49,8 @@ function join() {
 // Messages from the server: a function for each type
 
 const handlers = {
-  joined({ complete }) {
+  joined({ complete, ...joined }) {
+    id = joined.id;
     const wasAway = ready() > 0;
     // The latest messages follow.
     if (!complete) log.replaceChildren();
@@ -56,15 +58,17 @@ const handlers = {
     if (!complete) addNotice("Older messages are gone.");
     allowWriting(true);
   },
-  notice({ event, name }) {
-    addNotice(`${name} ${event === "join" ? "joined" : "left"}`);
+  notice({ event, name, from }) {
+    if (from !== id) addNotice(`${name} ${event === "join" ? "joined" : "left"}`);
   },
   message(message) {
-    if (message.own) {
+    const own = message.from === id;
+    // A message of a moment ago is the one in the composer.
+    if (own && sending !== undefined && message.text === text.value.trim()) {
       text.value = "";
       answered();
     }
-    addMessage(message);
+    addMessage({ ...message, own });
   },
   error({ detail }) {
     answered();

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import hashlib
 import json
 import mimetypes
 import os
@@ -69,19 +70,32 @@ async def joined(
     app: FastAPI, name: str, path: str = "/ws/room/tea"
 ) -> AsyncGenerator[WebsocketCommunicator]:
     async with opened(app, path) as person:
-        await person.send_json_to({"type": "join", "name": name})
+        await person.send_json_to({"type": "join", "name": name, "tab": name})
         room = path.rpartition("/")[2]
-        assert await person.receive_json_from() == {
-            "type": "joined",
-            "room": room,
-            "name": name,
-            "complete": True,
-        }
+        # Everyone gets the notices, and ignores their own.
+        assert await receive_both(person) == [
+            {
+                "type": "joined",
+                "room": room,
+                "name": name,
+                "id": id_of(name),
+                "complete": True,
+            },
+            notice("join", name),
+        ]
         yield person
 
 
-def notice(event: str, name: str) -> dict[str, str]:
-    return {"type": "notice", "event": event, "name": name}
+def id_of(tab: str) -> str:
+    return hashlib.sha256(tab.encode()).hexdigest()[:16]
+
+
+def notice(event: str, name: str, tab: str = "") -> dict[str, str]:
+    return {"type": "notice", "event": event, "name": name, "from": id_of(tab or name)}
+
+
+async def receive_both(person: WebsocketCommunicator) -> list[Any]:
+    return [await person.receive_json_from(timeout=5) for _ in range(2)]
 
 
 async def receive_error(person: WebsocketCommunicator) -> str:
@@ -234,12 +248,12 @@ async def test_message_reaches_everyone(app: FastAPI) -> None:
         assert await ada.receive_json_from() == notice("join", "Bob")
         await bob.send_json_to({"type": "message", "text": " <b>Hello</b>\n"})
         message = await ada.receive_json_from()
-        assert await bob.receive_json_from() == {**message, "own": True}
+        assert await bob.receive_json_from() == message
         sent = datetime.fromisoformat(message.pop("time"))
         assert sent.tzinfo == UTC
         assert message == {
             "type": "message",
-            "own": False,
+            "from": id_of("Bob"),
             "name": "Bob",
             "text": "<b>Hello</b>",
             "position": message["position"],
@@ -252,24 +266,20 @@ async def test_room_is_resumed(app: FastAPI) -> None:
         for number in range(3):
             await ada.send_json_to({"type": "message", "text": str(number)})
         received = [await ada.receive_json_from() for _ in range(3)]
-    async with opened(app, f"/ws/room/tea?since={received[0]['position']}") as ada:
-        await ada.send_json_to({"type": "join", "name": "Ada"})
-        assert (await ada.receive_json_from())["complete"] is True
-        for message in received[1:]:
-            assert await ada.receive_json_from() == {**message, "own": False}
-    async with opened(app, "/ws/room/tea?since=made-up") as bob:
-        await bob.send_json_to({"type": "join", "name": "Bob", "tab": "secret"})
-        assert (await bob.receive_json_from())["complete"] is False
-        for message in received:
-            assert await bob.receive_json_from() == {**message, "own": False}
-        await bob.send_json_to({"type": "message", "text": "mine"})
-        assert (await bob.receive_json_from())["own"] is True
-    # A tab keeps its messages.
-    async with opened(app, "/ws/room/tea") as bob:
-        await bob.send_json_to({"type": "join", "name": "Robert", "tab": "secret"})
-        await bob.receive_json_from()
-        own = [(await bob.receive_json_from())["own"] for _ in range(4)]
-        assert own == [False, False, False, True]
+
+    async def come(path: str, name: str) -> tuple[bool, list[Any]]:
+        async with opened(app, f"/ws/room/tea{path}") as person:
+            await person.send_json_to({"type": "join", "name": name, "tab": name})
+            frames = [await person.receive_json_from()]
+            while not await person.receive_nothing():
+                frames.append(await person.receive_json_from())
+            messages = [frame for frame in frames if frame["type"] == "message"]
+            return frames[0]["complete"], messages
+
+    since = f"?since={received[0]['position']}"
+    assert await come(since, "Ada") == (True, received[1:])
+    assert await come("?since=made-up", "Bob") == (False, received)
+    assert await come("", "Cleo") == (True, received)
 
 
 async def test_gap_in_a_room_is_filled(app: FastAPI) -> None:
@@ -405,13 +415,12 @@ async def test_name_can_be_changed(app: FastAPI) -> None:
     """Joining again changes the name: the others see a leave and a join."""
     async with joined(app, "Ada") as ada, joined(app, "Bob") as bob:
         assert await ada.receive_json_from() == notice("join", "Bob")
-        await bob.send_json_to({"type": "join", "name": " Robert "})
+        await bob.send_json_to({"type": "join", "name": " Robert ", "tab": "Bob"})
         assert (await bob.receive_json_from())["name"] == "Robert"
-        assert await ada.receive_json_from() == notice("leave", "Bob")
-        assert await ada.receive_json_from() == notice("join", "Robert")
-        await ada.send_json_to({"type": "message", "text": "Hello"})
-        # He gets no notices about himself.
-        assert (await bob.receive_json_from())["type"] == "message"
+        assert await receive_both(ada) == [
+            notice("leave", "Bob"),
+            notice("join", "Robert", "Bob"),
+        ]
 
 
 async def test_rooms_are_isolated(app: FastAPI) -> None:

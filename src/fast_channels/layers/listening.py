@@ -202,6 +202,9 @@ class Messages:
             self._run = 0
             await asyncio.sleep(0)
         waiter = channel.waiter
+        message = None if waiter.over else channel.take()
+        if message is not None:
+            return message
         scope = asyncio.timeout(timeout)
         try:
             async with scope:
