@@ -167,26 +167,32 @@ class TestPubSub(TestQueue):
     prefixes_channels = True
     any_name_is_valid = True
     keeps_messages_for_later_receivers = False
+    shards = 1
 
     @override
     def lanes(self, layer: BaseChannelLayer) -> Sequence[str]:
         assert isinstance(layer, RedisPubSubChannelLayer)
-        shards = range(len(layer.hosts))
-        if len(shards) == 1:
+        if self.shards == 1:
             return ()
         by_shard = {
-            shard_of(f"{layer.prefix}__group__lane-{number}", len(shards)): number
-            for number in range(100)
+            shard_of(f"{layer.prefix}__group__lane-{number}", self.shards): number
+            for number in range(1000)
         }
-        return [f"lane-{by_shard[shard]}" for shard in shards]
+        return [f"lane-{by_shard[shard]}" for shard in range(self.shards)]
 
 
 class TestPubSubOnTwoHosts(OnTwoHosts, TestPubSub):
     name = "pub/sub on two hosts"
+    shards = 2
 
 
 class TestPubSubBehindSentinel(BehindSentinel, TestPubSub):
     name = "pub/sub behind Sentinel"
+
+
+class TestPubSubOnCluster(OnCluster, TestPubSub):
+    name = "pub/sub on a cluster"
+    shards = 64
 
 
 FORMS: list[type[OurContract]] = [
@@ -201,4 +207,5 @@ FORMS: list[type[OurContract]] = [
     TestPubSub,
     TestPubSubOnTwoHosts,
     TestPubSubBehindSentinel,
+    TestPubSubOnCluster,
 ]

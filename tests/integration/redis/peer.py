@@ -237,7 +237,7 @@ class PeerProcess:
 
     @contextlib.asynccontextmanager
     async def layer(
-        self, kind: Literal["core", "pubsub", "ours"], **options: Any
+        self, kind: Literal["core", "pubsub", "ours", "our pubsub"], **options: Any
     ) -> AsyncGenerator[Peer]:
         """Open a layer until the block ends.
 

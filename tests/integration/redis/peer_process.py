@@ -43,6 +43,7 @@ _LAYERS = {
     "core": ("channels_redis.core", "RedisChannelLayer", "close_pools"),
     "pubsub": ("channels_redis.pubsub", "RedisPubSubChannelLayer", "flush"),
     "ours": ("fast_channels.layers", "RedisChannelLayer", "close"),
+    "our pubsub": ("fast_channels.layers", "RedisPubSubChannelLayer", "close"),
 }
 
 

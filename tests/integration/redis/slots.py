@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fast_channels.layers import RedisChannelLayer
+from fast_channels.layers import RedisChannelLayer, RedisPubSubChannelLayer
 from fast_channels.layers.redis.shards import Shard, open_shards
 from tests.redis_servers.cluster import RedisCluster
 
@@ -13,6 +13,13 @@ def slot_of(layer: RedisChannelLayer, name: str) -> int:
     """Return the slot of a group, or of the queue of a channel."""
     shards = open_shards(layer.hosts, layer.prefix, _never, _never)
     return RedisCluster.slot_of(shards.of(layer.non_local_name(name)).prefix)
+
+
+def pubsub_slot_of(layer: RedisPubSubChannelLayer, group: str) -> int:
+    """Return the slot of a group of the pub/sub layer."""
+    shards = open_shards(layer.hosts, layer.prefix, _never, _never)
+    name = f"{layer.prefix}__group__{group}"
+    return RedisCluster.slot_of(shards.of(name).prefix)
 
 
 def move_anywhere(cluster: RedisCluster, slot: int, *, hold_open: float = 0) -> None:

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
-from fast_channels.layers import RedisChannelLayer, SyncChannelLayer
+from fast_channels.layers import (
+    RedisChannelLayer,
+    RedisPubSubChannelLayer,
+    SyncChannelLayer,
+)
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.server import RedisServer
 from tests.redis_servers.tls import TLS_HOST
 
-from .slots import move_anywhere, slot_of
+from .slots import move_anywhere, pubsub_slot_of, slot_of
 
 MESSAGE = {"type": "test.message"}
 PREFIX = "shop"
@@ -83,6 +87,28 @@ async def test_every_kind_of_cluster(redis_binary: ServerBinary, kind: str) -> N
                 await other.group_send(f"room{number}", MESSAGE)
                 assert await one.receive(channel) == MESSAGE
             await one.delete_channel(channel)
+        await check_pubsub(cluster, **options)
+
+
+async def check_pubsub(cluster: RedisCluster, **options: Any) -> None:
+    """Check that messages of the pub/sub layer arrive, also when slots have moved."""
+    first, second, *_ = cluster.urls
+    options["prefix"] = PREFIX
+    async with (
+        RedisPubSubChannelLayer(cluster=[first], on_reconnect="back", **options) as one,
+        RedisPubSubChannelLayer(cluster=[second], **options) as other,
+    ):
+        channel = await one.new_channel()
+        await other.send(channel, MESSAGE)
+        assert await one.receive(channel) == MESSAGE
+        for number in range(6):
+            await one.group_add(f"room{number}", channel)
+            slot = pubsub_slot_of(one, f"room{number}")
+            await asyncio.to_thread(move_anywhere, cluster, slot)
+            assert await one.receive(channel) == {"type": "back"}
+            await other.group_send(f"room{number}", MESSAGE)
+            assert await one.receive(channel) == MESSAGE
+        await one.delete_channel(channel)
 
 
 async def test_one_node_is_enough_to_find_the_others(

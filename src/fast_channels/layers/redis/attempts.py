@@ -19,7 +19,11 @@ _AT_ONCE = 3
 
 
 async def open_connection(
-    connect: Callable[[], Connection], timeout: float, *, another: float
+    connect: Callable[[], Connection],
+    timeout: float,
+    *,
+    another: float,
+    suspect: Callable[[], None] | None = None,
 ) -> Connection:
     """Return the first connection that opens.
 
@@ -29,6 +33,8 @@ async def open_connection(
         connect: Returns a new redis-py connection, not open yet.
         timeout: Seconds to keep trying.
         another: Seconds between unanswered attempts.
+        suspect: For a node of a cluster, called as often while it has not answered:
+            other nodes may have replaced it.
 
     Raises:
         TimeoutError: No attempt was answered in time.
@@ -48,6 +54,8 @@ async def open_connection(
                 for attempt in done:
                     attempt.result()
                     return attempts.pop(attempt)
+                if suspect is not None:
+                    suspect()
                 if len(attempts) == _AT_ONCE:
                     _, second, *_ = attempts
                     await _end({second: attempts.pop(second)})

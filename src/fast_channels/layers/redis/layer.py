@@ -178,7 +178,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         with members, and messages ``waiting``. Since the layer was created: copies
         ``delivered`` to channels, copies ``dropped`` for lack of room, messages that
         were ``undecodable`` or for no channel of this process, and ``reconnects`` of
-        broken connections.
+        broken connections or, in a cluster, to another node.
         """
         endpoints = self._endpoints.peek()
         mailboxes = [self.mailboxes, *(each.plain for each in endpoints)]

@@ -78,12 +78,14 @@ class Outage:
                 exc_info=None if expected else why,
             )
 
-    def end(self) -> None:
-        """Record a successful attempt."""
+    def end(self, *, replaced: bool = False) -> None:
+        """Record a successful attempt, or that another server is used instead."""
         self._failed = 0
         if not self.lasts:
             return
         self.lasts = False
         self._ended = self._clock()
-        if self._logged:
+        if self._logged and replaced:
+            self._logger.warning("%s has been replaced", self._server)
+        elif self._logged:
             self._logger.warning("%s can be %s again", self._server, self._use)

@@ -35,6 +35,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from .hosts import Host
 
 __all__ = [
+    "WRITE_CLUSTER",
     "Address",
     "AuthenticationError",
     "Connection",
@@ -50,11 +51,14 @@ __all__ = [
     "ask",
     "connection_options",
     "describe",
+    "is_cluster_node",
     "is_from_cluster",
     "is_in_transit",
     "is_refusal",
+    "is_replica",
     "is_unready",
     "located_connection",
+    "moved_slot",
     "pack",
     "plain_connection",
     "redirection",
@@ -360,6 +364,14 @@ def redirection(error: BaseException) -> tuple[bool, Address] | None:
     return moved, (host, int(port))
 
 
+def moved_slot(error: BaseException) -> int | None:
+    """Return the slot that has moved to another node; None for other errors."""
+    redirected = redirection(error)
+    if redirected is None or not redirected[0]:
+        return None
+    return int(str(error).removeprefix("MOVED ").partition(" ")[0])
+
+
 def is_from_cluster(error: BaseException) -> bool:
     """Return whether an error shows that a server is a node of a Redis Cluster."""
     return redirection(error) is not None or (
@@ -385,14 +397,27 @@ def is_in_transit(error: BaseException) -> bool:
     return redirected is not None and not redirected[0]
 
 
+WRITE_CLUSTER: str = (
+    "it is a node of a Redis Cluster; write cluster=[...] instead of hosts=[...]"
+)
+"""What is wrong with a host that is a node of a cluster."""
+
+
+def is_cluster_node(hello: Reply) -> bool:
+    """Return whether a server has answered HELLO like a node of a Redis Cluster."""
+    return isinstance(hello, list) and b"cluster" in hello
+
+
+def is_replica(hello: Reply) -> bool:
+    """Return whether a server has answered HELLO like a replica."""
+    return isinstance(hello, list) and b"replica" in hello
+
+
 def describe(error: BaseException) -> str:
     """Return the text of a failure for logs and errors, never empty."""
     text = str(error)
     if is_from_cluster(error):
-        return (
-            "it is a node of a Redis Cluster; write cluster=[...] instead of "
-            f"hosts=[...] ({text})"
-        )
+        return f"{WRITE_CLUSTER} ({text})"
     if isinstance(error, _WRONG_LOGIN):
         return f"it refuses the username or the password ({text})"
     if isinstance(error, TimeoutError) and not text:

@@ -12,10 +12,10 @@ from fast_channels.layers.groups import Groups
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
-from fast_channels.layers.redis.shards import Shard
-from fast_channels.layers.redis.wire import starting_with
+from fast_channels.layers.redis.shards import ClusterShards, Shard
 
-from .subscriber import Pattern, Subscriber
+from .node_subscriptions import NodeSubscriptions
+from .subscriptions import HostSubscriptions, Subscriptions
 
 __all__ = ["PubSubEndpoint"]
 
@@ -48,55 +48,55 @@ class PubSubEndpoint(Endpoint):
         step: int = 500,
     ) -> None:
         super().__init__(layer, name)
-        self._patience = patience
         self._step = step
         # By the names of their Redis channels.
         self.groups: Groups = Groups()
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
-        # The patterns listened to, by the prefix of the channels that they match.
-        self._patterns: dict[str, Pattern] = {}
         # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
-        self._subscribers = {
-            shard: Subscriber(
-                shard.connect,
-                name=shard.name,
+        self._types = on_disconnect, on_reconnect
+        self._subscriptions: Subscriptions
+        if isinstance(self.shards, ClusterShards):
+            nodes = self._subscriptions = NodeSubscriptions(
+                self.shards,
+                prefix=layer.prefix,
                 received=self._deliver,
-                lost=functools.partial(self._lost, on_disconnect),
-                restored=functools.partial(self._tell_everybody, on_reconnect),
-                timeout=shard.timeout,
+                lost=self._lost_some,
+                restored=self._notify_some,
+                patience=patience,
             )
-            for shard in self.shards
-        }
-
-    # Sending
-
-    def publish(self, name: str, message: bytes) -> Coroutine[Any, Any, Any]:
-        """Publish a message on a Redis channel."""
-        # A process that sends once and ends does not need to watch Sentinels.
-        self.shards.watch_if_settled()
-        return self.shards.of(name).commands.execute("PUBLISH", name, message)
+            self._has_gap = nodes.has_gap
+        else:
+            self._subscriptions = HostSubscriptions(
+                self.shards,
+                received=self._deliver,
+                lost=self._lost,
+                restored=functools.partial(self._tell_everybody, on_reconnect),
+                patience=patience,
+            )
+        # In a cluster, the channels that miss messages at the moment, and know it.
+        self._cut_off: set[str] = set()
+        self.publish: Callable[[str, bytes], Coroutine[Any, Any, Any]] = (
+            self._subscriptions.publish
+        )
+        """Publishes a message for a group."""
+        self.send: Callable[[str, bytes], Coroutine[Any, Any, Any]] = (
+            self._subscriptions.send
+        )
+        """Publishes a message for a channel."""
+        self.listen_to_own: Callable[[str], Coroutine[Any, Any, None]] = (
+            self._subscriptions.listen_to_own
+        )
+        """Listens to all channels made here whose names begin with this one."""
 
     # Listening
-
-    async def listen_to_own(self, prefix: str) -> None:
-        """Listen to all channels with a prefix; return when Redis has confirmed it."""
-        pattern = self._patterns.get(prefix)
-        if pattern is None:
-            pattern = self._patterns[prefix] = Pattern(starting_with(prefix))
-            self.shards.watch()
-            for subscriber in self._subscribers.values():
-                subscriber.listen(pattern)
-        for subscriber in self._subscribers.values():
-            await self._heard(subscriber, pattern)
 
     def listen_for_reader(self, channel: str) -> None:
         """Listen to a plain channel until it has had no reader for ``expiry``."""
         if channel not in self._plain:
-            self.shards.watch()
-            self._subscriber(channel).listen(channel)
+            self._subscriptions.listen(self._subscriptions.name_of(channel))
         self._expect_reader(channel)
 
     def reader_left(self, channel: str) -> None:
@@ -119,17 +119,15 @@ class PubSubEndpoint(Endpoint):
             self._expect_reader(channel)
         else:
             del self._plain[channel]
-            self._subscriber(channel).ignore(channel)
+            self._subscriptions.ignore(self._subscriptions.name_of(channel))
 
     async def join(self, group: str, channel: str) -> None:
         """Add a channel to a group; return when Redis has confirmed it."""
-        subscriber = self._subscriber(group)
         if self.groups.add(group, channel):
             if not self.owns(channel):
                 self._foreign.add(channel)
-            self.shards.watch()
-            subscriber.listen(group)
-        await self._heard(subscriber, group)
+            self._subscriptions.listen(group)
+        await self._subscriptions.heard(group)
 
     async def leave(self, group: str, channel: str) -> None:
         """Remove a channel from a group."""
@@ -140,7 +138,7 @@ class PubSubEndpoint(Endpoint):
         if channel not in self.groups.by_channel:
             self._foreign.discard(channel)
         for group in groups:
-            self._subscriber(group).ignore(group)
+            self._subscriptions.ignore(group)
 
     async def delete(self, channel: str) -> None:
         """Drop a channel's messages and memberships, even messages in transit."""
@@ -171,26 +169,12 @@ class PubSubEndpoint(Endpoint):
         for timer in self._plain.values():
             timer.cancel()
         self._plain.clear()
-        self._patterns.clear()
         self.groups.clear()
         self._foreign.clear()
         self.plain.clear()
-        await asyncio.gather(
-            *[subscriber.close() for subscriber in self._subscribers.values()],
-            self.shards.close(),
-        )
-
-    async def _heard(self, subscriber: Subscriber, name: str) -> None:
-        """Wait until Redis has confirmed a subscription, unless Redis is away."""
-        while (pending := subscriber.pending(name)) is not None:
-            if subscriber.away:
-                # Others get a turn, even if a task joins groups in an endless loop.
-                await asyncio.sleep(0)
-                return
-            await asyncio.wait([pending], timeout=self._patience)
-
-    def _subscriber(self, name: str) -> Subscriber:
-        return self._subscribers[self.shards.of(name)]
+        self._cut_off.clear()
+        await self._subscriptions.close()
+        await self.shards.close()
 
     # Called by subscribers and watches
 
@@ -243,21 +227,58 @@ class PubSubEndpoint(Endpoint):
                 put = mailboxes.put_each(channels, message, deadline)
                 layer.counters.count(put, group)
 
-    def _lost(self, message_type: str | None) -> None:
+    def _lost(self) -> None:
         self._layer.counters.count_reconnect()
-        self._tell_everybody(message_type)
+        self._tell_everybody(self._types[0])
 
     def _tell_everybody(self, message_type: str | None) -> None:
+        self._notify(
+            {*self._own_channels(), *self._plain, *self._foreign}, message_type
+        )
+
+    def _lost_some(self) -> None:
+        self._layer.counters.count_reconnect()
+        self._notify_some()
+
+    def _notify_some(self) -> None:
+        """Notify the channels that miss messages from now on, or do not any more."""
+        if self._types == (None, None):
+            return
+        before, now = self._cut_off, self._with_gaps()
+        self._cut_off = now
+        self._notify(now - before, self._types[0])
+        self._notify((before - now) & self._everybody(), self._types[1])
+
+    def _with_gaps(self) -> set[str]:
+        """Return the channels for which messages can be missed at the moment."""
+        has_gap = self._has_gap
+        found: set[str] = set()
+        for group, members in self.groups.by_group.items():
+            if has_gap(group):
+                found.update(members)
+        name_of = self._subscriptions.name_of
+        found.update(channel for channel in self._plain if has_gap(name_of(channel)))
+        for name in filter(has_gap, self._subscriptions.own):
+            found.update(each for each in self._own_channels() if each.startswith(name))
+        return found
+
+    def _everybody(self) -> set[str]:
+        return {*self._own_channels(), *self._plain, *self._foreign}
+
+    def _own_channels(self) -> set[str]:
+        mailboxes = self._layer.mailboxes
+        with mailboxes.lock:
+            read = list(mailboxes.by_channel)
+        return set(filter(self.owns, (*read, *self.groups.by_channel)))
+
+    def _notify(self, channels: Collection[str], message_type: str | None) -> None:
         if message_type is not None:
-            mailboxes = self._layer.mailboxes
-            with mailboxes.lock:
-                read = list(mailboxes.by_channel)
-            own = set(filter(self.owns, (*read, *self.groups.by_channel)))
-            others = {*self._plain, *self._foreign}
+            own = [*filter(self.owns, channels)]
+            others = {*channels}.difference(own)
             self._put(own, others, functools.partial(Notice, type=message_type))
 
     def _switched(self, shard: Shard) -> None:
-        self._subscribers[shard].reconnect()
+        self._subscriptions.switched(shard)
 
     def _lost_data(self, shard: Shard) -> None:
         """Do nothing: Redis keeps no data of this layer."""

@@ -2,7 +2,8 @@
 
 Nothing is stored in Redis. The names of Redis channels and the published data are those
 of Django's channels_redis, so that both can use one Redis: a channel is published under
-its own name, and a group under a name with the prefix.
+its own name, and a group under a name with the prefix. In a Redis Cluster, which
+channels_redis cannot use, they differ.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,8 +41,11 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
             ``RedisChannelLayer``. They match names of channels without ``prefix``.
         on_disconnect: Type of a message that all channels of this process get when the
             connection to Redis has broken. Consumers without a handler for it ignore
-            it.
+            it. In a cluster, only channels that can miss messages get it: when a node
+            has failed, or when the slot of their group moves to another node.
         on_reconnect: Type of a message that they get when messages arrive again.
+        cluster: Some nodes of a Redis Cluster of Redis 7, Valkey, or newer, instead of
+            ``hosts``. Messages use sharded pub/sub, so each goes to one node only.
 
     The other arguments, and what is raised, are those of ``RedisChannelLayer``.
     """
@@ -144,7 +148,8 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
                 keys that the serializer can encode.
         """
         self.require_valid_channel_name(channel)
-        await self._publish(channel, message)
+        value = self._encode(message)
+        await self._endpoints.get().send(channel, value)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel and return it.
@@ -192,7 +197,8 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
                 keys that the serializer can encode.
         """
         self.require_valid_group_name(group)
-        await self._publish(self._in_redis(group), message)
+        value = self._encode(message)
+        await self._endpoints.get().publish(self._in_redis(group), value)
 
     def _make_endpoint(self) -> PubSubEndpoint:
         return PubSubEndpoint(self, self._name_endpoint(), *self._types)
@@ -200,10 +206,9 @@ class RedisPubSubChannelLayer(RedisBaseLayer[PubSubEndpoint]):
     def _in_redis(self, group: str) -> str:
         return f"{self.prefix}__group__{group}"
 
-    async def _publish(self, name: str, message: ChannelMessage) -> None:
+    def _encode(self, message: ChannelMessage) -> bytes:
         self.require_valid_message(message)
-        value = self.serialize(message)
-        await self._endpoints.get().publish(name, value)
+        return self.serialize(message)
 
 
 async def _receive(mailboxes: Mailboxes, channel: str) -> dict[str, Any]:

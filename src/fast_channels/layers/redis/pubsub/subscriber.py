@@ -1,4 +1,4 @@
-"""The subscriber: the one subscribed connection to a shard in an event loop.
+"""The subscriber: the one subscribed connection to a server in an event loop.
 
 Other code sets which names are wanted, and never touches the connection. The rules:
 
@@ -18,14 +18,22 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from fast_channels.layers.redis.attempts import open_connection
 from fast_channels.layers.redis.link import Link, Timing
 from fast_channels.layers.redis.outage import Outage
 from fast_channels.layers.redis.progress import Progress
-from fast_channels.layers.redis.wire import Connection, pack
+from fast_channels.layers.redis.wire import (
+    WRITE_CLUSTER,
+    Connection,
+    RedisConnectionError,
+    Reply,
+    ResponseError,
+    is_cluster_node,
+    pack,
+)
 from fast_channels.waking import resolve
 
 __all__ = ["Pattern", "Subscriber"]
@@ -37,6 +45,8 @@ _CHUNK = 1000
 _TURN = 10_000
 # Messages to read in a row before other tasks can run.
 _RUN = 64
+# Any user can send it, and the reply tells whether the server is a node of a cluster.
+_HELLO = pack(("HELLO",))
 
 
 class Pattern(str):
@@ -59,6 +69,7 @@ class Subscriber:
         restored: Called when a later connection has all subscriptions.
         timeout: Seconds to wait for a connection.
         timing: When to do the rest; by default the class attribute.
+        suspect: See ``Link``.
     """
 
     timing: ClassVar[Timing] = Timing(backoff=(0.01, 0.35), patience=2.0)
@@ -74,6 +85,7 @@ class Subscriber:
         restored: Callable[[], None],
         timeout: float,
         timing: Timing | None = None,
+        suspect: Callable[[], None] | None = None,
     ) -> None:
         self._connect = connect
         self._name = name
@@ -82,8 +94,9 @@ class Subscriber:
         self._restored = restored
         self._timeout = timeout
         self._timing = timing or self.timing
-        # The number of listeners of each name.
-        self._wanted: dict[str, int] = {}
+        self._suspect = suspect
+        self.wanted: dict[str, int] = {}
+        """The number of listeners of each name."""
         # Names that may have to be subscribed to or unsubscribed from.
         self._changed: dict[str, None] = {}
         # Names subscribed to on this connection, confirmed or not.
@@ -105,6 +118,7 @@ class Subscriber:
             outage=self._outage,
             ended=self._ended,
             closed=self._closed,
+            suspect=suspect,
         )
         self.connects: int = 0
         """Number of connections opened so far."""
@@ -127,31 +141,33 @@ class Subscriber:
             self._suspected = silent_since, now
         return now - self._suspected[1] >= self._timing.grace
 
-    def listen(self, name: str) -> None:
-        """Add a listener to a channel or a pattern."""
-        wanted = self._wanted.get(name, 0)
-        self._wanted[name] = wanted + 1
+    def listen(self, name: str, listeners: int = 1) -> None:
+        """Add listeners to a channel or a pattern."""
+        wanted = self.wanted.get(name, 0)
+        self.wanted[name] = wanted + listeners
         if not wanted:
             self._change(name)
 
+    def hears(self, name: str) -> bool:
+        """Return whether the server has confirmed the subscription to a name."""
+        return name in self._told and name not in self._unconfirmed
+
     def pending(self, name: str) -> "asyncio.Future[None] | None":
         """Return a future for the confirmation of a name; None if none is expected."""
-        if name not in self._wanted:
-            return None
-        if name in self._told and name not in self._unconfirmed:
+        if name not in self.wanted or self.hears(name):
             return None
         waiter = self._waiters.get(name)
         if waiter is None:
             waiter = self._waiters[name] = asyncio.get_running_loop().create_future()
         return waiter
 
-    def ignore(self, name: str) -> None:
-        """Remove a listener from a channel or a pattern."""
-        wanted = self._wanted.get(name, 0)
-        if wanted > 1:
-            self._wanted[name] = wanted - 1
+    def ignore(self, name: str, listeners: int = 1) -> None:
+        """Remove listeners from a channel or a pattern."""
+        wanted = self.wanted.get(name, 0)
+        if wanted > listeners:
+            self.wanted[name] = wanted - listeners
         elif wanted:
-            del self._wanted[name]
+            del self.wanted[name]
             self._change(name)
             self._resolve(name)
 
@@ -174,11 +190,15 @@ class Subscriber:
     async def _use(self) -> None:
         """Connect, and listen until the connection breaks."""
         connection = await open_connection(
-            self._connect, self._timeout, another=self._timing.another
+            self._connect,
+            self._timeout,
+            another=self._timing.another,
+            suspect=self._suspect,
         )
         self._link.own(connection)
+        await connection.send_packed_command(_HELLO, check_health=False)
         self.connects += 1
-        self._changed = dict.fromkeys(self._wanted)
+        self._changed = dict.fromkeys(self.wanted)
         if self._behind is None:
             self._behind = asyncio.get_running_loop().time()
         progress = self._progress = Progress(connection)
@@ -199,7 +219,7 @@ class Subscriber:
 
     def _closed(self) -> None:
         self._forget_connection()
-        self._wanted.clear()
+        self.wanted.clear()
         self._changed.clear()
         for name in list(self._waiters):
             self._resolve(name)
@@ -215,7 +235,7 @@ class Subscriber:
         end: list[str] = []
         for name in list(itertools.islice(self._changed, _TURN)):
             del self._changed[name]
-            wanted = name in self._wanted
+            wanted = name in self.wanted
             if wanted != (name in self._told):
                 (begin if wanted else end).append(name)
                 self._unconfirmed[name] = self._unconfirmed.get(name, 0) + 1
@@ -224,10 +244,8 @@ class Subscriber:
         packed = [
             pack((verb, *names[start : start + _CHUNK]))
             for verb, names in (
-                ("SUBSCRIBE", [name for name in begin if type(name) is str]),
-                ("PSUBSCRIBE", [name for name in begin if type(name) is Pattern]),
-                ("UNSUBSCRIBE", [name for name in end if type(name) is str]),
-                ("PUNSUBSCRIBE", [name for name in end if type(name) is Pattern]),
+                *self._commands("SUBSCRIBE", begin),
+                *self._commands("UNSUBSCRIBE", end),
             )
             for start in range(0, len(names), _CHUNK)
         ]
@@ -237,16 +255,31 @@ class Subscriber:
         if self._changed:
             await asyncio.sleep(0)
 
+    def _commands(
+        self, verb: str, names: list[str]
+    ) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return the names by the verbs of their commands."""
+        yield verb, [name for name in names if type(name) is str]
+        yield f"P{verb}", [name for name in names if type(name) is Pattern]
+
     async def _read(self, connection: Connection, progress: Progress) -> None:
+        if not self._accepts(await _reply_to_hello(connection)):
+            return
         received = self._received
         in_a_row = 0
         while True:
-            reply = await connection.read_response(disconnect_on_error=False)
+            try:
+                reply = await connection.read_response(disconnect_on_error=False)
+            except ResponseError as exc:
+                self._refused(exc)
+                continue
             match reply:
                 case [b"message", channel, data] | [b"pmessage", _, channel, data]:
                     received(channel, data)
-                case [_, name, int()]:
-                    self._confirm(name.decode(errors="replace"))
+                case [b"smessage", channel, data]:
+                    received(channel, data)
+                case [verb, name, int()]:
+                    self._confirm(verb, name.decode(errors="replace"))
                 case _:
                     # The reply to a PING, whose form depends on subscriptions.
                     pass
@@ -256,8 +289,23 @@ class Subscriber:
                 progress.refresh()
                 await asyncio.sleep(0)
 
-    def _confirm(self, name: str) -> None:
+    def _accepts(self, hello: Reply) -> bool:
+        """Return, by its reply to HELLO, whether the server is the right one.
+
+        Raises:
+            RedisConnectionError: It is not, and this is a mistake of the user.
+        """
+        if is_cluster_node(hello):
+            raise RedisConnectionError(WRITE_CLUSTER)
+        return True
+
+    def _refused(self, error: ResponseError) -> None:
+        """Handle that the server has refused a command."""
+        raise error
+
+    def _confirm(self, verb: bytes, name: str) -> None:
         """Record that the server has confirmed a command on a name."""
+        del verb
         left = self._unconfirmed[name] - 1
         if left:
             self._unconfirmed[name] = left
@@ -283,3 +331,11 @@ class Subscriber:
         waiter = self._waiters.pop(name, None)
         if waiter is not None:
             resolve(waiter)
+
+
+async def _reply_to_hello(connection: Connection) -> Reply:
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except ResponseError:
+        # Proxies and servers before Redis 6 do not know it.
+        return None

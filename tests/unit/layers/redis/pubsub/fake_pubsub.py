@@ -30,6 +30,8 @@ class PubSubConnection(FakeConnection):
         for subscription, verb in self.names.items():
             if verb == "SUBSCRIBE" and subscription == name:
                 self.reply([b"message", name.encode(), data])
+            elif verb == "SSUBSCRIBE" and subscription == name:
+                self.reply([b"smessage", name.encode(), data])
             elif verb == "PSUBSCRIBE" and _matches(name, subscription):
                 pattern = subscription.encode()
                 self.reply([b"pmessage", pattern, name.encode(), data])
@@ -49,6 +51,7 @@ class FakePubSub(FakeServer[PubSubConnection]):
         self.held: deque[tuple[PubSubConnection, list[Any]]] = deque()
         # Names to refuse, and the reply for them.
         self.forbidden: dict[str, Exception] = {}
+        self.hello: object = [b"server", b"redis", b"mode", b"standalone"]
 
     @property
     def subscribed(self) -> list[str]:
@@ -66,9 +69,19 @@ class FakePubSub(FakeServer[PubSubConnection]):
             connection, reply = self.held.popleft()
             connection.reply(reply)
 
+    def obey(self, connection: PubSubConnection, words: list[bytes]) -> None:
+        if words == [b"HELLO"]:
+            # Every connection begins with it, so tests need not see it.
+            self.writes[-1] = self.writes[-1].removeprefix("HELLO;")
+            if not self.writes[-1]:
+                del self.writes[-1]
+            connection.reply(self.hello)
+        else:
+            super().obey(connection, words)
+
     def answer(self, connection: PubSubConnection, words: list[bytes]) -> list[Any]:
         verb, *names = [word.decode(errors="replace") for word in words]
-        if verb == "PUBLISH":
+        if verb in {"PUBLISH", "SPUBLISH"}:
             return [self.publish(names[0], words[2])]
         if verb == "PING":
             # Redis's reply depends on whether the client has subscriptions.
@@ -77,7 +90,7 @@ class FakePubSub(FakeServer[PubSubConnection]):
             return [self.forbidden[name]]
         replies: list[Any] = []
         for name in names:
-            if verb.startswith(("UN", "PUN")):
+            if verb.startswith(("UN", "PUN", "SUN")):
                 connection.names.pop(name, None)
             else:
                 connection.names[name] = verb

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.notices import Notice
 from fast_channels.layers.redis import RedisPubSubChannelLayer
@@ -17,6 +18,7 @@ from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub import endpoint as module
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
 from fast_channels.layers.redis.pubsub.subscriber import Subscriber
+from fast_channels.layers.redis.wire import ResponseError
 from tests.clock import Clock, stop_time_in_memory
 from tests.unit.layers.redis.fake_hosts import FakeHosts
 from tests.waiting import turn, until
@@ -552,6 +554,25 @@ async def test_each_name_has_its_host(
     assert sorted(told, key=sorted) == [
         {("SUBSCRIBE", name), ("PUBLISH", name)} for name in ("asgi__group__a", "mails")
     ]
+
+
+async def test_message_to_a_node_of_a_cluster_is_refused(
+    endpoint: PubSubEndpoint, server: FakePubSub
+) -> None:
+    """The error says what to write; checking takes no round trip of its own."""
+    server.hello = [b"server", b"redis", b"mode", b"cluster"]
+    for _ in range(2):
+        with pytest.raises(RedisUnavailable, match=r"write cluster=\[\.\.\.\] instead"):
+            await endpoint.publish("room", packed(1))
+    server.refuses["PUBLISH"] = ResponseError("wrong")
+    server.hello = ResponseError("unknown command 'HELLO'")
+    with pytest.raises(ResponseError, match="wrong"):
+        await endpoint.publish("room", packed(1))
+    assert len(server.writes) == 3
+    server.refuses.clear()
+    for _ in range(2):
+        await endpoint.publish("room", packed(1))
+    assert len(server.told) == 5
 
 
 @pytest.mark.parametrize("layer", [{"hosts": [SENTINEL]}], indirect=True)

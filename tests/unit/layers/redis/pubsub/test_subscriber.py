@@ -10,7 +10,11 @@ import pytest
 
 from fast_channels.layers.redis.link import Timing
 from fast_channels.layers.redis.pubsub.subscriber import Pattern, Subscriber
-from fast_channels.layers.redis.wire import NoPermissionError, RedisConnectionError
+from fast_channels.layers.redis.wire import (
+    NoPermissionError,
+    RedisConnectionError,
+    ResponseError,
+)
 from tests.waiting import turn, until
 
 from .fake_pubsub import ONCE, FakePubSub, Log, hear, subscribing
@@ -261,6 +265,28 @@ async def test_a_subscription_that_is_refused_is_an_outage(
         f"{CANNOT}: no permission; {TRYING}",
         "redis-1 can be listened to again",
     ]
+
+
+async def test_a_node_of_a_cluster_is_refused(
+    server: FakePubSub, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what to write."""
+    server.hello = [b"server", b"redis", b"mode", b"cluster"]
+    subscriber.listen("a")
+    await until(lambda: caplog.messages)
+    write = "write cluster=[...] instead of hosts=[...]"
+    assert caplog.messages == [
+        f"{CANNOT}: it is a node of a Redis Cluster; {write}; {TRYING}"
+    ]
+
+
+async def test_a_server_that_does_not_tell_its_kind_is_accepted(
+    server: FakePubSub, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some proxies do not know HELLO."""
+    server.hello = ResponseError("unknown command 'HELLO'")
+    await hear(subscriber, "a")
+    assert caplog.messages == []
 
 
 async def test_a_server_that_is_back_counts_as_back_without_subscriptions(
