@@ -7,20 +7,25 @@ Both sides send JSON objects, in text frames. The browser sends:
 
 and the server:
 
-    {"type": "joined", "room": "tea", "name": "Ada"}       to the new person
-    {"type": "notice", "event": "join", "name": "Ada"}     to the others; or "leave"
+    {"type": "joined", "room": "tea", "name": "Ada", "id": "5f0c"}  to the new person
+    {"type": "notice", "event": "join", "name": "Ada"}      to the others; or "leave"
     {"type": "message", "name": "Ada", "text": "Hello", "own": false,
-     "time": "2025-01-31T12:00:00+00:00"}                  to all; "own" for the author
-    {"type": "error", "detail": "..."}                     to the sender
+     "time": "2025-01-31T12:00:00+00:00"}                   to all; "own" for the author
+    {"type": "error", "detail": "..."}                      to the sender
+
+What goes to the others is sent to everyone in the room as a broadcast, with the ID of
+its author in "from"; the author's browser ignores it.
 """
 
 import asyncio
 import contextlib
+import secrets
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
 
+from fast_channels.consumer import broadcast
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.redis import RedisUnavailable
 from fast_channels.type_defs import ChannelMessage
@@ -39,6 +44,7 @@ class Room(AnsweringConsumer):
     name: str | None = None  # before they have joined
 
     async def connect(self) -> None:
+        self.id = secrets.token_hex(4)
         self.room = str(self.scope["path_params"].get("room_name", "lobby"))
         self.group = f"room.{self.room}"
         # Accept first: browsers do not show why a connection was refused.
@@ -67,7 +73,8 @@ class Room(AnsweringConsumer):
         """Enter the room, or change the name."""
         before, self.name = self.name, name
         await self.join_group(self.group)
-        await self.send_json({"type": "joined", "room": self.room, "name": name})
+        joined = {"type": "joined", "room": self.room, "name": name, "id": self.id}
+        await self.send_json(joined)
         if before is not None:
             await self.notify("leave", before)
         await self.notify("join", name)
@@ -83,13 +90,13 @@ class Room(AnsweringConsumer):
         await self.publish({"type": "notice", "event": event, "name": name})
 
     async def publish(self, content: dict[str, Any]) -> None:
-        """Send a message to the group; each consumer handles it below."""
-        message = {"type": "chat", "sender": self.channel_name, "content": content}
+        """Send to everyone in the room, with the method below."""
+        message = {"type": "chat", "content": {**content, "from": self.id}}
         await self.channel_layer.group_send(self.group, message)
 
-    async def chat(self, event: ChannelMessage) -> None:
-        if event["sender"] != self.channel_name:
-            await self.send_json(event["content"])
+    @broadcast
+    def chat(cls, event: ChannelMessage) -> Any:
+        return event["content"]
 
 
 router = APIRouter()

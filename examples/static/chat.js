@@ -11,6 +11,7 @@ const room = inLobby ? "lobby" : decode(location.pathname.slice("/room/".length)
 
 // A tab keeps its name; a new tab begins with the last chosen name.
 let name = sessionStorage.getItem("chat.name") ?? localStorage.getItem("chat.name") ?? "";
+let id; // The ID of this connection, by which it knows what it has sent itself.
 let visits = 0; // The number of times that this page has joined the room.
 let sending; // The timer of a pending message; undefined if no answer is pending.
 
@@ -23,7 +24,8 @@ function enter() {
     opened: join,
     received(frame) {
       const content = JSON.parse(frame);
-      handlers[content.type](content);
+      const echo = "from" in content && content.from === id;
+      if (!echo) handlers[content.type](content);
     },
     closed(event) {
       answered();
@@ -45,7 +47,8 @@ function join() {
 // Messages from the server: a function for each type
 
 const handlers = {
-  joined() {
+  joined(joined) {
+    id = joined.id;
     const wasAway = ready() > 0;
     if (visits++ && wasAway) addNotice("You are back. What was written meanwhile is not shown.");
     allowWriting(true);

@@ -1,6 +1,7 @@
 """Consumers: classes that serve one connection each."""
 
 from .base import AsyncConsumer
+from .broadcast import broadcast
 from .http import AsyncHttpConsumer
 from .websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
 
@@ -9,4 +10,5 @@ __all__ = [
     "AsyncHttpConsumer",
     "AsyncJsonWebsocketConsumer",
     "AsyncWebsocketConsumer",
+    "broadcast",
 ]
