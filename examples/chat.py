@@ -29,6 +29,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter
 
+from fast_channels.consumer import broadcast
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers import GroupMessage, Resumed
 from fast_channels.layers.redis import RedisUnavailable
@@ -122,11 +123,13 @@ class Room(AnsweringConsumer):
         await self.channel_layer.group_send(group, message)
 
     # For the author, it also confirms that the message was sent.
-    async def chat_message(self, event: GroupMessage) -> None:
-        await self.send_json({**event["content"], "position": event.position})
+    @broadcast
+    def chat_message(cls, event: GroupMessage) -> Any:
+        return {**event["content"], "position": event.position}
 
-    async def chat_notice(self, event: ChannelMessage) -> None:
-        await self.send_json(event["content"])
+    @broadcast
+    def chat_notice(cls, event: ChannelMessage) -> Any:
+        return event["content"]
 
     async def group_gap(self, event: ChannelMessage) -> None:
         """Get what this connection was too slow for, or what Redis has lost."""

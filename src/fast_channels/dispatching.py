@@ -32,8 +32,9 @@ The rules:
    so that none is lost when the loop ends.
 4. A mailbox calls ``wake()`` once for each new message, in any thread. The loop creates
    the future that it waits on before it looks for messages, so none is overlooked.
-5. While the loop waits in its own task, messages of the mailbox are dispatched without
-   waking that task, see ``eager``; it wakes only for handlers that wait.
+5. While the loop waits in its own task, messages are dispatched without waking that
+   task, see ``eager``; it wakes only for handlers that wait. Broadcasts need no handler
+   then: they go past the mailbox.
 """
 
 import asyncio
@@ -98,7 +99,7 @@ class DispatchLoop:
         sleeper = received.sleeper = loop.create_future()
         eager = self._eager
         if eager is not None:
-            eager.begin(take, dispatch)
+            eager.prepare(take, dispatch)
         run = 0
         received.start(sources)
         try:
@@ -114,6 +115,7 @@ class DispatchLoop:
                         await sleeper
                     else:
                         await eager.sleep(sleeper)
+                        received.open_gate()
                     sleeper = received.sleeper = loop.create_future()
                     run = 0
                     continue
@@ -142,6 +144,11 @@ class DispatchLoop:
             context = contextvars.copy_context()
             self._eager = EagerDispatch(self._sources, context)
         return self._sources.listen(source, work, context)
+
+    @property
+    def eager(self) -> EagerDispatch | None:
+        """Dispatches messages while the loop waits in its own task, if it has one."""
+        return self._eager
 
     def expect(self, event: ChannelMessage, seconds: float, *, drop: str) -> None:
         """Drop messages of one type from now on, and wait for one of another type.

@@ -17,13 +17,16 @@ import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from .sources import RUN, Sources
+from .frames import Outlet
+from .sources import RUN, Gate, Sources
 from .type_defs import ChannelMessage
 from .waking import resolve, running_loop
 
-__all__ = ["EagerDispatch", "FirstSteps"]
+__all__ = ["Bypassed", "EagerDispatch", "FirstSteps"]
+
+_Message = TypeVar("_Message")
 
 _Switch: TypeAlias = Callable[[asyncio.AbstractEventLoop, "asyncio.Task[Any]"], None]
 
@@ -31,6 +34,13 @@ _Switch: TypeAlias = Callable[[asyncio.AbstractEventLoop, "asyncio.Task[Any]"], 
 _enter_task: _Switch = asyncio.tasks._enter_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # documented for this
 # Undoes that; takes the same arguments.
 _leave_task: _Switch = asyncio.tasks._leave_task  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] # as above
+
+
+class Bypassed(Protocol):
+    """A mailbox that broadcasts can go past."""
+
+    direct: Outlet | None
+
 
 # Returned by the first step of a handler that ends without waiting.
 _ENDED = object()
@@ -49,7 +59,10 @@ class EagerDispatch:
         "_context",
         "_dispatch",
         "_here",
+        "_loop",
+        "_mailbox",
         "_new",
+        "_outlet",
         "_sources",
         "_steps",
         "_take",
@@ -65,8 +78,11 @@ class EagerDispatch:
         self._new = 0
         # The handler that the task has to finish, or the exception that it raises.
         self._begun: _Begun | BaseException | None = None
+        # Set by bypass().
+        self._mailbox: Bypassed | None = None
+        self._outlet: Outlet | None = None
 
-    def begin(
+    def prepare(
         self,
         take: Callable[[], ChannelMessage | None],
         dispatch: Callable[[Any], Awaitable[None]],
@@ -74,7 +90,18 @@ class EagerDispatch:
         """Prepare for ``sleep()``, in the same task."""
         self._worker = cast("asyncio.Task[Any]", asyncio.current_task())
         self._here = FirstSteps.here()
+        self._loop = self._here.loop
         self._take, self._dispatch = take, dispatch
+        self._sources.eager = self
+
+    def bypass(self, mailbox: "Bypassed", outlet: Outlet) -> None:
+        """Let broadcasts go past the mailbox while the task waits and runs no handler.
+
+        Args:
+            mailbox: The mailbox.
+            outlet: Where they go.
+        """
+        self._mailbox, self._outlet = mailbox, outlet
 
     def wake(self) -> None:
         """Notify the loop of one new message in the mailbox. Safe in any thread."""
@@ -89,12 +116,17 @@ class EagerDispatch:
     async def sleep(self, sleeper: asyncio.Future[None]) -> None:
         """Wait for the future; dispatch new messages of the mailbox until then."""
         self._steps = self._here
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.direct = self._outlet
         error: asyncio.CancelledError | None = None
         try:
             await sleeper
         except asyncio.CancelledError as exc:
             error = exc
         self._steps = None
+        if mailbox is not None:
+            mailbox.direct = None
         if error is not None or self._begun is not None:
             await self._go_on(error)
 
@@ -117,6 +149,9 @@ class EagerDispatch:
             # A task is running the event loop within one of its own steps.
             resolve(sleeper)
             return
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.direct = None
         try:
             while (message := take()) is not None:
                 awaitable = dispatch(message)
@@ -139,7 +174,66 @@ class EagerDispatch:
             self._begun = exc
         finally:
             _leave_task(loop, worker)
+            if mailbox is not None and self._begun is None:
+                mailbox.direct = self._outlet
         resolve(sleeper)
+
+    def offer(self, message: ChannelMessage) -> Gate | None:
+        """Dispatch a message of the client if the task waits, else leave it to that.
+
+        Returns:
+            The gate to wait at, or None if the handler has ended.
+        """
+        sources = self._sources
+        sleeper = sources.sleeper
+        if sleeper is None or sleeper.done() or self._steps is None:
+            return sources.receive(message)
+        self.begin(message, self._dispatch, sources.listener)
+        return None if self._begun is None else sources.close_gate()
+
+    def begin(
+        self,
+        message: _Message,
+        dispatch: Callable[[_Message], Awaitable[None]],
+        this: asyncio.Task[Any] | None,
+    ) -> None:
+        """Make the first step of a handler while the task waits, possibly in another.
+
+        Args:
+            message: The argument of the handler.
+            dispatch: Calls the handler.
+            this: The current task.
+        """
+        worker, loop = self._worker, self._loop
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.direct = None
+        if this is not None:
+            _leave_task(loop, this)
+        _enter_task(loop, worker)
+        try:
+            awaitable = dispatch(message)
+            handler = (
+                cast("Coroutine[Any, Any, None]", awaitable)
+                if type(awaitable) is CoroutineType
+                else _wait_for(awaitable)
+            )
+            waits_for = self._context.run(next, handler.__await__(), _ENDED)
+            if waits_for is not _ENDED:
+                self._begun = _Begun(handler, waits_for)
+        except BaseException as exc:  # noqa: BLE001 # the task raises it
+            self._begun = exc
+        finally:
+            _leave_task(loop, worker)
+            if this is not None:
+                _enter_task(loop, this)
+        if self._begun is None:
+            if mailbox is not None:
+                mailbox.direct = self._outlet
+        else:
+            sleeper = self._sources.sleeper
+            assert sleeper is not None
+            resolve(sleeper)
 
     async def _go_on(self, error: BaseException | None) -> None:
         """Finish the handler that ``step()`` began, or raise the handler's exception.

@@ -9,12 +9,12 @@ as long as the loop runs, or the task that calls ``listen()``.
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from .type_defs import ChannelMessage
 from .waking import resolve, wake
 
-__all__ = ["RUN", "Source", "Sources"]
+__all__ = ["RUN", "Gate", "Source", "Sources"]
 
 RUN = 64
 """Messages dispatched in a row before the event loop gets a turn."""
@@ -22,9 +22,21 @@ RUN = 64
 Source: TypeAlias = Callable[[], Awaitable[ChannelMessage]]
 """A function to await for messages, one for each call."""
 
-_Gate: TypeAlias = "asyncio.Future[None]"
+Gate: TypeAlias = asyncio.Future[None]
+"""What a pump waits at before it awaits its source again."""
 
 _NO_EVENT: ChannelMessage = {}
+
+
+class Eager(Protocol):
+    """Can dispatch messages itself."""
+
+    def offer(self, message: ChannelMessage) -> Gate | None:
+        """Dispatch a message, or pass it to ``Sources.receive()``.
+
+        Returns:
+            The gate to wait at, or None if the message is handled.
+        """
 
 
 async def _hear_nothing() -> ChannelMessage:
@@ -42,26 +54,29 @@ class Sources:
         "_event",
         "_expired",
         "_gate",
-        "_listener",
         "_pumps",
         "_timer",
+        "eager",
         "items",
+        "listener",
         "sleeper",
     )
 
     def __init__(self) -> None:
-        self.items: list[tuple[ChannelMessage, _Gate] | BaseException] = []
+        self.items: list[tuple[ChannelMessage, Gate] | BaseException] = []
         """Messages, each with the gate of its pump; and exceptions that ended a pump.
 
         At most one item for each source."""
         self.sleeper: asyncio.Future[None] | None = None
         """The future that the loop waits on while there is nothing to dispatch."""
+        self.eager: Eager | None = None
+        """Takes the messages of ``listen()``, if it is set."""
         # The tasks of start(); None before it and after end().
         self._pumps: tuple[asyncio.Task[None], ...] | None = None
         # The gate to open before the source is awaited again.
-        self._gate: _Gate | None = None
-        # The task in listen(), until the end of the worker interrupts it.
-        self._listener: asyncio.Task[Any] | None = None
+        self._gate: Gate | None = None
+        self.listener: asyncio.Task[Any] | None = None
+        """The task in ``listen()``, until the end of the worker interrupts it."""
         # The task that awaits the only source, while it does; see serve_alone().
         self._alone: asyncio.Task[Any] | None = None
         # Set by expect(): the type of messages to drop, the event to make up, the time
@@ -98,7 +113,7 @@ class Sources:
                 self._alone = None
                 if self._drop is not None:
                     if _type_of(message) != self._drop:
-                        self._receive(message)
+                        self.receive(message)
                     return
                 await dispatch(message)
                 run += 1
@@ -128,6 +143,8 @@ class Sources:
     async def end(self) -> None:
         """End the tasks of ``start()``."""
         pumps, self._pumps = self._pumps, None
+        # A reference cycle.
+        self.eager = None
         self._stop_timer()
         if pumps:
             for pump in pumps:
@@ -191,7 +208,7 @@ class Sources:
 
     def _make_up(self) -> None:
         """Make up the expected event."""
-        self._receive(self._event)
+        self.receive(self._event)
         if self._alone is not None:
             self._expired = True
             self._alone.cancel()
@@ -201,7 +218,7 @@ class Sources:
     @property
     def listening(self) -> bool:
         """Whether ``listen()`` pumps a source."""
-        return self._listener is not None
+        return self.listener is not None
 
     async def listen(
         self,
@@ -220,9 +237,9 @@ class Sources:
             work: The coroutine of the worker.
             context: The context of the worker; None for a copy of the current one.
         """
-        this = self._listener = cast("asyncio.Task[Any]", asyncio.current_task())
+        this = self.listener = cast("asyncio.Task[Any]", asyncio.current_task())
         others = this.cancelling()
-        gate = self._gate = asyncio.get_running_loop().create_future()
+        gate = self.close_gate()
         worker = asyncio.create_task(work, context=context)
         worker.add_done_callback(self._interrupt)
         cancelled = False
@@ -246,21 +263,21 @@ class Sources:
                 self._append(exc)
                 # A source that has ended is not awaited again.
                 source = _hear_nothing
-        left = this.cancelling() if self._listener is this else this.uncancel()
-        self._listener = None
+        left = this.cancelling() if self.listener is this else this.uncancel()
+        self.listener = None
         if left > others and not worker.cancelled() and worker.exception() is None:
             raise asyncio.CancelledError
         worker.result()
 
     def _interrupt(self, _: object) -> None:
         # None: the listener has already noticed that the worker has ended.
-        listener, self._listener = self._listener, None
+        listener, self.listener = self.listener, None
         if listener is not None:
             listener.cancel()
 
-    def _replace_gate(self, gate: _Gate) -> _Gate:
+    def _replace_gate(self, gate: Gate) -> Gate:
         """Return a gate in place of a cancelled one, open if that had been opened."""
-        other: _Gate = gate.get_loop().create_future()
+        other: Gate = gate.get_loop().create_future()
         if self._gate is gate:
             self._gate = other
         else:
@@ -277,6 +294,7 @@ class Sources:
                 self._append(exc)
 
     async def _pump(self, source: Source, *, apart: bool = False) -> None:
+        run = 0
         while True:
             message = await source()
             if apart and self._pumps is None:
@@ -285,18 +303,32 @@ class Sources:
             if self._drop is not None and _type_of(message) == self._drop:
                 # Yield: the source may return many of them without ever waiting.
                 await asyncio.sleep(0)
-            else:
-                await self._receive(message)
+                continue
+            eager = None if apart or self._drop is not None else self.eager
+            gate = self.receive(message) if eager is None else eager.offer(message)
+            if gate is not None:
+                run = 0
+                await gate
+                continue
+            run += 1
+            if run >= RUN:
+                run = 0
+                await asyncio.sleep(0)
 
-    def _receive(self, message: ChannelMessage) -> _Gate:
+    def receive(self, message: ChannelMessage) -> Gate:
         """Pass a message to the loop; return the gate of its source."""
         if self._drop is not None and _type_of(message) == _type_of(self._event):
             self._stop_timer()
-        gate: _Gate = asyncio.get_running_loop().create_future()
+        gate: Gate = asyncio.get_running_loop().create_future()
         self._append((message, gate))
         return gate
 
-    def _append(self, item: tuple[ChannelMessage, _Gate] | BaseException) -> None:
+    def close_gate(self) -> Gate:
+        """Return a new gate, which ``open_gate()`` opens."""
+        gate = self._gate = asyncio.get_running_loop().create_future()
+        return gate
+
+    def _append(self, item: tuple[ChannelMessage, Gate] | BaseException) -> None:
         self.items.append(item)
         if self.sleeper is not None:
             resolve(self.sleeper)

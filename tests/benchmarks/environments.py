@@ -35,6 +35,7 @@ _REQUIREMENTS = {
     ),
     "clients": ("picows>=2", "uvloop"),
     "litestar": ("litestar>=2.20", *_SERVER, *_REDIS),
+    "picows": ("picows>=2", "uvloop", *_REDIS),
     "plots": ("matplotlib>=3.9",),
     "socketio": ("python-socketio>=5.11", *_SERVER, *_REDIS),
 }

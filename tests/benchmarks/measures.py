@@ -28,6 +28,9 @@ async def measure(library: Library, seconds: float) -> dict[str, float]:
     recorder = Recorder(seconds)
     add = recorder.add
     await add("frame", lambda: _frame(library.application(_Echo)))
+    await add(
+        "frame, layer", lambda: _frame(library.application(_Echo, with_layer=True))
+    )
     await add("frame, by hand", lambda: _frame(_echo_by_hand))
     await _add_events(library, recorder)
     for name, message in (("flat", FLAT), ("nested", NESTED)):
@@ -70,7 +73,7 @@ async def _frame(application: Application) -> float:
     """Return the time to receive a frame, handle it and send one.
 
     The frame arrives as from a server: ``receive()`` waits for a future, which another
-    callback of the event loop resolves. Sending does nothing. There is no layer.
+    callback of the event loop resolves. Sending does nothing.
     Channels first checks, in a thread, for database connections to close before it
     handles each message; this is included, as its users wait for it.
     """

@@ -10,8 +10,7 @@ import socket
 import sys
 import threading
 import time
-
-import uvicorn
+from typing import Any
 
 from .peers import PEERS, load
 
@@ -33,11 +32,20 @@ def _answer() -> None:
 
 def main(peer: str, redis_url: str) -> None:
     """Serve until stdin ends."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+    threading.Thread(target=_answer, daemon=True).start()
+    module: Any = load(PEERS[peer])
+    if hasattr(module, "run"):
+        module.run(redis_url, listener)
+        return
+    import uvicorn  # noqa: PLC0415 # not every peer has it
+
     config = uvicorn.Config(
-        load(PEERS[peer]).make_application(redis_url),
+        module.make_application(redis_url),
         loop="uvloop",
         http="httptools",
-        ws="websockets-sansio",
+        ws=PEERS[peer].ws,
         # Pings and compression cost more than the differences compared here.
         ws_ping_interval=None,
         ws_per_message_deflate=False,
@@ -45,9 +53,6 @@ def main(peer: str, redis_url: str) -> None:
         log_level="error",
         backlog=_BACKLOG,
     )
-    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
-    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-    threading.Thread(target=_answer, daemon=True).start()
     uvicorn.Server(config).run(sockets=[listener])
 
 

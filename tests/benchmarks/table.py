@@ -41,6 +41,13 @@ MEASURES = {
             "... beside a loop by hand (*)",
             "frame",
             "µs",
+            slower=1.3,
+            beside="frame, by hand",
+        ),
+        Measure(
+            "... by a consumer with a layer (*)",
+            "frame, layer",
+            "µs",
             slower=1.5,
             beside="frame, by hand",
         ),

@@ -190,6 +190,10 @@ WORKLOADS = {
             Target("ours", "channels", 1 / 9),
             Target("ours-queue", "channels-queue", 1 / 8),
             Target("ours-queue", "ours", 1.5),
+            Target("broadcast", "bare", 1),
+            Target("frames", "bare", 0.5),
+            Target("frames", "picows", 1.35),
+            Target("frames-queue", "frames", 1.15),
         ],
     ),
     "W2": Workload(
@@ -197,6 +201,7 @@ WORKLOADS = {
         _speak,
         [
             Target("ours", "bare", 1),
+            Target("frames", "bare", 0.62),
             Target("ours", "litestar", 1),
             Target("ours", "broadcaster", 1),
             Target("ours-queue", "channels-queue", 1 / 8),

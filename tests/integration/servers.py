@@ -29,6 +29,10 @@ IMPLEMENTATIONS = [
     if implementation not in {"auto", "none"}
 ]
 
+if Version(uvicorn.__version__) >= Version("0.38"):
+    # Our own builds on "websockets-sansio".
+    IMPLEMENTATIONS.append("fast_channels.uvicorn:WebSocketProtocol")
+
 # uvicorn with each of them, and hypercorn.
 SERVERS = [f"uvicorn-{implementation}" for implementation in IMPLEMENTATIONS] + [
     "hypercorn"
@@ -40,12 +44,15 @@ SERVERS_THAT_NOTICE = [server for server in SERVERS if server not in _STUCK]
 
 
 @contextlib.asynccontextmanager
-async def serving(application: ASGIApplication, server: str) -> AsyncGenerator[str]:
+async def serving(
+    application: ASGIApplication, server: str, **options: Any
+) -> AsyncGenerator[str]:
     """Serve an application; the server shuts down at the end of the block.
 
     Args:
         application: The application.
         server: One of ``SERVERS``, or ``uvicorn-auto``.
+        **options: Options of uvicorn.
 
     Yields:
         The host and the port.
@@ -56,7 +63,9 @@ async def serving(application: ASGIApplication, server: str) -> AsyncGenerator[s
         stop = asyncio.Event()
         name, _, implementation = server.partition("-")
         run = _uvicorn if name == "uvicorn" else _hypercorn
-        task = asyncio.create_task(run(application, implementation, listener, stop))
+        task = asyncio.create_task(
+            run(application, implementation, listener, stop, **options)
+        )
         try:
             yield f"{host}:{port}"
         finally:
@@ -69,10 +78,10 @@ async def _uvicorn(
     implementation: str,
     listener: socket.socket,
     stop: asyncio.Event,
+    **options: Any,
 ) -> None:
-    config = uvicorn.Config(
-        application, ws=cast("Any", implementation), log_config=None
-    )
+    options = {"ws": implementation, **options}
+    config = uvicorn.Config(application, log_config=None, **options)
     server = uvicorn.Server(config)
 
     async def wait_for_stop() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import itertools
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ from fast_channels.dispatching import DispatchLoop
 from fast_channels.eager import FirstSteps
 from fast_channels.sources import RUN
 from fast_channels.type_defs import ChannelMessage
-from tests.waiting import turn
+from tests.waiting import turn, until
 
 color: contextvars.ContextVar[str] = contextvars.ContextVar("color")
 
@@ -403,6 +404,21 @@ async def test_handler_that_sends_to_itself(consumer: Consumer) -> None:
             await asyncio.sleep(0)
 
 
+async def test_message_that_another_reader_takes(consumer: Consumer) -> None:
+    """A consumer stays asleep if the message that came for it is taken."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        events.append("message")
+
+    consumer.call(handler)
+    consumer.box.clear()
+    await turn()
+    assert not events
+    await consumer.do(handler)
+    assert events == ["message"]
+
+
 async def test_many_consumers_let_other_tasks_run() -> None:
     """A group of thousands doesn't block the event loop until all have handled."""
     handled = 0
@@ -507,3 +523,114 @@ def test_event_loops_are_not_kept() -> None:
     del first
     gc.collect()
     assert kept() is None
+
+
+# Frames of the client
+
+
+async def test_frames_are_handled_without_waking_the_task(consumer: Consumer) -> None:
+    """A frame's handler is in the consumer's task and context, which stays asleep."""
+    seen: list[object] = []
+
+    async def handler() -> None:
+        seen.append(asyncio.current_task())
+        color.set("red")
+
+    async def message() -> None:
+        seen.append(color.get())
+
+    consumer.source.put_nowait({"type": "frame", "handler": handler})
+    await turn()
+    await consumer.do(message)
+    assert seen == [consumer.worker, "red"]
+    assert asyncio.current_task() is not consumer.worker
+
+
+async def test_frames_and_messages_do_not_overlap(consumer: Consumer) -> None:
+    """While the handler of a frame waits, other frames and messages do too."""
+    events: list[str] = []
+    going_on = asyncio.Event()
+
+    async def slow() -> None:
+        events.append("slow")
+        await going_on.wait()
+        events.append("slow has ended")
+
+    async def quick() -> None:
+        events.append("quick")
+
+    consumer.source.put_nowait({"type": "frame", "handler": slow})
+    consumer.source.put_nowait({"type": "frame", "handler": quick})
+    await turn()
+    await consumer.do(quick)
+    assert events == ["slow"]
+    going_on.set()
+    await turn()
+    assert events == ["slow", "slow has ended", "quick", "quick"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_exception_of_a_frame_ends_the_consumer(
+    consumer: Consumer, at_once: bool
+) -> None:
+    """An exception in the handler of a frame ends the consumer."""
+
+    async def handler() -> None:
+        if not at_once:
+            await asyncio.sleep(0)
+        raise ValueError("wrong")
+
+    consumer.source.put_nowait({"type": "frame", "handler": handler})
+    with pytest.raises(ValueError, match="wrong"):
+        await consumer.end()
+
+
+async def test_frames_that_never_wait_give_others_a_turn(consumer: Consumer) -> None:
+    """Other tasks run after at most RUN frames whose handlers never wait."""
+    count = 3 * RUN
+    handled = 0
+
+    async def handler() -> None:
+        nonlocal handled
+        handled += 1
+
+    for _ in range(count):
+        consumer.source.put_nowait({"type": "frame", "handler": handler})
+    seen = [0]
+    while handled < count:
+        await asyncio.sleep(0)
+        seen.append(handled)
+    assert max(b - a for a, b in itertools.pairwise(seen)) <= RUN
+
+
+@pytest.mark.parametrize("turns_before", range(4))
+async def test_cancelling_reaches_the_handler_of_a_frame(
+    consumer: Consumer, turns_before: int
+) -> None:
+    """At any step, cancelling the consumer cancels the handler where it waits."""
+    events: list[str] = []
+
+    async def handler() -> None:
+        events.append("begun")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            raise
+
+    consumer.source.put_nowait({"type": "frame", "handler": handler})
+    await until(lambda: events)
+    await turn(turns_before)
+    await consumer.stop()
+    assert events == ["begun", "cancelled"]
+
+
+async def test_awaitable_for_a_frame(consumer: Consumer) -> None:
+    """The handler of a frame can return any awaitable."""
+    future = asyncio.get_running_loop().create_future()
+    consumer.source.put_nowait({"type": "frame", "handler": lambda: future})
+    await turn()
+    future.set_result(None)
+    await turn()
+    assert consumer.ended is not None
+    assert not consumer.ended.done()

@@ -18,6 +18,7 @@ PUBLIC: dict[str, set[str]] = {
         "AsyncHttpConsumer",
         "AsyncJsonWebsocketConsumer",
         "AsyncWebsocketConsumer",
+        "broadcast",
     },
     "fast_channels.exceptions": {
         "AcceptConnection",

@@ -1,6 +1,7 @@
 """Consumers: classes that serve one connection each."""
 
 from .base import AsyncConsumer
+from .broadcast import broadcast
 from .event_stream import AsyncEventStreamConsumer
 from .http import AsyncHttpConsumer
 from .websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer
@@ -11,4 +12,5 @@ __all__ = [
     "AsyncHttpConsumer",
     "AsyncJsonWebsocketConsumer",
     "AsyncWebsocketConsumer",
+    "broadcast",
 ]

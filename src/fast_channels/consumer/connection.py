@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 from fast_channels.dispatching import DispatchLoop
 from fast_channels.exceptions import StopConsumer
 from fast_channels.layers.foreign import as_layer
+from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.notices import Notice
 from fast_channels.sources import Source
 from fast_channels.type_defs import ChannelMessage
@@ -36,7 +37,14 @@ from .timing import Timing
 if TYPE_CHECKING:
     from .base import AsyncConsumer
 
-__all__ = ["SERVICE_RESTART", "Connection", "Dispatch", "Step", "live_connections"]
+__all__ = [
+    "SERVICE_RESTART",
+    "Connection",
+    "Dispatch",
+    "Step",
+    "Take",
+    "live_connections",
+]
 
 # The logger of the consumers.
 _logger = logging.getLogger(f"{__package__}.base")
@@ -46,7 +54,9 @@ SERVICE_RESTART = 1012
 https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number"""
 
 _Consumer = TypeVar("_Consumer", bound="AsyncConsumer")
-_Take: TypeAlias = Callable[[], ChannelMessage | None]
+
+Take: TypeAlias = Callable[[], Any]
+"""A function that returns the next message of a channel, or None."""
 
 Dispatch: TypeAlias = Callable[[ChannelMessage], Awaitable[None]]
 """A function to await with each message."""
@@ -238,7 +248,7 @@ class Connection(Generic[_Consumer]):
 
     async def _open_channel(
         self, loop: DispatchLoop, sources: Sequence[Source]
-    ) -> tuple[Sequence[Source], _Take | None]:
+    ) -> tuple[Sequence[Source], Take | None]:
         """Return the arguments for the loop's ``run()``, the channel included."""
         consumer = self.consumer
         layer = layer_of(consumer)
@@ -249,7 +259,11 @@ class Connection(Generic[_Consumer]):
         if mailbox is None:
             return [*sources, consumer.channel_receive], None
         self.attached = True
-        return sources, mailbox.take
+        return sources, self.take_from(mailbox)
+
+    def take_from(self, mailbox: Mailbox) -> Take:
+        """Return the function that takes the messages of the consumer's mailbox."""
+        return mailbox.take
 
     async def _close_channel(self) -> None:
         if self.has_channel():

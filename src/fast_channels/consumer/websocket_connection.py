@@ -12,20 +12,26 @@ In ``CONNECTING`` and ``OPEN``, events are sent to the server. In ``GONE`` they 
 but the error of the server ends the handler. In ``CLOSED``, nothing is sent.
 """
 
+import asyncio
 import contextlib
 import enum
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 
 from fast_channels.dispatching import DispatchLoop
+from fast_channels.eager import EagerDispatch
 from fast_channels.exceptions import StopConsumer
+from fast_channels.frames import Frame, Outlet, socket_outlet
+from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.shared import SharedMessage
 from fast_channels.sources import Source
 from fast_channels.type_defs import ChannelMessage, WebSocketDisconnectEvent
 
+from .broadcast import Renderer, renderers_of, shares_frames
 from .closing import send_close
-from .connection import SERVICE_RESTART, Dispatch, Step
+from .connection import SERVICE_RESTART, Dispatch, Step, Take
 from .groups import GroupConnection
 from .handlers import awaitable
 from .layer_lookup import layer_of
@@ -33,7 +39,7 @@ from .signals import ClientGone
 from .timing import Timing
 
 if TYPE_CHECKING:
-    from .websocket import AsyncWebsocketConsumer
+    from .websocket_consumer import AsyncWebsocketConsumer
 
 __all__ = [
     "ABNORMAL",
@@ -80,6 +86,8 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
         "_closed_here",
         "_code",
         "_connected",
+        "_mailbox",
+        "_renderers",
         "_restarts",
         "accepted",
         "state",
@@ -97,6 +105,10 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
         self._closed_here = False
         # Whether the connection ends because the server restarts.
         self._restarts = False
+        # The renderers of the consumer's class, if it has any and frames can be shared.
+        self._renderers: Mapping[str, Renderer] | None = None
+        # The mailbox of its channel, if it has renderers.
+        self._mailbox: Mailbox | None = None
         # The code for disconnect() when the server reports none.
         self._code = NORMAL
 
@@ -114,6 +126,11 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
 
     @override
     async def serve(self, receive: Source, dispatch: Dispatch) -> None:
+        consumer = self.consumer
+        renderers = renderers_of(type(consumer))
+        if renderers and shares_frames(consumer):
+            self._renderers = renderers
+            dispatch = self._handle_or_show
         loop = self.new_loop(dispatch)
         if layer_of(self.consumer) is None:
             await self.live(loop, receive, [receive])
@@ -126,6 +143,8 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
         event = await receive()
         self._connected = event.get("type") == "websocket.connect"
         await self.consumer.dispatch(event)
+        # After connect(), which may have replaced base_send.
+        self._open_outlet()
 
     @override
     async def finish(
@@ -151,6 +170,53 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
         self._restarts = True
         self.close(SERVICE_RESTART)
         await super().restart()
+
+    # Broadcasts
+
+    @override
+    def take_from(self, mailbox: Mailbox) -> Take:
+        if self._renderers is None:
+            return super().take_from(mailbox)
+        self._mailbox = mailbox
+        return mailbox.take_shared
+
+    def _handle_or_show(
+        self, message: ChannelMessage | SharedMessage
+    ) -> Awaitable[None]:
+        """Call the handler for a message, or send the frame that it has become."""
+        if type(message) is not SharedMessage:
+            return self.handle(cast("ChannelMessage", message))
+        assert self._renderers is not None
+        renderer = self._renderers.get(message.handler)
+        if renderer is None:
+            return self.handle(message.copies())
+        return self.show(message.frame(renderer))
+
+    async def show(self, frame: Frame | None) -> None:
+        """Send a frame, as an event, to the client."""
+        if frame is None or self.state is CLOSED:
+            return
+        try:
+            await self.consumer.base_send(frame.event())
+        except Exception as exc:
+            self.raise_if_gone(exc)
+            raise
+
+    def _open_outlet(self) -> None:
+        """Let broadcasts go past the mailbox while the consumer waits."""
+        mailbox, loop = self._mailbox, self.loop
+        assert loop is not None
+        if mailbox is None or loop.eager is None:
+            return
+        assert self._renderers is not None
+        outlet: Outlet | None = socket_outlet(
+            self.consumer.scope, self.consumer.base_send
+        )
+        if outlet is None:
+            outlet = _ConsumerOutlet(self, loop.eager)
+        outlet.loop = asyncio.get_running_loop()
+        outlet.renderers = self._renderers
+        loop.eager.bypass(mailbox, outlet)
 
     # Sending
 
@@ -257,6 +323,27 @@ class WebSocketConnection(GroupConnection["AsyncWebsocketConsumer"]):
         if isinstance(cause, StopConsumer):
             return self._code
         return _INTERNAL_ERROR if isinstance(cause, Exception) else SERVICE_RESTART
+
+
+class _ConsumerOutlet(Outlet):
+    """Sends frames to a client in the task of its consumer.
+
+    Args:
+        connection: The connection of the consumer.
+        eager: Begins to send while that task waits.
+    """
+
+    __slots__ = ("_connection", "_eager")
+
+    def __init__(self, connection: WebSocketConnection, eager: EagerDispatch) -> None:
+        super().__init__()
+        self._connection = connection
+        self._eager = eager
+        self.open = True
+
+    @override
+    def send(self, frame: Frame) -> None:
+        self._eager.begin(frame, self._connection.show, asyncio.current_task())
 
 
 def _is_named(error: BaseException, name: str) -> bool:

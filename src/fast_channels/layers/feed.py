@@ -6,10 +6,12 @@ for all messages in a row that the member misses. So members never miss a messag
 without a notice, and a client that has the position before the gap can resume there.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable
 
 from .history import Gap, History, Numbered, Replay
 from .mailboxes import Mailboxes
+from .shared import SharedMessage
 
 __all__ = ["Feed"]
 
@@ -51,10 +53,11 @@ class Feed:
         Returns:
             The number of channels that got it, and the full channels.
         """
+        item = now + self._patience, message, SharedMessage(message(), message)
         delivered, missed = 0, list[str]()
         before, self._behind = self._behind, frozenset()
         for mailboxes, channels in places:
-            put = mailboxes.put_each(channels, message, now + self._patience)
+            put = mailboxes.put_some(iter(channels), item, sys.maxsize)
             delivered += put[0]
             if put[1]:
                 missed += put[1]

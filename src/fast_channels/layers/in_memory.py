@@ -8,6 +8,7 @@ for example when a thread sends with ``asgiref.sync.async_to_sync``.
 import asyncio
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,12 +18,14 @@ from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 from .base import BaseChannelLayer
 from .copies import copies_as_carried
 from .counters import Counters
+from .distribution import Distribution
 from .groups import Groups
 from .history import GroupHistory, History, Resumed
 from .kept import KeptGroups
 from .mailbox import Mailbox
 from .mailboxes import Mailboxes
 from .options import require_positive, require_positive_int
+from .shared import SharedMessage
 
 __all__ = ["InMemoryChannelLayer"]
 
@@ -39,10 +42,11 @@ class InMemoryChannelLayer(BaseChannelLayer):
     It reaches every consumer, task and thread of its process, but no other process.
     Messages arrive as they would through Redis, since it carries the same types.
 
-    Sending waits only if a channel is full, for the few turns of the event loop that
-    receivers need to start taking messages. A burst from one handler therefore reaches
-    receivers that keep up. A receiver that does not keep up makes senders wait once;
-    they do not wait for it again until it has taken a message.
+    Sending waits for other tasks if a group is large, and if a channel is full, for the
+    few turns of the event loop that receivers need to start taking messages. A burst
+    from one handler therefore reaches receivers that keep up. A receiver that does not
+    keep up makes senders wait once; they do not wait for it again until it has taken a
+    message.
 
     Args:
         expiry: Seconds after which an unreceived message is dropped.
@@ -88,6 +92,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._kept = KeptGroups(self._mailboxes, self.expiry)
         # Guards the mailboxes, the groups and what is kept.
         self._lock = self._mailboxes.lock
+        self._distributions: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, Distribution
+        ] = weakref.WeakKeyDictionary()
         # Deliveries are counted with the lock held.
         self._counters = Counters(type(self).__name__)
 
@@ -221,8 +228,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         """Send a copy of a message to every channel of a group.
 
         A channel that is at capacity, and whose receiver does not keep up, misses its
-        copy, which is counted in ``statistics()`` and logged. Cancelling does not take
-        back copies that are delivered.
+        copy, which is counted in ``statistics()`` and logged. Other tasks get a turn
+        while a message goes to a large group. Cancelling does not take it back.
 
         Args:
             group: The group.
@@ -248,8 +255,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
         deadline = now + self.expiry
         with self._lock:
             self._sweep_if_due(now)
-            members = tuple(self.groups.get(group, ()))
-            full = self._put(members, copies, deadline)
+            members = self.groups.get(group, {})
+            channels = list(members)
+        item = deadline, copies, SharedMessage(message, copies)
+        posting = self._distribution().put(
+            self._mailboxes, channels, item, members=members
+        )
+        if not posting.over:
+            await posting.wait()
+        full = posting.full
         if not full:
             return None
 
@@ -376,6 +390,16 @@ class InMemoryChannelLayer(BaseChannelLayer):
             delivered, full = self._mailboxes.put_each(channels, copies, deadline)
             self._counters.delivered += delivered
         return full
+
+    def _distribution(self) -> Distribution:
+        """Return what delivers the messages of this event loop."""
+        loop = asyncio.get_running_loop()
+        distribution = self._distributions.get(loop)
+        if distribution is None:
+            distribution = Distribution(self._counters, drops=False)
+            with self._lock:
+                self._distributions[loop] = distribution
+        return distribution
 
     async def _put_later(
         self, full: list[str], put: Callable[[list[str]], list[str]]

@@ -22,15 +22,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fast_channels.forks import released
 from fast_channels.waking import wake
 
-__all__ = ["Mailbox"]
+if TYPE_CHECKING:
+    from fast_channels.frames import Outlet
 
-# A deadline, and a function that returns the message.
-_Item: TypeAlias = tuple[float, Callable[[], dict[str, Any]]]
+    from .shared import SharedMessage
+
+__all__ = ["Item", "Mailbox"]
+
+Item: TypeAlias = tuple[float, Callable[[], dict[str, Any]], "SharedMessage | None"]
+"""A deadline, a function that returns the message, and what several mailboxes share."""
 
 # Guards the creation of deques.
 _making = released(threading.Lock())
@@ -50,10 +55,11 @@ class Mailbox:
 
     __slots__ = (
         "_clock",
-        "_messages",
         "_sleepers",
         "capacity",
+        "direct",
         "listener",
+        "messages",
         "readers",
         "stalled_at",
     )
@@ -63,26 +69,31 @@ class Mailbox:
     ) -> None:
         self.capacity: int = capacity
         """Maximum number of waiting messages."""
+        self.messages: deque[Item] | None = None
+        """The messages with their deadlines, which never decrease; the oldest first.
+
+        None until the first one, since an empty deque takes 700 bytes, for each
+        consumer."""
         self.listener: Callable[[], None] | None = None
         """Called after each ``put()`` that wakes no task in ``get()``."""
+        self.direct: Outlet | None = None
+        """Takes broadcasts past the mailbox while it is empty. Its only reader, a
+        consumer, sets this while it waits."""
         self.readers: int = 0
         """Number of readers, set by the layer, which keeps a mailbox with readers."""
         self.stalled_at: object = None
         """The oldest message at the time a sender last gave up waiting for room."""
         self._clock = clock
-        # Oldest first; deadlines never decrease. None until the first message, since an
-        # empty deque takes 700 bytes, for each consumer.
-        self._messages: deque[_Item] | None = None
         # A future for each task that waits in get(), in order of arrival.
         self._sleepers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
-        return len(self._messages or ())
+        return len(self.messages or ())
 
     @property
     def oldest(self) -> object:
         """The message that has waited longest, to be compared by identity; or None."""
-        messages = self._messages
+        messages = self.messages
         try:
             return None if messages is None else messages[0]
         except IndexError:
@@ -91,7 +102,7 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """Whether ``put()`` would return False."""
-        messages = self._messages
+        messages = self.messages
         return (
             messages is not None
             and len(messages) >= self.capacity
@@ -101,7 +112,7 @@ class Mailbox:
     @property
     def lapsed(self) -> bool:
         """Whether it is empty, or all its messages have expired."""
-        messages = self._messages
+        messages = self.messages
         return not messages or messages[-1][0] <= self._clock()
 
     def put(
@@ -116,11 +127,11 @@ class Mailbox:
         Returns:
             False if the mailbox is full; the message is not added then.
         """
-        return self.put_item((deadline, message))
+        return self.put_item((deadline, message, None))
 
-    def put_item(self, item: _Item) -> bool:
-        """Add a deadline and a message, as a pair that several mailboxes can share."""
-        messages = self._messages
+    def put_item(self, item: Item) -> bool:
+        """Add an item, which several mailboxes can share."""
+        messages = self.messages
         if messages is None:
             messages = self._make_room()
         elif len(messages) >= self.capacity and not self._drop_expired(messages):
@@ -134,15 +145,15 @@ class Mailbox:
 
     def insert(self, message: Callable[[], dict[str, Any]], deadline: float) -> None:
         """Add a message as ``put()`` does, even if the mailbox is full."""
-        messages = self._make_room() if self._messages is None else self._messages
-        messages.append((deadline, message))
+        messages = self._make_room() if self.messages is None else self.messages
+        messages.append((deadline, message, None))
         self._wake_next()
 
     def find(
         self, matches: Callable[[object], bool]
     ) -> Callable[[], dict[str, Any]] | None:
         """Return the oldest message that matches, as it was put; None if none does."""
-        found = [item for _, item in list(self._messages or ()) if matches(item)]
+        found = [item for _, item, _ in list(self.messages or ()) if matches(item)]
         return found[0] if found else None
 
     def replace(
@@ -161,26 +172,40 @@ class Mailbox:
             deadline: The time at which they expire.
             room: Minimum number of messages for which there is room after these.
         """
-        for item in list(self._messages or ()):
+        waiting = self.messages or deque()
+        for item in list(waiting):
             if matches(item[1]):
                 # ValueError: a receiver in another thread has just taken it.
                 with contextlib.suppress(ValueError):
-                    cast("deque[_Item]", self._messages).remove(item)
+                    waiting.remove(item)
         for message in messages:
             self.insert(message, deadline)
         self.capacity = max(self.capacity, len(self) + room)
 
     def take(self) -> dict[str, Any] | None:
         """Return the oldest message that has not expired, or None; never wait."""
-        messages = self._messages
+        messages = self.messages
         while messages:
             try:
-                deadline, message = messages.popleft()
+                deadline, message, _ = messages.popleft()
             except IndexError:
                 # A receiver in another thread has just taken the last message.
                 break
             if deadline > self._clock():
                 return message()
+        return None
+
+    def take_shared(self) -> "dict[str, Any] | SharedMessage | None":
+        """Do the same, but return what several mailboxes share if there is such."""
+        messages = self.messages
+        while messages:
+            try:
+                deadline, message, shared = messages.popleft()
+            except IndexError:
+                # A receiver in another thread has just taken the last message.
+                break
+            if deadline > self._clock():
+                return message() if shared is None else shared
         return None
 
     async def get(self) -> dict[str, Any]:
@@ -193,7 +218,7 @@ class Mailbox:
         while (message := self.take()) is None:
             sleeper: asyncio.Future[None] = loop.create_future()
             self._sleepers.append(sleeper)
-            if self._messages:
+            if self.messages:
                 # Another thread has put it between take() and the line above.
                 wake(sleeper)
             try:
@@ -209,7 +234,7 @@ class Mailbox:
     def drain(self) -> list[Callable[[], dict[str, Any]]]:
         """Remove and return all messages as they were put; receivers keep waiting."""
         self.stalled_at = None
-        messages = self._messages
+        messages = self.messages
         drained: list[Callable[[], dict[str, Any]]] = []
         # IndexError: a receiver in another thread took the last message.
         with contextlib.suppress(IndexError):
@@ -217,14 +242,14 @@ class Mailbox:
                 drained.append(messages.popleft()[1])
         return drained
 
-    def _make_room(self) -> deque[_Item]:
+    def _make_room(self) -> deque[Item]:
         with _making:
             # Another thread may have been first.
-            made = self._messages
-            self._messages = deque() if made is None else made
-            return self._messages
+            made = self.messages
+            self.messages = deque() if made is None else made
+            return self.messages
 
-    def _drop_expired(self, messages: deque[_Item]) -> bool:
+    def _drop_expired(self, messages: deque[Item]) -> bool:
         """Drop the oldest message if it has expired; return whether there is room."""
         # A receiver in another thread that takes it meanwhile makes room as well.
         with contextlib.suppress(IndexError, ValueError):

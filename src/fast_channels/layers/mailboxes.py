@@ -5,17 +5,26 @@ time. No code waits while it holds the lock, and an uncontended lock costs less 
 dict look-up.
 """
 
+import itertools
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fast_channels.forks import released
+from fast_channels.waking import running_loop
 
 from .deleted import DeletedChannels
-from .mailbox import Mailbox
+from .mailbox import Item, Mailbox
 
-__all__ = ["Mailboxes"]
+if TYPE_CHECKING:
+    from fast_channels.frames import Outlet
+
+__all__ = ["SEND", "Mailboxes"]
+
+SEND = 8
+"""The work of sending to a client; that of putting a message into a mailbox is 1."""
 
 
 class Mailboxes:
@@ -66,22 +75,72 @@ class Mailboxes:
         Returns:
             The number of channels that got it, and the full channels.
         """
+        item = (deadline, message, None)
+        return self.put_some(iter(channels), item, sys.maxsize)[:2]
+
+    def put_some(
+        self,
+        channels: Iterator[str],
+        item: Item,
+        limit: int,
+        members: Container[str] | None = None,
+    ) -> tuple[int, list[str], int]:
+        """Do the same for the next channels, until a limit of work is reached.
+
+        A shared message goes past the mailbox, to its ``direct`` outlet, if nothing
+        waits there and this is the outlet's event loop.
+
+        Args:
+            channels: The channels.
+            item: The message.
+            limit: The limit.
+            members: The current members of the group. A channel that is none of them
+                gets no new mailbox, as it may have been deleted.
+
+        Returns:
+            The number of channels that got it, the full channels, and the work done:
+            1 for each mailbox, ``SEND`` for each outlet.
+        """
         delivered = 0
         full: list[str] = []
-        item = (deadline, message)
+        outlets: dict[str, Outlet] = {}
         by_channel = self.by_channel
+        deadline, copies, shared = item
+        # None has no outlets.
+        here = None if shared is None else running_loop()
         with self.lock:
-            for channel in channels:
+            for channel in itertools.islice(channels, limit):
                 mailbox = by_channel.get(channel)
                 if mailbox is None:
-                    if channel in self._deleted:
+                    if channel in self._deleted or (
+                        members is not None and channel not in members
+                    ):
                         continue
                     mailbox = self._mailbox(channel)
-                if mailbox.put_item(item):
+                outlet = mailbox.direct
+                if (
+                    outlet is not None
+                    and outlet.loop is here
+                    and outlet.open
+                    and not mailbox.messages
+                ):
+                    outlets[channel] = outlet
+                    if len(outlets) * SEND >= limit:
+                        break
+                elif mailbox.put_item(item):
                     delivered += 1
                 else:
                     full.append(channel)
-        return delivered, full
+        work = delivered + len(full) + len(outlets) * SEND
+        if outlets and shared is not None:
+            # Without the lock, since code of the user is called.
+            left = shared.send(outlets, deadline)
+            delivered += len(outlets) - len(left)
+            if left:
+                put = self.put_each(left, copies, deadline)
+                delivered += put[0]
+                full += put[1]
+        return delivered, full, work
 
     def insert(
         self, channel: str, message: Callable[[], dict[str, Any]], deadline: float

@@ -37,6 +37,8 @@ class Peer(NamedTuple):
     """The kind of its layer."""
     environment: str = ""
     """Its virtual environment; empty for the current interpreter."""
+    ws: str = "websockets-sansio"
+    """The WebSocket protocol of uvicorn."""
     on_cluster: bool = False
     """Whether it uses a Redis Cluster, and takes part only in W8."""
 
@@ -45,6 +47,8 @@ class Peer(NamedTuple):
         """Whether messages reach only one process."""
         return self.kind == "memory"
 
+
+_FRAMES = "fast_channels.uvicorn:WebSocketProtocol"
 
 PEERS = {
     "ours": Peer("fast_channels, pub/sub", "ours", "pubsub"),
@@ -56,6 +60,17 @@ PEERS = {
         "fast_channels, queue on a cluster", "ours", "queue", on_cluster=True
     ),
     "ours-memory": Peer("fast_channels, in memory", "ours", "memory"),
+    "broadcast": Peer("@broadcast, pub/sub", "broadcast", "pubsub"),
+    "frames": Peer(
+        "@broadcast, pub/sub, own protocol", "broadcast", "pubsub", "", _FRAMES
+    ),
+    "frames-queue": Peer(
+        "@broadcast, queue, own protocol", "broadcast", "queue", "", _FRAMES
+    ),
+    "frames-memory": Peer(
+        "@broadcast, in memory, own protocol", "broadcast", "memory", "", _FRAMES
+    ),
+    "picows": Peer("C server, no ASGI", "picows", environment="picows"),
     "before": Peer("before, pub/sub", "ours", "pubsub", "before"),
     "before-queue": Peer("before, queue", "ours", "queue", "before"),
     "before-memory": Peer("before, in memory", "ours", "memory", "before"),

@@ -29,7 +29,7 @@ def _make_layer(redis_url: str) -> BaseChannelLayer:
     return layer(hosts=[redis_url], capacity=100_000)
 
 
-class Chat(AsyncWebsocketConsumer):
+class Room(AsyncWebsocketConsumer):
     channel_layer_alias = "chat"
     channel_layer: BaseChannelLayer  # pyright: ignore[reportIncompatibleVariableOverride] # it has one
 
@@ -48,14 +48,21 @@ class Chat(AsyncWebsocketConsumer):
             message = {"type": "chat.message", "text": text_data}
             await self.channel_layer.group_send(self.room, message)
 
+
+class Chat(Room):
     async def chat_message(self, event: dict[str, Any]) -> None:
         await self.send(event["text"])
 
 
+def serve(consumer: type[Room], redis_url: str) -> Starlette:
+    """Return the chat with a consumer."""
+    register_channel_layer("chat", _make_layer(redis_url))
+    return Starlette(routes=[WebSocketRoute("/ws/{room}", consumer.as_asgi())])
+
+
 def make_application(redis_url: str) -> Starlette:
     """Return the chat."""
-    register_channel_layer("chat", _make_layer(redis_url))
-    return Starlette(routes=[WebSocketRoute("/ws/{room}", Chat.as_asgi())])
+    return serve(Chat, redis_url)
 
 
 @contextlib.asynccontextmanager

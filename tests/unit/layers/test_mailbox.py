@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fast_channels.layers.mailbox import Mailbox
+from fast_channels.layers.shared import SharedMessage
 from tests.waiting import turn
 
 
@@ -193,6 +194,19 @@ async def test_get_skips_expired_messages(mailbox: Mailbox, clock: Clock) -> Non
     assert not getting.done()
     put(mailbox, "b")
     assert await getting == {"name": "b"}
+
+
+def test_shared_messages_are_taken_whole(mailbox: Mailbox, clock: Clock) -> None:
+    """take_shared() returns what several mailboxes share, unless that has expired."""
+    content = {"type": "a"}
+    shared = SharedMessage(content, content.copy)
+    mailbox.put_item((clock.now + 10, content.copy, shared))
+    mailbox.put_item((clock.now + 20, content.copy, shared))
+    put(mailbox, "b")
+    clock.now += 10
+    assert mailbox.take_shared() is shared
+    assert mailbox.take_shared() == {"name": "b"}
+    assert mailbox.take_shared() is None
 
 
 async def test_every_waiting_task_gets_a_message(mailbox: Mailbox) -> None:
@@ -421,8 +435,9 @@ def test_message_that_another_thread_takes_first(
     mailbox: Mailbox,
 ) -> None:
     """take() returns None if another thread is faster."""
-    mailbox._messages = Emptied()  # pyright: ignore[reportPrivateUsage] # as above
+    mailbox.messages = Emptied()
     assert mailbox.take() is None
+    assert mailbox.take_shared() is None
 
 
 def test_sleeper_that_another_thread_wakes_first(

@@ -15,6 +15,7 @@ import pytest
 from fast_channels.exceptions import ChannelFull, InvalidChannelLayerError
 from fast_channels.layers import (
     BaseChannelLayer,
+    History,
     InMemoryChannelLayer,
     SyncChannelLayer,
     register_channel_layer,
@@ -115,6 +116,15 @@ def test_errors_are_those_of_the_layer() -> None:
     with pytest.raises(TypeError, match=r"^'two words' is not a channel name"):
         facade.send("two words", HELLO)
     facade.send("two", HELLO)
+
+
+def test_history() -> None:
+    """Messages are sent once, and the history is read."""
+    facade = SyncChannelLayer(InMemoryChannelLayer(history={"room": History()}))
+    sent = [facade.group_send("room", HELLO, once=key) for key in ("a", "a", "b")]
+    assert sent[0] == sent[1] != sent[2]
+    assert facade.group_history("room") == [HELLO, HELLO]
+    assert facade.group_history("room", sent[0], 1) == [HELLO]
 
 
 CALLS: dict[str, Callable[[SyncChannelLayer], object]] = {

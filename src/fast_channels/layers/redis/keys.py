@@ -7,13 +7,11 @@ keys show where the prefix ends.
 """
 
 import hashlib
-import re
 
 __all__ = [
     "SIGN",
     "group_key",
     "history_keys",
-    "is_history_key",
     "mark_key",
     "private_key",
     "processes_key",
@@ -72,9 +70,3 @@ def history_keys(prefix: str, name: str, once: str | None = None) -> list[str]:
         digest = hashlib.blake2b(once.encode(), digest_size=16).hexdigest()
         keys.append(f"{prefix}:once:{{{name}}}:{digest}")
     return keys
-
-
-def is_history_key(prefix: str, key: bytes) -> bool:
-    """Return whether a key belongs to the history of a group."""
-    start = re.escape(prefix.encode())
-    return re.match(start + rb":(?:history|position|once):\{", key) is not None

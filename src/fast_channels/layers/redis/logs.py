@@ -415,6 +415,7 @@ class GroupLog:
         self._reader: asyncio.Task[None] | None = None
         # Ends the pause before the next attempt to read.
         self._pause: asyncio.Future[None] | None = None
+        self._closed = False
 
     def heard(self, epoch: str, offset: int, message: dict[str, Any]) -> None:
         """Deliver a message that has arrived, when it is its turn."""
@@ -498,12 +499,15 @@ class GroupLog:
             self._crossing.cancel()
         if self._reader is not None:
             self._reader.cancel()
+        self._closed = True
         _resolve(self._wants)
 
     # Reading
 
     def _start(self) -> None:
-        if self._reader is None or self._reader.done():
+        if self._closed:
+            _resolve(self._wants)
+        elif self._reader is None or self._reader.done():
             self._reader = self._loop.create_task(self._read())
         elif self._pause is not None:
             resolve(self._pause)

@@ -17,7 +17,7 @@ from fast_channels.layers import (
 )
 from fast_channels.testing.websocket import WebsocketCommunicator
 
-from .base import EXPIRY, LIMIT, ContractBase, LayerOptions, LayerPair
+from .base import EXPIRY, LIMIT, ContractBase, LayerOptions, LayerPair, running
 
 __all__ = ["HistoryTests"]
 
@@ -133,7 +133,7 @@ class HistoryTests(ContractBase):
     async def test_group_has_a_position_before_its_first_message(
         self, pair: LayerPair
     ) -> None:
-        """Whoever joined an empty group and came back has missed nothing."""
+        """A client that joined an empty group and comes back has missed nothing."""
         first = await pair.layer.new_channel()
         joined = await pair.layer.group_resume("room.1", first)
         assert joined == Resumed(joined.position, complete=True, replayed=0)
@@ -426,6 +426,42 @@ class HistoryTests(ContractBase):
         resumed = await pair.layer.group_resume("room.1", channel, since=sent[0])
         assert (resumed.complete, resumed.replayed) == (True, 2)
         assert await pair.rest(channel) == [numbered(1), numbered(2)]
+
+    @with_history()
+    async def test_channel_of_another_process(self, pair: LayerPair) -> None:
+        """Only the process that made a channel can resume for it."""
+        channel = await pair.other.new_channel()
+        if pair.layer is pair.other:
+            await pair.layer.group_resume("room.1", channel)
+            return
+        with pytest.raises(ValueError, match=r"it is not one that new_channel"):
+            await pair.layer.group_resume("room.1", channel)
+
+    @with_history()
+    async def test_plain_channel_in_a_group(self, pair: LayerPair) -> None:
+        """It gets the messages that are sent, beside the other members."""
+        channel = await pair.layer.new_channel()
+        await pair.layer.group_add("room.1", channel)
+        await pair.layer.group_add("room.1", "mail")
+        async with running(pair.receive("mail")) as [receiving]:
+            await pair.other.group_send("room.1", numbered(1))
+            assert await receiving == numbered(1)
+        assert await pair.receive(channel) == numbered(1)
+
+    @with_history()
+    async def test_flushed_layer_goes_on(self, pair: LayerPair) -> None:
+        """Members are gone; new ones get new messages."""
+        self.require("can_be_flushed")
+        channel = await pair.layer.new_channel()
+        await pair.layer.group_resume("room.1", channel)
+        await self.send(pair, 1)
+        assert await pair.receive(channel) == numbered(0)
+        await pair.layer.flush()
+        channel = await pair.layer.new_channel()
+        resumed = await pair.layer.group_resume("room.1", channel)
+        [position] = await self.send(pair, 1, start=1)
+        assert position != resumed.position
+        assert await pair.rest(channel) == [numbered(1)]
 
     @with_history()
     async def test_members_that_resume_while_others_send(self, pair: LayerPair) -> None:

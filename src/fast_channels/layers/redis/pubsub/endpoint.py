@@ -8,6 +8,7 @@ from typing import Any
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
+from fast_channels.layers.distribution import Distribution
 from fast_channels.layers.groups import Groups
 from fast_channels.layers.history import History
 from fast_channels.layers.mailboxes import Mailboxes
@@ -17,6 +18,7 @@ from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
 from fast_channels.layers.redis.logs import Places, numbering_options
 from fast_channels.layers.redis.scripts import HISTORY_PUBLISH, run
 from fast_channels.layers.redis.shards import ClusterShards, Shard
+from fast_channels.layers.shared import SharedMessage
 from fast_channels.type_defs import ChannelMessage
 
 from .node_subscriptions import NodeSubscriptions
@@ -63,6 +65,7 @@ class PubSubEndpoint(Endpoint):
         # The channels in groups that ``new_channel()`` has not made here.
         self._foreign: set[str] = set()
         self.plain: Mailboxes = Mailboxes(layer.get_capacity, layer.expiry)
+        self._distribution = Distribution(layer.counters)
         # Plain channels listened to, each with the timer that checks for readers.
         self._plain: dict[str, asyncio.TimerHandle] = {}
         self._types = on_disconnect, on_reconnect
@@ -214,6 +217,7 @@ class PubSubEndpoint(Endpoint):
         self._foreign.clear()
         self.plain.clear()
         self._cut_off.clear()
+        self._distribution.clear()
         await self._subscriptions.close()
         await self.shards.close()
 
@@ -243,13 +247,14 @@ class PubSubEndpoint(Endpoint):
         members = self.groups.by_group.get(heard)
         if members is not None:
             copies = message.copy if len(members) == 1 else copies_of(message)
+            shared = SharedMessage(message, copies)
             others = members.keys() & self._foreign
             own = (
                 [name for name in members if name not in others]
                 if others
                 else [*members]
             )
-            self._put(own, others, copies, heard)
+            self._put(own, others, copies, heard, shared)
         elif self.owns(heard):
             self._put((heard,), (), message.copy)
         # Any other name has just lost its last member or reader.
@@ -275,16 +280,16 @@ class PubSubEndpoint(Endpoint):
         others: Collection[str],
         message: Callable[[], dict[str, Any]],
         group: str | None = None,
+        shared: SharedMessage | None = None,
     ) -> None:
         """Put a message into the mailboxes of own channels, and of others."""
         layer = self._layer
         now = time.monotonic()
-        deadline = now + layer.expiry
+        item = now + layer.expiry, message, shared
         for mailboxes, channels in ((layer.mailboxes, own), (self.plain, others)):
             mailboxes.sweep_if_due(now)
             if channels:
-                put = mailboxes.put_each(channels, message, deadline)
-                layer.counters.count(put, group)
+                self._distribution.put(mailboxes, channels, item, group)
 
     def _lost(self) -> None:
         self._layer.counters.count_reconnect()
@@ -300,9 +305,7 @@ class PubSubEndpoint(Endpoint):
             self.logs.check_shards(shards)
 
     def _tell_everybody(self, message_type: str | None) -> None:
-        self._notify(
-            {*self._own_channels(), *self._plain, *self._foreign}, message_type
-        )
+        self._notify(self._everybody(), message_type)
 
     def _lost_some(self) -> None:
         self._layer.counters.count_reconnect()

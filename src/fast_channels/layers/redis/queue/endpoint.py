@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from fast_channels.exceptions import UndecodableMessage
 from fast_channels.layers.copies import copies_of
+from fast_channels.layers.distribution import Distribution
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.redis.keys import mark_key, queue_key
@@ -18,6 +19,7 @@ from fast_channels.layers.redis.logs import Places
 from fast_channels.layers.redis.scripts import SEND, Script, run
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import CHANNEL_KEY
+from fast_channels.layers.shared import SharedMessage
 
 from .inbox import Inbox, Popped
 from .memberships import Memberships, Timing
@@ -84,6 +86,7 @@ class QueueEndpoint(Endpoint):
         # the time of the latest message, and how many waited then.
         self._expecting: dict[str, tuple[asyncio.TimerHandle, float, int]] = {}
         self._attached: set[str] = set()
+        self._distribution = Distribution(layer.counters)
         # When to renew the mark key of each shard, if it has one.
         self._mark_at: dict[Shard, float] = {}
         self._max_deliveries = max_deliveries
@@ -262,6 +265,7 @@ class QueueEndpoint(Endpoint):
         for name in list(self.plain.by_channel):
             self._give_back(name)
         self.plain.clear()
+        self._distribution.clear()
         if self.logs is not None:
             self.logs.clear()
         closing = [asyncio.create_task(inbox.close()) for inbox in inboxes]
@@ -337,8 +341,8 @@ class QueueEndpoint(Endpoint):
             if position and group and self._is_heard(group, position, message):
                 return
         copies = message.copy if len(channels) == 1 else copies_of(message)
-        put = layer.mailboxes.put_each(channels, copies, deadline)
-        layer.counters.count(put, group)
+        item = deadline, copies, SharedMessage(message, copies)
+        self._distribution.put(layer.mailboxes, channels, item, group)
 
     def _resolve(
         self, queue: str, names: Sequence[object]
