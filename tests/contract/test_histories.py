@@ -36,9 +36,14 @@ class Reversed(BaseMessageSerializer):
         return json.loads(data.decode()[::-1])
 
 
-registry.register_serializer("reversed", Reversed)
+@pytest.fixture
+def formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register a format for a test."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # the registry has no way to remove one
+    registry.register_serializer("reversed", Reversed)
 
 
+@pytest.mark.usefixtures("formats")
 @pytest.mark.parametrize("keys", [None, ["secret"]], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", ["msgpack", "json", "reversed"])
 @each_layer

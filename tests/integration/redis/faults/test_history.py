@@ -23,7 +23,7 @@ from fast_channels.layers import (
     Resumed,
     register_channel_layer,
 )
-from fast_channels.layers.redis.logs import LogTiming
+from fast_channels.layers.redis.group_log import LogTiming
 from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.testing import WebsocketCommunicator
 from tests.integration.redis.slots import move_anywhere, pubsub_slot_of, slot_of
