@@ -64,7 +64,7 @@ async def test_formats(
     ) as layer:
         member = await layer.new_channel()
         joined = await layer.group_resume("room", member)
-        message = {"type": "hello", "text": "\u00fc", "list": []}
+        message: dict[str, Any] = {"type": "hello", "text": "\u00fc", "list": []}
         position = await layer.group_send("room", message, once="a")
         assert await layer.group_send("room", message, once="a") == position
         back = await layer.new_channel()

@@ -177,7 +177,8 @@ class HistoryTests(ContractBase):
             assert (list(read), read.complete) == ([], False)
             # As if it were the first in its process.
             await pair.layer.group_discard("room.1", channel)
-        await pair.layer.group_add("room.1", channel)
+        channel = await pair.layer.new_channel()
+        await pair.layer.group_resume("room.1", channel)
         await self.send(pair, 1, start=3)
         assert await pair.receive(channel) == numbered(3)
 

@@ -216,6 +216,7 @@ async def test_client_that_comes_back_again_and_again(
         count = len(sent)
         await until(lambda: len(sent) > count, limit=LIMIT, pause=_PACE)
         last = int(sent[-1].rpartition(".")[2])
+        layer = processes[0]
         channel, resumed = await resume(layer, seen.position)
         assert resumed.complete
         async with asyncio.timeout(LIMIT):

@@ -544,7 +544,7 @@ async def test_logs_end_with_their_members(
 async def test_reading(redis: FakeHistory, process: Process, history: History) -> None:
     """What is returned follows the position, or is the latest."""
     redis.send(20)
-    for since, limit, expected in (
+    cases: list[tuple[str | None, int, tuple[list[int], bool]]] = [
         (None, 3, ([18, 19, 20], True)),
         (None, 50, (list(range(11, 21)), True)),
         (f"{EPOCH}.12", 3, ([13, 14, 15], True)),
@@ -554,7 +554,8 @@ async def test_reading(redis: FakeHistory, process: Process, history: History) -
         (f"{EPOCH}.21", 50, ([], False)),
         (f"{OTHER}.12", 50, ([], False)),
         ("nonsense", 50, ([], False)),
-    ):
+    ]
+    for since, limit, expected in cases:
         found = await process.logs.read("room", "room", history, since, limit)
         assert ([each["n"] for each in found], found.complete) == expected, since
         assert found.position == f"{EPOCH}.20"
