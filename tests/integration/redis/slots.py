@@ -1,6 +1,8 @@
-"""Where the names of a layer are in a Redis Cluster."""
+"""Where the names of a layer are in a Redis Cluster, and who may use them there."""
 
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,18 @@ def move_anywhere(cluster: RedisCluster, slot: int, *, hold_open: float = 0) -> 
     source = cluster.owner(slot)
     others = [node for node in cluster.masters() if node is not source]
     cluster.move_slot(slot, random.choice(others), hold_open=hold_open)
+
+
+def documented_users() -> list[list[str]]:
+    """Return what the documentation gives to users with the prefix ``shop``.
+
+    The first one is for the queue layer, and the second one for pub/sub.
+    """
+    page = Path(__file__).parents[3] / "docs" / "topics" / "cluster.rst"
+    found = re.findall(
+        r"ACL SETUSER shop (on(?:.+\n)+)", page.read_text(encoding="utf-8")
+    )
+    return [words.split() for words in found]
 
 
 def _never(shard: Shard) -> None:

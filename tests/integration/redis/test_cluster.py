@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncGenerator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from tests.redis_servers.cluster import RedisCluster
 from tests.redis_servers.server import RedisServer
 from tests.redis_servers.tls import TLS_HOST
 
-from .slots import move_anywhere, pubsub_slot_of, slot_of
+from .slots import documented_users, move_anywhere, pubsub_slot_of, slot_of
 
 MESSAGE = {"type": "test.message"}
 PREFIX = "shop"
@@ -120,18 +118,6 @@ async def test_one_node_is_enough_to_find_the_others(
         await exchange(layer, layer)
 
 
-_DOCUMENTED = Path(__file__).parents[3] / "docs" / "topics" / "cluster.rst"
-
-
-def documented_user() -> list[str]:
-    """Return what the documentation gives to a user with the prefix ``shop``."""
-    found = re.search(
-        r"ACL SETUSER shop (on(?:.+\n)+)", _DOCUMENTED.read_text(encoding="utf-8")
-    )
-    assert found
-    return found[1].split()
-
-
 @pytest.fixture
 def limited(
     redis_cluster: RedisCluster,
@@ -139,7 +125,7 @@ def limited(
     """Make a user who lacks some rights, and return the URLs of the nodes for it."""
 
     def limit(missing: str) -> list[str]:
-        words = [word for word in documented_user() if word != missing]
+        words = [word for word in documented_users()[0] if word != missing]
         redis_cluster.command("ACL", "SETUSER", PREFIX, *words)
         return [
             url.replace("redis://", f"redis://{PREFIX}:secret@")

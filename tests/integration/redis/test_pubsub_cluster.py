@@ -19,11 +19,10 @@ from tests.redis_servers.cluster_node import ClusterNode
 from tests.waiting import PAUSE, until
 
 from .peer import PeerProcess
+from .slots import documented_users
 
 MESSAGE = {"type": "test.message"}
 GROUPS = [f"room{number}" for number in range(40)]
-# What a user of the documentation may do.
-RIGHTS = ["+cluster|slots", "+ping", "+spublish", "+ssubscribe", "+sunsubscribe"]
 
 
 @contextlib.asynccontextmanager
@@ -167,11 +166,12 @@ def limited(
     """Make a user who lacks a right, and return the URLs of the nodes for it."""
 
     def limit(missing: str) -> list[str]:
-        words = [right for right in RIGHTS if right != missing]
-        redis_cluster.command(
-            *("ACL", "SETUSER", cluster_prefix, "on", ">secret", "resetchannels"),
-            *(f"&{cluster_prefix}{{*", "-@all", *words),
-        )
+        words = [
+            word.replace("shop", cluster_prefix)
+            for word in documented_users()[1]
+            if word != missing
+        ]
+        redis_cluster.command("ACL", "SETUSER", cluster_prefix, *words)
         return [
             url.replace("redis://", f"redis://{cluster_prefix}:secret@")
             for url in redis_cluster.urls
