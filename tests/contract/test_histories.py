@@ -36,9 +36,14 @@ class Reversed(BaseMessageSerializer):
         return json.loads(data.decode()[::-1])
 
 
-registry.register_serializer("reversed", Reversed)
+@pytest.fixture
+def formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register a format for a test."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # pyright: ignore[reportPrivateUsage] # the registry has no way to remove one
+    registry.register_serializer("reversed", Reversed)
 
 
+@pytest.mark.usefixtures("formats")
 @pytest.mark.parametrize("keys", [None, ["secret"]], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", ["msgpack", "json", "reversed"])
 @each_layer
@@ -59,7 +64,7 @@ async def test_formats(
     ) as layer:
         member = await layer.new_channel()
         joined = await layer.group_resume("room", member)
-        message = {"type": "hello", "text": "\u00fc", "list": []}
+        message: dict[str, Any] = {"type": "hello", "text": "\u00fc", "list": []}
         position = await layer.group_send("room", message, once="a")
         assert await layer.group_send("room", message, once="a") == position
         back = await layer.new_channel()

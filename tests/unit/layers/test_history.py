@@ -129,7 +129,7 @@ def test_ring_returns_what_follows_a_position() -> None:
     """Of what it does not have, it knows whether it is lost."""
     ring = ring_of(3, 6)
     assert ring.position == "0123abcd.6"
-    for since, expected in {
+    cases: dict[str, tuple[list[int], bool] | None] = {
         "0123abcd.6": ([], True),
         "0123abcd.4": ([5, 6], True),
         "0123abcd.3": ([4, 5, 6], True),
@@ -141,7 +141,8 @@ def test_ring_returns_what_follows_a_position() -> None:
         "0123abcd.7": None,
         "9876abcd.6": None,
         "nonsense": ([], False),
-    }.items():
+    }
+    for since, expected in cases.items():
         assert offsets(ring.find(since, None, 100)) == expected, since
 
 

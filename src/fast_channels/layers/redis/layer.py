@@ -37,8 +37,9 @@ from fast_channels.layers.serializers import (
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
 
+from .group_log import LogTiming
 from .hosts import Host
-from .logs import GroupLogs, LogTiming, Places
+from .logs import GroupLogs, Places
 from .shards import Shard, Shards, open_shards
 
 __all__ = ["Endpoint", "RedisBaseLayer"]

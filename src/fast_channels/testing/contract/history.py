@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 from typing_extensions import override
 
-from fast_channels.consumer import AsyncJsonWebsocketConsumer
+from fast_channels.consumer import AsyncJsonWebsocketConsumer, broadcast
 from fast_channels.layers import (
     BaseChannelLayer,
     GroupMessage,
@@ -177,7 +177,8 @@ class HistoryTests(ContractBase):
             assert (list(read), read.complete) == ([], False)
             # As if it were the first in its process.
             await pair.layer.group_discard("room.1", channel)
-        await pair.layer.group_add("room.1", channel)
+        channel = await pair.layer.new_channel()
+        await pair.layer.group_resume("room.1", channel)
         await self.send(pair, 1, start=3)
         assert await pair.receive(channel) == numbered(3)
 
@@ -523,6 +524,39 @@ class HistoryTests(ContractBase):
                 assert received == [number, sent[number]]
             [position] = await self.send(pair, 1, start=3)
             assert await client.receive_json_from(LIMIT) == [3, position]
+        channel_layers.unregister("contract.history")
+
+    @with_history()
+    async def test_broadcasts_have_positions(self, pair: LayerPair) -> None:
+        """Live and replayed messages reach the method that renders them."""
+
+        class Room(AsyncJsonWebsocketConsumer):
+            channel_layer_alias = "contract.history"
+
+            @override
+            async def receive_json(self, content: Any, **kwargs: Any) -> None:
+                await self.join_group("room.1", since=content)
+                await self.send_json("joined")
+
+            @broadcast
+            def test_numbered(cls, event: GroupMessage) -> list[Any]:
+                return [event["number"], event.position]
+
+        sent = await self.send(pair, 3)
+        channel_layers.register("contract.history", pair.layer)
+        async with (
+            WebsocketCommunicator(Room, "/") as one,
+            WebsocketCommunicator(Room, "/") as two,
+        ):
+            for client, position in ((one, sent[0]), (two, sent[1])):
+                await client.connect()
+                await client.send_json_to(position)
+                assert await client.receive_json_from(LIMIT) == "joined"
+            sent += await self.send(pair, 2, start=3)
+            for client, first in ((one, 1), (two, 2)):
+                for number in range(first, 5):
+                    received = await client.receive_json_from(LIMIT)
+                    assert received == [number, sent[number]]
         channel_layers.unregister("contract.history")
 
     @pytest.mark.parametrize("has_handler", [True, False])

@@ -23,7 +23,7 @@ from fast_channels.layers import (
     Resumed,
     register_channel_layer,
 )
-from fast_channels.layers.redis.logs import LogTiming
+from fast_channels.layers.redis.group_log import LogTiming
 from fast_channels.layers.redis.queue.endpoint import QueueEndpoint
 from fast_channels.testing import WebsocketCommunicator
 from tests.integration.redis.slots import move_anywhere, pubsub_slot_of, slot_of
@@ -216,6 +216,7 @@ async def test_client_that_comes_back_again_and_again(
         count = len(sent)
         await until(lambda: len(sent) > count, limit=LIMIT, pause=_PACE)
         last = int(sent[-1].rpartition(".")[2])
+        layer = processes[0]
         channel, resumed = await resume(layer, seen.position)
         assert resumed.complete
         async with asyncio.timeout(LIMIT):

@@ -8,7 +8,8 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.groups import Groups
 from fast_channels.layers.history import GroupMessage, History, Resumed
 from fast_channels.layers.mailboxes import Mailboxes
-from fast_channels.layers.redis.logs import GroupLogs, LogTiming, Places
+from fast_channels.layers.redis.group_log import LogTiming
+from fast_channels.layers.redis.logs import GroupLogs, Places
 from fast_channels.layers.redis.scripts import HISTORY_READ
 from fast_channels.layers.redis.shards import Shards
 from fast_channels.layers.serializers import UndecodableMessage

@@ -9,7 +9,8 @@ from redis.exceptions import ResponseError
 
 from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.history import History, Resumed
-from fast_channels.layers.redis.logs import LogTiming, numbering_options
+from fast_channels.layers.redis.group_log import LogTiming
+from fast_channels.layers.redis.history_reader import numbering_options
 from tests.waiting import turn, until
 
 from .fake_history import EPOCH, NEVER, OTHER, FakeHistory, Process, unavailable
@@ -83,6 +84,35 @@ async def test_messages_that_cross(redis: FakeHistory, process: Process) -> None
     process.hear(one)
     assert process.got("a") == [1, 2, 3, 4]
     assert redis.reads == [0]
+
+
+@quickly
+async def test_messages_that_cross_in_time(
+    redis: FakeHistory, process: Process
+) -> None:
+    """When the time to wait for them is over, none is missing."""
+    await process.join("a")
+    one, two = redis.send(2)
+    process.hear(two, one)
+    await asyncio.sleep(0.01)
+    assert process.got("a") == [1, 2]
+    assert redis.reads == [0]
+
+
+@quickly
+async def test_message_that_arrives_with_the_reply(
+    redis: FakeHistory, process: Process
+) -> None:
+    """It is delivered once, if it was sent before that was read."""
+    await process.join("a")
+    sent = redis.send(5)
+    process.hear(sent[0], sent[2])
+    redis.answers.clear()
+    await until(lambda: len(redis.reads) == 2)
+    process.hear(sent[4])
+    redis.answers.set()
+    await turn()
+    assert process.got("a") == [1, 2, 3, 4, 5]
 
 
 @quickly
@@ -514,7 +544,7 @@ async def test_logs_end_with_their_members(
 async def test_reading(redis: FakeHistory, process: Process, history: History) -> None:
     """What is returned follows the position, or is the latest."""
     redis.send(20)
-    for since, limit, expected in (
+    cases: list[tuple[str | None, int, tuple[list[int], bool]]] = [
         (None, 3, ([18, 19, 20], True)),
         (None, 50, (list(range(11, 21)), True)),
         (f"{EPOCH}.12", 3, ([13, 14, 15], True)),
@@ -524,7 +554,8 @@ async def test_reading(redis: FakeHistory, process: Process, history: History) -
         (f"{EPOCH}.21", 50, ([], False)),
         (f"{OTHER}.12", 50, ([], False)),
         ("nonsense", 50, ([], False)),
-    ):
+    ]
+    for since, limit, expected in cases:
         found = await process.logs.read("room", "room", history, since, limit)
         assert ([each["n"] for each in found], found.complete) == expected, since
         assert found.position == f"{EPOCH}.20"

@@ -13,9 +13,10 @@ from fast_channels.layers.groups import Groups
 from fast_channels.layers.history import History
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.notices import Notice
+from fast_channels.layers.redis.history_reader import numbering_options
 from fast_channels.layers.redis.keys import history_keys
 from fast_channels.layers.redis.layer import Endpoint, RedisBaseLayer
-from fast_channels.layers.redis.logs import Places, numbering_options
+from fast_channels.layers.redis.logs import Places
 from fast_channels.layers.redis.scripts import HISTORY_PUBLISH, run
 from fast_channels.layers.redis.shards import ClusterShards, Shard
 from fast_channels.layers.shared import SharedMessage

@@ -16,6 +16,7 @@ from fast_channels.layers.history import History
 from fast_channels.layers.mailbox import Mailbox
 from fast_channels.layers.mailboxes import Mailboxes
 from fast_channels.layers.options import require_finite, require_positive_int
+from fast_channels.layers.redis.history_reader import numbering_options
 from fast_channels.layers.redis.hosts import HostSpelling, parse_hosts
 from fast_channels.layers.redis.keys import (
     group_key,
@@ -24,7 +25,6 @@ from fast_channels.layers.redis.keys import (
     queue_key,
 )
 from fast_channels.layers.redis.layer import RedisBaseLayer
-from fast_channels.layers.redis.logs import numbering_options
 from fast_channels.layers.redis.scripts import (
     GROUP_SEND,
     HISTORY_MEMBERS,

@@ -1,12 +1,14 @@
 """Positions in published values."""
 
+from typing import Any
+
 import pytest
 
 from fast_channels.layers.redis.pubsub.positions import POSITION_KEY, Positions
 from fast_channels.layers.serializers import JSONSerializer, MsgPackSerializer
 
 POSITION = "0123abcd.42"
-MESSAGE = {"type": "hello", "list": []}
+MESSAGE: dict[str, Any] = {"type": "hello", "list": []}
 
 
 @pytest.mark.parametrize("kind", [MsgPackSerializer, JSONSerializer])
