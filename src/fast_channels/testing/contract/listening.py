@@ -93,12 +93,12 @@ class ListeningTests(ContractBase):
             for _ in range(10):
                 await pair.other.group_send("group", FIRST)
             await pair.arrival()
-            received = [await messages.get(timeout=_PAUSE) for _ in range(4)]
-            assert received[:2] == [FIRST, FIRST]
-            # A layer can hand one over before the others arrive, but not more.
-            assert received[3] is None
+            received = [await messages.get(timeout=LIMIT) for _ in range(2)]
+            assert received == [FIRST, FIRST]
             await pair.other.group_send("group", SECOND)
-            assert await messages.get(timeout=LIMIT) == SECOND
+            last = await messages.get(timeout=LIMIT)
+            # A layer can hand one more over before the others arrive.
+            assert last == SECOND or await messages.get(timeout=LIMIT) == SECOND
 
     async def test_listener_is_released_by_an_exception(self, pair: LayerPair) -> None:
         """The groups are left, and the exception propagates."""
