@@ -490,7 +490,7 @@ async def test_a_slot_fails_while_no_node_answers(fake: FakeCluster) -> None:
         commands = SlotCommands(client.cluster, 1)
         with pytest.raises(NotSent):
             await commands.execute("GET", 1)
-        assert commands.failing
+        await until(lambda: commands.failing)
         fake[A].unreachable = False
         assert await client.get_at_last(1) == "a: GET 1"
         assert not commands.failing

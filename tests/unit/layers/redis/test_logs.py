@@ -116,6 +116,24 @@ async def test_message_that_arrives_with_the_reply(
 
 
 @quickly
+async def test_message_that_arrives_after_it_counts_as_lost(
+    redis: FakeHistory, process: Process
+) -> None:
+    """Members were notified of the gap, so it is not delivered any more."""
+    await process.join("a")
+    sent = redis.send(6)
+    process.hear(sent[0], sent[2])
+    redis.entries = {6: redis.entries[6]}
+    redis.answers.clear()
+    await until(lambda: len(redis.reads) == 2)
+    process.hear(sent[3])
+    redis.answers.set()
+    await turn()
+    process.hear(*redis.send())
+    assert process.got("a") == [1, f"{EPOCH}.1", 6, 7]
+
+
+@quickly
 async def test_message_that_is_missing(redis: FakeHistory, process: Process) -> None:
     """It is read from Redis, with what follows."""
     await process.join("a")
