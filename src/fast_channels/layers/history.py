@@ -171,7 +171,11 @@ class Resumed(NamedTuple):
 
     position: str
     """The position up to which the member has the messages of the group, including
-    those that are replayed. Empty if the group has no history, or if Redis is away."""
+    those that are replayed. Empty if the group has no history, or if Redis is away.
+
+    Send it to a client only if nothing is replayed: the replayed messages follow, each
+    with its own position.
+    """
     complete: bool
     """Whether nothing is missing between ``since`` and the next message."""
     replayed: int
