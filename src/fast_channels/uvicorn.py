@@ -19,11 +19,11 @@ try:
     )
     from websockets.extensions.permessage_deflate import PerMessageDeflate
     from websockets.protocol import State
-except ImportError as exc:
+except ImportError as _error:
     raise ImportError(
         "fast_channels.uvicorn needs uvicorn 0.38 or newer and websockets 13 or newer: "
         "pip install -U uvicorn websockets"
-    ) from exc
+    ) from _error
 
 from .frames import EXTENSION, Frame, SocketOutlet
 
