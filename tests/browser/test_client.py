@@ -312,6 +312,8 @@ async def test_handlers_and_other_messages(client: Client) -> None:
     note = "() => { socket.onmessage = (e) => { window.last = e.lastEventId } }"
     await client.page.evaluate(note)
     await client.joined()
+    # The first message can come before the handler is set.
+    await client.write("later")
     await client.wait_for("window.last !== undefined")
     assert int(await client.page.evaluate("last")) > 10
     await client.open(positionOf=None)
