@@ -45,6 +45,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:websockets.legacy is deprecated"),
     pytest.mark.filterwarnings("ignore:websockets.server.WebSocketServerProtocol is"),
     pytest.mark.filterwarnings("ignore:remove second argument of ws_handler"),
+    pytest.mark.filterwarnings("ignore:ConnectionClosed.code is deprecated"),
 ]
 
 FRAMES = "uvicorn-fast_channels.uvicorn:WebSocketProtocol"

@@ -289,9 +289,10 @@ async def test_master_is_gone(
         assert [*map(Member.lost, others)] == lost
         await asyncio.to_thread(cluster.heal)
     listened = [text for text in caplog.messages if "reached" not in text]
-    began, ended = listened[:3], listened[3:]
-    assert all("cannot be listened to: " in text for text in began)
-    assert ended == [f"{master.url}/0 has been replaced"] * 3
+    began = [text for text in listened if "cannot be listened to: " in text]
+    # A frozen node can be replaced before a layer has noticed its silence.
+    assert len(began) == 3 or how == "frozen"
+    assert listened == began + [f"{master.url}/0 has been replaced"] * len(began)
 
 
 async def test_connections_are_killed(

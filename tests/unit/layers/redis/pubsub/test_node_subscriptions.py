@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fast_channels.exceptions import RedisUnavailable
+from fast_channels.layers import History
 from fast_channels.layers.redis import RedisPubSubChannelLayer
 from fast_channels.layers.redis.pubsub.endpoint import PubSubEndpoint
 from fast_channels.layers.redis.shards import Shard
@@ -436,3 +438,23 @@ async def test_closed_endpoint_can_be_used_again(
     await endpoint.close()
     await endpoint.join(name, f"{OWN}a")
     await until_heard(endpoint, cluster.nodes[0], name)
+
+
+async def test_numbered_messages_go_to_the_shard_channel_of_their_group(
+    endpoint: PubSubEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script that stores a message also publishes it, as all others are."""
+    published: list[tuple[str, str, bytes]] = []
+
+    async def run(
+        commands: object, script: object, keys: object, *words: Any
+    ) -> list[bytes]:
+        published.append(words[:3])
+        return [b"0f6b9ad2", b"1"]
+
+    monkeypatch.setattr("fast_channels.layers.redis.pubsub.endpoint.run", run)
+    name = "asgi__group__room"
+    position = await endpoint.publish_numbered(name, History(), {"type": "test"}, None)
+    assert position == "0f6b9ad2.1"
+    channel = shard(endpoint, name).prefix + name
+    assert published == [("SPUBLISH", channel, b"!")]
