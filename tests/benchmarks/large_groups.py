@@ -78,7 +78,11 @@ def measure(
     """Let the peers that have channel layers on Redis take turns."""
     plan = _QUICK if quick else _Plan()
     result = Result("W8", "large groups in several processes", judged=not quick)
-    able = [peer for peer in peers if PEERS[peer].kind in _KINDS]
+    able = [
+        peer
+        for peer in peers
+        if PEERS[peer].kind in _KINDS and PEERS[peer].module in _LIBRARIES
+    ]
     for number in range(1, rounds + 1):
         for peer in able:
             with _servers(peer, redis_url) as url:
