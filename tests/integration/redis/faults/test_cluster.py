@@ -16,6 +16,8 @@ from fast_channels.layers import RedisChannelLayer
 from tests.integration.redis.slots import move_anywhere, slot_of
 from tests.redis_servers.binary import ServerBinary
 from tests.redis_servers.cluster import RedisCluster
+from tests.redis_servers.cluster_node import ClusterNode
+from tests.waiting import PAUSE, until
 
 from .conftest import MakeLayer, Storm
 from .traffic import (
@@ -199,6 +201,12 @@ async def test_planned_failover(
                 await asyncio.to_thread(cluster.wait_until_whole)
 
 
+def is_replicated(master: ClusterNode) -> bool:
+    """Return whether the replica has confirmed all that its master has written."""
+    state = master.info("replication")
+    return f"offset={state['master_repl_offset']}," in state["slave0"]
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_master_is_gone(
     own_redis_cluster: RedisCluster, make_layer: MakeLayer, how: str
@@ -210,6 +218,7 @@ async def test_master_is_gone(
         # Redis replicates after it has acknowledged.
         for traffic in fleet.traffic:
             await traffic.pause()
+        await until(lambda: is_replicated(master), pause=PAUSE)
         (master.kill if how == "killed" else master.pause)()
         for traffic in fleet.traffic:
             traffic.go_on()
