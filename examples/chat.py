@@ -56,7 +56,7 @@ class Room(AnsweringConsumer):
     async def connect(self) -> None:
         self.room = str(self.scope["path_params"].get("room_name", "lobby"))
         self.group = f"room.{self.room}"
-        # A group without a history: nobody wants to know who came and left yesterday.
+        # A group without a history: who came and left yesterday does not matter.
         self.people = f"people.{self.room}"
         query = parse_qs(self.scope["query_string"].decode())
         (self.since,) = query.get("since", [None])[-1:]

@@ -167,7 +167,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
         The window of its client ends with frames that this compressor does not know. A
         full flush makes it refer to nothing before; it has no data to flush, and the
-        empty block that it returns needs not be sent.
+        empty block that it returns need not be sent.
         """
         for deflate in self.conn.extensions:
             encoder = getattr(deflate, "encoder", None)

@@ -43,7 +43,7 @@ OPEN = """async ([url, options, body]) => {
 
 
 class Room(AsyncJsonWebsocketConsumer):
-    """Resumes, and does what its server is told."""
+    """Resumes, and closes when a test sends ``shut``."""
 
     channel_layer_alias = "default"
     # Apart from the room, whose history must have only its texts.

@@ -380,7 +380,7 @@ async def test_gap_in_an_answer_is_filled(app: FastAPI) -> None:
 
 @pytest.mark.parametrize("answer", ["unknown", "a b", "a" * 200])
 async def test_unknown_answer(app: FastAPI, answer: str) -> None:
-    """An answer that nobody has asked for is refused, with a reason."""
+    """An answer to no question is refused, with a reason."""
     async with browse(app) as client:
         assert (await client.get(f"/answers/{answer}/events")).status_code == 404
         response = await client.post("/answers", json={"text": ""})

@@ -21,6 +21,7 @@ from .options import require_finite, require_positive_int
 
 __all__ = [
     "GAP",
+    "NOTHING",
     "ONCE_SECONDS",
     "POSITION_SECONDS",
     "Gap",
@@ -231,6 +232,10 @@ class Replay(NamedTuple):
     """What it gets, up to the latest message."""
     complete: bool
     """Whether nothing is missing before the first of them."""
+
+
+NOTHING: Replay = Replay([], complete=False)
+"""What a member gets whose messages are lost."""
 
 
 class Ring:

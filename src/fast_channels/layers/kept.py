@@ -10,6 +10,7 @@ from typing import Any
 
 from .feed import Feed
 from .history import (
+    NOTHING,
     ONCE_SECONDS,
     POSITION_SECONDS,
     GroupHistory,
@@ -22,8 +23,6 @@ from .history import (
 from .mailboxes import Mailboxes
 
 __all__ = ["Kept", "KeptGroups"]
-
-_NOTHING = Replay([], complete=False)
 
 
 class Kept:
@@ -100,7 +99,7 @@ class Kept:
 
     def _find(self, since: object, last: int | None, now: float) -> Replay:
         ring = self._ring
-        return ring.find(since, last, now) or ring.without(last) or _NOTHING
+        return ring.find(since, last, now) or ring.without(last) or NOTHING
 
     def _forget_old(self, now: float) -> None:
         while self._once:

@@ -27,9 +27,10 @@ __all__ = ["LoopStopped", "PerLoop", "in_loop"]
 
 T = TypeVar("T")
 _Args = TypeVarTuple("_Args")
+_R = TypeVar("_R")
 
 # References to tasks whose callers do not wait for them.
-_begun: set[asyncio.Future[None]] = set()
+_begun: set[asyncio.Future[object]] = set()
 
 
 class PerLoop(Generic[T]):
@@ -139,11 +140,11 @@ class LoopStopped(RuntimeError):
 
 async def in_loop(
     loop: asyncio.AbstractEventLoop,
-    change: Callable[[*_Args], Coroutine[Any, Any, None]],
+    change: Callable[[*_Args], Coroutine[Any, Any, _R]],
     *args: *_Args,
     interval: float = 0.5,
-) -> None:
-    """Call and await a coroutine function in the given event loop.
+) -> _R:
+    """Call and await a coroutine function in the given event loop; return its result.
 
     Args:
         loop: The event loop, which can run in another thread.
@@ -156,8 +157,7 @@ async def in_loop(
             call is completed if the loop runs again.
     """
     if loop is asyncio.get_running_loop():
-        await change(*args)
-        return
+        return await change(*args)
     if not loop.is_running():
         # RuntimeError: the loop is closed.
         with contextlib.suppress(RuntimeError):
@@ -171,10 +171,10 @@ async def in_loop(
     except asyncio.CancelledError:
         future.cancel()
         raise
-    await future
+    return await future
 
 
-def _begin(change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _begin(change: Callable[[], Coroutine[Any, Any, object]]) -> None:
     task = asyncio.ensure_future(change())
     # The loop itself has only a weak reference.
     task.add_done_callback(_begun.discard)

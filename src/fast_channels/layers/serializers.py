@@ -378,3 +378,10 @@ registry: SerializersRegistry = SerializersRegistry()
 """The formats available as a layer's ``serializer_format``."""
 registry.register_serializer("msgpack", MsgPackSerializer)
 registry.register_serializer("json", JSONSerializer)
+
+LIST_ENDS: dict[type, tuple[bytes, bytes, str]] = {
+    MsgPackSerializer: (b"\x90", b"", "msgpack"),
+    JSONSerializer: (b"[]", b"}", "json"),
+}
+"""How a message ends whose last value is an empty list: with the list, and what is
+after it; and the encoding. Redis can complete such a message, as it knows both."""

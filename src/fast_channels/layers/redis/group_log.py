@@ -10,6 +10,7 @@ from fast_channels.exceptions import RedisUnavailable
 from fast_channels.layers.copies import copies_of
 from fast_channels.layers.feed import Feed
 from fast_channels.layers.history import (
+    NOTHING,
     Numbered,
     Replay,
     Resumed,
@@ -23,8 +24,6 @@ from .history_reader import HistoryReader, Read
 from .wire import ResponseError
 
 __all__ = ["GroupLog", "LogTiming"]
-
-_NOTHING = Replay([], complete=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ class GroupLog:
             replay = self._find(since, last)
         if replay is None and self.ring is not None:
             replay = self.ring.without(last)
-        return replay or _NOTHING
+        return replay or NOTHING
 
     def _find(self, since: str | None, last: int | None) -> Replay | None:
         ring = self.ring

@@ -329,7 +329,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
         """
         endpoint = self._endpoint_for(group, channel)
         join = endpoint.join
-        if self._histories and self.history_of(group) is not None:
+        if self.history_of(group) is not None:
             join = endpoint.follow
         await in_loop(endpoint.loop, join, self._in_redis(group), channel)
 
@@ -365,7 +365,7 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
                 ``last`` is not positive; or the channel is not one that
                 ``new_channel()`` has made in this process.
         """
-        if not self._histories or self.history_of(group) is None:
+        if self.history_of(group) is None:
             return await super().group_resume(group, channel, since=since, last=last)
         if last is not None:
             require_positive_int("last", last)
@@ -377,16 +377,8 @@ class RedisBaseLayer(BaseChannelLayer, Generic[E_co]):
                 f"channel {channel!r} cannot resume: it is not one that new_channel() "
                 "of this layer has made in this process"
             )
-        resume = functools.partial(
-            endpoint.resume, self._in_redis(group), channel, since, last
-        )
-        results: list[Resumed] = []
-
-        async def keep_result() -> None:
-            results.append(await resume())
-
-        await in_loop(endpoint.loop, keep_result)
-        return results[0]
+        name = self._in_redis(group)
+        return await in_loop(endpoint.loop, endpoint.resume, name, channel, since, last)
 
     async def group_history(
         self, group: str, since: str | None = None, limit: int = 100

@@ -344,7 +344,7 @@ async def test_redis_that_restarts(server: RedisServer, prefix: str, kind: str) 
 async def test_history_that_redis_has_evicted(
     redis_server: RedisServer, prefix: str, kind: str
 ) -> None:
-    """Without the messages, who had them all has missed nothing; others are told."""
+    """A member with all messages has missed nothing; others get complete=False."""
     async with (
         LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as layer,
         LAYERS[kind]([redis_server.url], prefix, history=HISTORY) as other,

@@ -348,7 +348,7 @@ async def test_whole_cluster_is_down(redis_binary: ServerBinary) -> None:
 async def test_members_come_and_go_while_slots_move(
     redis_cluster: RedisCluster, cluster_prefix: str, storm: Storm
 ) -> None:
-    """Whoever has joined is reached in the end, and no subscription is left behind."""
+    """Every member gets messages in the end, and no subscription is left behind."""
     async with crowd_in(redis_cluster, cluster_prefix) as crowd:
         layer = crowd.layers[0]
         going = True

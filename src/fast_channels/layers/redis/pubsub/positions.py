@@ -9,10 +9,9 @@ bytes, so the position follows it in bytes above 127. Django processes ignore bo
 from typing import Any, cast
 
 from fast_channels.layers.serializers import (
+    LIST_ENDS,
     BaseMessageSerializer,
-    JSONSerializer,
     MessageSerializer,
-    MsgPackSerializer,
 )
 from fast_channels.type_defs import ChannelMessage
 
@@ -24,13 +23,6 @@ POSITION_KEY = "__asgi_position__"
 # Added to the characters of a position that follows an encrypted value.
 _HIGH = 128
 
-_ENDS: dict[type, tuple[bytes, bytes, str]] = {
-    MsgPackSerializer: (b"\x90", b"", "msgpack"),
-    JSONSerializer: (b"[]", b"}", "json"),
-}
-"""How a message ends whose last value is an empty list: with the list, and what is
-after it; and the encoding."""
-
 
 class Positions:
     """Reads and writes positions in values of one format.
@@ -41,7 +33,7 @@ class Positions:
 
     def __init__(self, serializer: MessageSerializer) -> None:
         self._serializer = serializer
-        self._end = _ENDS.get(type(serializer))
+        self._end = LIST_ENDS.get(type(serializer))
         self._encrypted = (
             self._end is not None
             and cast("BaseMessageSerializer", serializer).crypter is not None

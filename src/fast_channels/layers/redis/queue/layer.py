@@ -35,10 +35,9 @@ from fast_channels.layers.redis.scripts import (
 from fast_channels.layers.redis.shards import Shard
 from fast_channels.layers.serializers import (
     CHANNEL_KEY,
+    LIST_ENDS,
     BaseMessageSerializer,
-    JSONSerializer,
     MessageSerializer,
-    MsgPackSerializer,
     UndecodableMessage,
 )
 from fast_channels.type_defs import ChannelCapacityDict, ChannelMessage
@@ -51,13 +50,6 @@ from .stand_ins import MARK, is_stand_in, queue_of
 __all__ = ["RedisChannelLayer"]
 
 _logger = logging.getLogger(__name__)
-
-# How a message ends whose last value is an empty list: with the list, and what is after
-# it. Redis can complete the list by itself, as it can write such lists.
-_ENDS: dict[type, tuple[bytes, bytes, str]] = {
-    MsgPackSerializer: (b"\x90", b"", "msgpack"),
-    JSONSerializer: (b"[]", b"}", "json"),
-}
 
 
 class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
@@ -390,21 +382,11 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
             )
             full = await self._fan_out(endpoint, _names(members), message, deadline)
         else:
-            empty, tail, writer = self._end
-            value = self.serialize({**message, CHANNEL_KEY: []})
             queues, plain = await endpoint.run(
                 shard,
                 GROUP_SEND,
                 keys,
-                self.group_expiry,
-                self.prefix,
-                self.process_capacity,
-                # Patterns decide on plain channels, and Redis does not know them.
-                "" if self.channel_capacity else self.capacity,
-                self.expiry,
-                writer,
-                value.removesuffix(empty + tail),
-                tail,
+                *self._sending(self._end, message),
                 deadline=deadline,
             )
             full = _names(queues)
@@ -412,6 +394,24 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                 full += await self._fan_out(endpoint, _names(plain), message, deadline)
         self.counters.count_full_queues(full, group)
         return None
+
+    def _sending(
+        self, end: tuple[bytes, bytes, str], message: ChannelMessage
+    ) -> tuple[str | bytes | float, ...]:
+        """Return the arguments of a script that fans a message out."""
+        empty, tail, writer = end
+        value = self.serialize({**message, CHANNEL_KEY: []})
+        return (
+            self.group_expiry,
+            self.prefix,
+            self.process_capacity,
+            # Patterns decide on plain channels, and Redis does not know them.
+            "" if self.channel_capacity else self.capacity,
+            self.expiry,
+            writer,
+            value.removesuffix(empty + tail),
+            tail,
+        )
 
     async def _send_numbered(
         self, group: str, history: History, message: ChannelMessage, once: str | None
@@ -426,15 +426,13 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
         ]
         options = numbering_options(history)
         deadline = shard.commands.deadline()
-        value = self.serialize({**message, CHANNEL_KEY: []})
-        full: list[str] = []
         if self._end is None:
             epoch, offset, is_new, members = await endpoint.run(
                 shard,
                 HISTORY_MEMBERS,
                 keys,
                 self.group_expiry,
-                value,
+                self.serialize({**message, CHANNEL_KEY: []}),
                 *options,
                 deadline=deadline,
             )
@@ -447,19 +445,11 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
                 names = [each for each in names if self.non_local_name(each) in queues]
             full = await self._fan_out(endpoint, names, message, deadline, position)
         else:
-            empty, tail, writer = self._end
             epoch, offset, queues, plain = await endpoint.run(
                 shard,
                 HISTORY_SEND,
                 keys,
-                self.group_expiry,
-                self.prefix,
-                self.process_capacity,
-                "" if self.channel_capacity else self.capacity,
-                self.expiry,
-                writer,
-                value.removesuffix(empty + tail),
-                tail,
+                *self._sending(self._end, message),
                 *options,
                 deadline=deadline,
             )
@@ -574,7 +564,7 @@ class RedisChannelLayer(RedisBaseLayer[QueueEndpoint]):
 def _end_of(serializer: MessageSerializer) -> tuple[bytes, bytes, str] | None:
     """Return the end of messages that a script completes, and the list's encoding."""
     # Not for subclasses, which can encode differently.
-    end = _ENDS.get(type(serializer))
+    end = LIST_ENDS.get(type(serializer))
     if end is None or cast("BaseMessageSerializer", serializer).crypter is not None:
         return None
     return end

@@ -25,8 +25,8 @@ end
 -- Numbers a message and stores it. Returns its epoch, its offset, and whether it is new:
 -- it is not if the key `once` holds the position of the same message.
 --
--- options: a new epoch; the milliseconds to keep the position; the number of messages to
--- keep, and for how many milliseconds; and the milliseconds to remember `once`
+-- options: a new epoch; milliseconds to keep the position; maximum number of messages;
+-- milliseconds to keep them; milliseconds to remember `once`
 -- render: a function that returns the value to store for a position
 local function number(history, position, once, options, render)
   if once then

@@ -209,7 +209,7 @@ async def test_refusal_to_end_a_subscription_has_no_consequence(
 async def test_broken_connection_ends_the_pause(
     cluster: FakeCluster, node: FakeNode, subscriber: NodeSubscriber, owner: Owner
 ) -> None:
-    """All names are told to the next connection."""
+    """The next connection subscribes to all names."""
     await hear(subscriber, OTHER)
     cluster.owners[slot_of(A)] = None
     subscriber.listen(A)
